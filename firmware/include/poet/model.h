@@ -1,0 +1,86 @@
+#ifndef POET_MODEL_H
+#define POET_MODEL_H
+
+/*
+ * The contract between generated code and the runtime. The code generator emits one `poet_model`, its tables, and
+ * the two functions poet_step() and poet_infer(); the runtime knows the model only through them.
+ *
+ * POET_ABI grows with any change to this file. Generated code checks it at compile time, so that a stale project
+ * fails to build instead of misbehaving.
+ */
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "poet/status.h"
+
+#define POET_ABI 1
+
+#define POET_DIGEST_BYTES 16 /* leading bytes of a SHA-256 */
+
+typedef enum {
+    POET_HOME_ROM = 0,     /* frozen: read in place from flash, never written */
+    POET_HOME_RAM = 1,     /* `at` is an arena offset in bytes; valid there between steps */
+    POET_HOME_STORAGE = 2, /* `at` is the byte address of the parameter's page on storage */
+} poet_home_t;
+
+/* One parameter of the model, in the order of manifest.json's "params". */
+typedef struct {
+    const char *name;     /* the ONNX initializer, escaped; for messages only */
+    const float *initial; /* size_bytes of initial values in flash */
+    uint32_t size_bytes;
+    uint32_t at;
+    poet_home_t home;
+} poet_param_t;
+
+typedef struct {
+    uint32_t abi; /* POET_ABI of the generated code */
+    uint8_t model_digest[POET_DIGEST_BYTES];
+    uint8_t schedule_digest[POET_DIGEST_BYTES];
+    const char *board;        /* id of the board file */
+    const char *tool_version; /* of the code generator */
+
+    uint8_t *arena; /* 8-byte aligned */
+    uint32_t arena_bytes;
+
+    /* Input/output buffers; static, outside the arena. */
+    void *input;
+    uint32_t input_bytes;
+    void *label; /* one int32 class index for each image of the batch */
+    uint32_t label_bytes;
+    int32_t label_classes; /* labels are in [0, label_classes) */
+    void *output;          /* filled by poet_infer() */
+    uint32_t output_bytes;
+    float *loss;          /* written by poet_step() */
+    float *learning_rate; /* read by poet_step() */
+
+    const poet_param_t *params;
+    uint32_t param_count;
+
+    /* poet_step() calls poet_mark(0 .. schedule_steps - 1); ticks of each are left here. */
+    uint32_t *profile_ticks;
+    uint32_t schedule_steps;
+
+    uint32_t storage_bytes; /* what pages and parameters occupy on storage, from address 0 on */
+} poet_model_t;
+
+extern const poet_model_t poet_model;
+
+/*
+ * Train on the sample in `input` and `label` at `learning_rate`: forward, loss, backward, update, exactly as the
+ * schedule says. On an error the parameters are not to be trusted; restore a checkpoint.
+ */
+poet_status_t poet_step(void);
+
+/* Run the model forward on the sample in `input`; the result is in `output`. Parameters do not change. */
+poet_status_t poet_infer(void);
+
+/*
+ * Provided by the runtime, called by generated code at the start of schedule step `index`: takes the time of the step
+ * before, and lets the link send a heartbeat when the host has heard nothing for a while.
+ */
+void poet_mark(uint32_t index);
+
+/* Provided by the runtime, called by generated code just before a computation that runs again. Counts only. */
+void poet_count_recompute(void);
+
+#endif

@@ -1,0 +1,1 @@
+"""Energy-optimal schedules of recomputation and paging under a memory and time budget."""
