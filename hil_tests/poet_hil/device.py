@@ -1,0 +1,166 @@
+"""What the firmware can do, as methods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from poet_hil import protocol
+from poet_hil.errors import DatasetError, DigestMismatch, LinkError, ProtocolError
+from poet_hil.link import Link
+from poet_hil.manifest import Manifest, Param, Tensor
+from poet_hil.protocol import Command
+
+# Storage may have to erase before it answers, and sends no heartbeat then.
+STORAGE_TIMEOUT_S = 15.0
+
+
+class DeviceClient:
+    """A device that runs the firmware of one build."""
+
+    def __init__(self, link: Link, manifest: Manifest) -> None:
+        self.link = link
+        self.manifest = manifest
+
+    def hello(self) -> protocol.Hello:
+        """Ask who is there; DigestMismatch when the firmware is not of this build."""
+        hello = protocol.Hello.unpack(self.link.request(Command.HELLO))
+        wanted = self.manifest
+        sizes = (
+            ("model digest", hello.model_digest.hex(), wanted.model_digest),
+            ("schedule digest", hello.schedule_digest.hex(), wanted.schedule_digest),
+            ("arena bytes", hello.arena_bytes, wanted.arena_bytes),
+            ("input bytes", hello.input_bytes, wanted.input.bytes),
+            ("label bytes", hello.label_bytes, wanted.label.bytes),
+            ("output bytes", hello.output_bytes, wanted.output.bytes),
+            ("number of parameters", hello.param_count, len(wanted.params)),
+            ("number of schedule steps", hello.schedule_steps, len(wanted.steps)),
+        )
+        for what, there, here in sizes:
+            if there != here:
+                raise DigestMismatch(
+                    f"The firmware on {self.link.target.name} was built from another model or plan (board "
+                    f"{protocol.text(hello.board)!r}, poet-mcu {protocol.text(hello.tool_version)}): its "
+                    f"{what} is {there}, the build's is {here}. Run `poet flash` to put this build on it."
+                )
+        if hello.payload_max != protocol.PAYLOAD_BYTES:
+            raise ProtocolError(
+                f"The firmware on {self.link.target.name} takes payloads of {hello.payload_max} bytes, this "
+                f"poet-mcu sends {protocol.PAYLOAD_BYTES}. Run `poet build` and `poet flash` with the "
+                f"poet-mcu that trains."
+            )
+        return hello
+
+    def write_input(self, x: NDArray[np.float32]) -> None:
+        """Write the input of one step, of the manifest's input shape."""
+        self.link.write(Command.WRITE_INPUT, protocol.request_offset, _packed(x, self.manifest.input))
+
+    def write_sample(self, x: NDArray[np.float32], y: int | Sequence[int] | NDArray[np.integer]) -> None:
+        """Write input and labels of one step; the device checks the labels when it trains."""
+        labels = np.asarray(y).reshape(-1)
+        if labels.shape != (self.manifest.label.count,) or not np.issubdtype(labels.dtype, np.integer):
+            raise DatasetError(
+                f"A step takes {self.manifest.label.count} integer labels, but {labels.size} of type "
+                f"{labels.dtype} were given. Give one class index for each sample of the batch."
+            )
+        self.write_input(x)
+        self.link.write(Command.WRITE_LABEL, protocol.request_offset, labels.astype("<i4").tobytes())
+
+    def train(self, learning_rate: float) -> protocol.TrainStep:
+        """Train one step on the sample that was written."""
+        return protocol.TrainStep.unpack(
+            self.link.request(
+                Command.TRAIN, protocol.request_train(learning_rate), timeout_s=STORAGE_TIMEOUT_S
+            )
+        )
+
+    def infer(self) -> NDArray[np.float32]:
+        """Run forward on the input that was written; returns an array of the manifest's output shape."""
+        protocol.InferDone.unpack(self.link.request(Command.INFER, timeout_s=STORAGE_TIMEOUT_S))
+        output = self.manifest.output
+        data = self.link.read(Command.READ_OUTPUT, protocol.request_span, output.bytes)
+        return _unpacked(data, output.shape)
+
+    def read_params(self) -> dict[str, NDArray[np.float32]]:
+        """Read all parameters, by name, in the manifest's order."""
+        return {param.name: self.read_param(param) for param in self.manifest.params}
+
+    def read_param(self, param: Param) -> NDArray[np.float32]:
+        """Read one parameter."""
+
+        def head(offset: int, length: int) -> bytes:
+            return protocol.request_param_span(param.index, offset, length)
+
+        return _unpacked(self.link.read(Command.READ_PARAM, head, param.bytes), param.shape)
+
+    def write_params(self, values: Mapping[str, NDArray[np.float32]]) -> None:
+        """Write parameters by name; all are checked before the first is sent. Frozen ones are refused."""
+        params = {param.name: param for param in self.manifest.params}
+        packed: list[tuple[int, bytes]] = []
+        for name, value in values.items():
+            param = params.get(name)
+            if param is None:
+                raise LinkError(f"The model has no parameter {name!r}. It has: {', '.join(params)}.")
+            if param.home == "rom":
+                raise LinkError(
+                    f"The parameter {name!r} is frozen and lies in the board's flash. Leave it out, or plan "
+                    f"with it among the trainable parameters."
+                )
+            packed.append((param.index, _packed(value, param)))
+        for index, data in packed:
+
+            def head(offset: int, index: int = index) -> bytes:
+                return protocol.request_param_offset(index, offset)
+
+            self.link.write(Command.WRITE_PARAM, head, data)
+
+    def status(self) -> protocol.DeviceStatus:
+        """Read the device's counters."""
+        return protocol.DeviceStatus.unpack(self.link.request(Command.STATUS))
+
+    def profile(self) -> NDArray[np.uint32]:
+        """Ticks of every schedule step in the last run; hello().tick_hz of them are a second."""
+        ticks: list[int] = []
+        while len(ticks) < len(self.manifest.steps):
+            first, some = protocol.unpack_profile(
+                self.link.request(Command.PROFILE, protocol.request_profile(len(ticks)))
+            )
+            if first != len(ticks) or not some:
+                raise ProtocolError(
+                    f"{self.link.target.name} answered PROFILE of step {len(ticks)} with {len(some)} figures "
+                    f"from step {first}. Run `poet build` and `poet flash` with the poet-mcu that trains."
+                )
+            ticks += some
+        return np.array(ticks, dtype=np.uint32)
+
+    def checkpoint(self) -> int:
+        """Save parameters and steps_done to the device's storage; returns the sequence number."""
+        return protocol.Checkpointed.unpack(
+            self.link.request(Command.CHECKPOINT, timeout_s=STORAGE_TIMEOUT_S)
+        ).sequence
+
+    def restore(self) -> protocol.Restored:
+        """Go back to the newest good checkpoint."""
+        return protocol.Restored.unpack(self.link.request(Command.RESTORE, timeout_s=STORAGE_TIMEOUT_S))
+
+    def reset(self) -> protocol.Hello:
+        """Restart the firmware through its own command and greet it again."""
+        self.link.request(Command.RESET)
+        return self.hello()
+
+
+def _packed(value: NDArray[np.float32], array: Tensor | Param) -> bytes:
+    if value.dtype != np.float32 or value.shape != array.shape:
+        raise DatasetError(
+            f"{array.name!r} is float32 of shape {list(array.shape)}, but {value.dtype} of shape "
+            f"{list(value.shape)} was given. Convert or reshape it."
+        )
+    return np.ascontiguousarray(value, dtype="<f4").tobytes()
+
+
+def _unpacked(data: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    assert len(data) == math.prod(shape) * 4
+    return np.frombuffer(data, dtype="<f4").reshape(shape).astype(np.float32)

@@ -1,0 +1,207 @@
+"""The build's manifest.json, all that the harness knows about a build."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from poet_hil.errors import ManifestError
+
+FORMAT = 1
+FLOAT32_BYTES = 4
+LABEL_BYTES = 4
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Positive = Annotated[int, Field(gt=0)]
+Bytes = Annotated[int, Field(ge=0)]
+Shape = Annotated[tuple[Positive, ...], Field(max_length=8)]
+
+
+class _Frozen(BaseModel):
+    """Immutable; fields that a newer generator added are left out, a change of meaning changes `format`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class _Array(_Frozen):
+    """A float32 array with a name. `bytes` is its size."""
+
+    name: str
+    shape: Shape
+    bytes: Positive
+
+    @model_validator(mode="after")
+    def _size_follows_from_shape(self) -> Self:
+        if self.bytes != math.prod(self.shape) * FLOAT32_BYTES:
+            raise ValueError(f"{self.name!r} of shape {list(self.shape)} cannot occupy {self.bytes} bytes")
+        return self
+
+
+class Tensor(_Array):
+    """The input or the output; the first axis is the batch."""
+
+    shape: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)]
+    dtype: Literal["float32"]
+
+
+class Param(_Array):
+    """A parameter; `home` is where it lives between steps."""
+
+    index: Annotated[int, Field(ge=0)]
+    home: Literal["ram", "storage", "rom"]
+
+
+class Label(_Frozen):
+    """`count` class indices (int32), each in [0, classes)."""
+
+    classes: Positive
+    count: Positive
+    bytes: Positive
+
+    @model_validator(mode="after")
+    def _size_follows_from_count(self) -> Self:
+        if self.bytes != self.count * LABEL_BYTES:
+            raise ValueError(f"{self.count} labels cannot occupy {self.bytes} bytes")
+        return self
+
+
+class Step(_Frozen):
+    """A schedule step: what it computes or moves in bytes, planned energy in joules and time in seconds."""
+
+    index: Annotated[int, Field(ge=0)]
+    do: Literal["compute", "page_in", "page_out"]
+    name: str
+    op: str
+    recompute: bool
+    bytes: Bytes
+    energy_j: float
+    time_s: float
+
+
+class Qemu(_Frozen):
+    """How to emulate the board."""
+
+    machine: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    args: tuple[str, ...] = ()
+
+
+class Board(_Frozen):
+    """The board; `baud` is bits a second of its serial port."""
+
+    id: str
+    kind: Literal["qemu", "serial", "host"]
+    baud: Positive
+    qemu: Qemu | None = None
+
+    @model_validator(mode="after")
+    def _emulated_board_names_its_machine(self) -> Self:
+        if self.kind == "qemu" and self.qemu is None:
+            raise ValueError("a board of kind 'qemu' needs the table 'qemu'")
+        return self
+
+
+class Energy(_Frozen):
+    """Planned energy of one training step in joules, by kind, and where the figures come from."""
+
+    compute: float
+    recompute: float
+    page_in: float
+    page_out: float
+    idle: float
+    source: str
+
+
+class Manifest(_Frozen):
+    """manifest.json. Sizes are in bytes, paths relative to the manifest's folder."""
+
+    format: Literal[1]
+    tool_version: str
+    abi: int
+    model_digest: Digest
+    schedule_digest: Digest
+    board: Board
+    input: Tensor
+    label: Label
+    output: Tensor
+    params: tuple[Param, ...]
+    steps: tuple[Step, ...]
+    arena_bytes: Bytes
+    budget_bytes: Bytes
+    peak_bytes: Bytes
+    energy_j: Energy
+    firmware_elf: str
+    host_executable: str
+
+    @model_validator(mode="after")
+    def _tables_are_in_order(self) -> Self:
+        for what, indices in (
+            ("params", [p.index for p in self.params]),
+            ("steps", [s.index for s in self.steps]),
+        ):
+            if indices != list(range(len(indices))):
+                raise ValueError(f"{what} must be listed by index, from 0, with none left out")
+        names = [p.name for p in self.params]
+        if len(set(names)) != len(names):
+            raise ValueError("two params have the same name")
+        for path in (self.firmware_elf, self.host_executable):
+            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+                raise ValueError(f"{path!r} is not a path inside the project folder")
+        return self
+
+    @property
+    def batch(self) -> int:
+        """Samples in one training step."""
+        return self.input.shape[0]
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one input sample, without the batch axis."""
+        return self.input.shape[1:]
+
+
+@dataclass(frozen=True)
+class Build:
+    """A build folder: the manifest, where it is, and where a run leaves its files."""
+
+    manifest: Manifest
+    manifest_path: Path
+    manifest_sha256: str
+    run_dir: Path
+
+    @property
+    def firmware_elf(self) -> Path:
+        """Image for the board."""
+        return self.manifest_path.parent / self.manifest.firmware_elf
+
+    @property
+    def host_executable(self) -> Path:
+        """The same firmware as a program for this machine."""
+        return self.manifest_path.parent / self.manifest.host_executable
+
+
+def load_build(folder: Path) -> Build:
+    """Read `folder`/project/manifest.json; runs go to `folder`/run."""
+    path = folder.resolve() / "project" / "manifest.json"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ManifestError(
+            f"There is no readable manifest in the build folder {folder} ({error.strerror or error}: "
+            f"{path}). Make the build first with `poet plan` and `poet build`, or name its folder."
+        ) from error
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the file as a whole"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise ManifestError(
+            f"{path} is not a manifest of format {FORMAT}: {field}: {first['msg']}{more}. It was made by "
+            f"another version of poet-mcu or changed by hand; make it again with `poet build`."
+        ) from error
+    return Build(manifest, path, hashlib.sha256(data).hexdigest(), folder.resolve() / "run")

@@ -1,0 +1,1 @@
+"""The kinds of target: a serial port, and firmware that runs as a process of this machine."""

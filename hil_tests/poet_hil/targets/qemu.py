@@ -1,0 +1,49 @@
+"""The emulated board: qemu-system-arm with the device's UART on a TCP port."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from poet_hil.errors import TargetError, TargetMissing
+from poet_hil.manifest import Build
+from poet_hil.process import Program
+from poet_hil.targets.process import ProcessTarget
+
+EXECUTABLE = "qemu-system-arm"
+LOG_NAME = "qemu.log"
+
+
+def qemu_program(build: Build) -> Program:
+    """How to run a build's firmware in QEMU. TargetMissing without QEMU or firmware."""
+    qemu = build.manifest.board.qemu
+    if qemu is None:
+        raise TargetError(
+            f"The board {build.manifest.board.id} has no emulator. Give the port of a board, or plan for a "
+            f"qemu_ board."
+        )
+    executable = shutil.which(EXECUTABLE)
+    if executable is None:
+        raise TargetMissing(
+            f"{EXECUTABLE} is not installed or not in PATH, and the emulated board {build.manifest.board.id} "
+            f"needs it. Install it (Debian and Ubuntu: apt-get install qemu-system-arm, macOS: brew install "
+            f"qemu) and try again."
+        )
+    firmware = build.firmware_elf
+    if not firmware.is_file():
+        raise TargetMissing(f"The firmware {firmware} is not there. Build it with `poet build`.")
+
+    def argv(port: int) -> list[str]:
+        # nodelay: the UART sends byte by byte, and each would wait for the acknowledgement of the one before.
+        serial = f"tcp:127.0.0.1:{port},server=on,wait=off,nodelay=on"
+        fixed = ["-display", "none", "-monitor", "none", "-parallel", "none", "-serial", serial]
+        return [executable, "-machine", qemu.machine, *fixed, *qemu.args, "-kernel", str(firmware)]
+
+    return Program(f"QEMU {qemu.machine}", argv)
+
+
+class QemuTarget(ProcessTarget):
+    """The emulated board, from power-on at open() to power-off at close(); storage files are in `folder`."""
+
+    def __init__(self, build: Build, folder: Path | None = None) -> None:
+        super().__init__(qemu_program(build), folder or build.run_dir, LOG_NAME)
