@@ -10,11 +10,20 @@
 
 #include "poet/status.h"
 
-/* Clocks, UART, tick, marker pin. Called once, first. */
+/* The command line, where the port has one (host); before anything else. `argv` stays valid. */
+void poet_hal_arguments(int argc, char **argv);
+
+/* Clocks, UART, tick, marker pin. Called once, before what follows. */
 void poet_hal_init(void);
+
+/* Name of the port, for HELLO: "stm32f4". At most 16 bytes. */
+const char *poet_hal_port(void);
 
 /* Take up to `size` received bytes; returns how many, 0 when none wait. Never blocks. */
 size_t poet_hal_uart_read(uint8_t *data, size_t size);
+
+/* How often received bytes were lost because nobody took them in time. */
+uint32_t poet_hal_uart_overruns(void);
 
 /* Send all bytes; blocks until the last one left. */
 void poet_hal_uart_write(const uint8_t *data, size_t size);
@@ -29,7 +38,8 @@ uint32_t poet_hal_tick_hz(void);
 /* Drive the marker pin: high while a step runs, so that a meter's trace can be cut to it. */
 void poet_hal_marker(bool high);
 
-/* The stack: [lowest, highest) addresses, for painting. Both NULL where the port cannot tell (host). */
+/* The stack: [lowest, highest) addresses, for painting. Both NULL where the port cannot tell (host). May be
+ * called before poet_hal_init(). */
 void poet_hal_stack(uint8_t **lowest, uint8_t **highest);
 
 /* Reboot. Does not return on a target. */

@@ -2,11 +2,11 @@
 #define POET_MODEL_H
 
 /*
- * The contract between generated code and the runtime. The code generator emits one `poet_model`, its tables, and
- * the two functions poet_step() and poet_infer(); the runtime knows the model only through them.
+ * The contract between generated code and the runtime. The code generator emits one `poet_model`, its tables,
+ * and the two functions poet_step() and poet_infer(); the runtime knows the model only through them.
  *
- * POET_ABI grows with any change to this file. Generated code checks it at compile time, so that a stale project
- * fails to build instead of misbehaving.
+ * POET_ABI grows with any change to this file. Generated code checks it at compile time, so that a stale
+ * project fails to build instead of misbehaving.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -66,8 +66,8 @@ typedef struct {
 extern const poet_model_t poet_model;
 
 /*
- * Train on the sample in `input` and `label` at `learning_rate`: forward, loss, backward, update, exactly as the
- * schedule says. On an error the parameters are not to be trusted; restore a checkpoint.
+ * Train on the sample in `input` and `label` at `learning_rate`: forward, loss, backward, update, exactly as
+ * the schedule says. On an error the parameters are not to be trusted; restore a checkpoint.
  */
 poet_status_t poet_step(void);
 
@@ -75,12 +75,13 @@ poet_status_t poet_step(void);
 poet_status_t poet_infer(void);
 
 /*
- * Provided by the runtime, called by generated code at the start of schedule step `index`: takes the time of the step
- * before, and lets the link send a heartbeat when the host has heard nothing for a while.
+ * Provided by the runtime, called by generated code at the start of schedule step `index`: takes the time of
+ * the step before, and lets the link send a heartbeat when the host has heard nothing for a while.
  */
 void poet_mark(uint32_t index);
 
-/* Provided by the runtime, called by generated code just before a computation that runs again. Counts only. */
+/* Provided by the runtime, called by generated code just before a computation that runs again. Counts only.
+ */
 void poet_count_recompute(void);
 
 #endif

@@ -21,12 +21,12 @@ typedef enum {
 } poet_status_t;
 
 /* Return early with the first error. The only macro in this code base that hides control flow. */
-#define POET_TRY(call)                              \
-    do {                                            \
+#define POET_TRY(call)                                \
+    do {                                              \
         const poet_status_t poet_try_status = (call); \
-        if (poet_try_status != POET_OK) {           \
-            return poet_try_status;                 \
-        }                                           \
+        if (poet_try_status != POET_OK) {             \
+            return poet_try_status;                   \
+        }                                             \
     } while (0)
 
 #endif

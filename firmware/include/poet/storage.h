@@ -2,19 +2,19 @@
 #define POET_STORAGE_H
 
 /*
- * One block interface over every storage device (firmware/storage/ has one driver a kind; a build links exactly one).
- * Addresses and sizes are in bytes. read and write take any address and length; a driver whose device has blocks
- * hides them. erase makes [address, address + size) writable where the device needs that, else it does nothing;
- * both are then multiples of erase_bytes.
+ * One block interface over every storage device (firmware/storage/ has one driver a kind; a build links
+ * exactly one). Addresses and sizes are in bytes. read and write take any address and length; a driver whose
+ * device has blocks hides them. erase makes [address, address + size) writable where the device needs that,
+ * else it does nothing; both are then multiples of erase_bytes.
  */
 #include <stdint.h>
 
 #include "poet/status.h"
 
 typedef struct {
-    const char *name;         /* for messages: "semihosting file" */
-    uint32_t size_bytes;      /* capacity */
-    uint32_t erase_bytes;     /* erase unit; 1 where no erase is needed */
+    const char *name;          /* for messages: "semihosting file" */
+    uint32_t size_bytes;       /* capacity */
+    uint32_t erase_bytes;      /* erase unit; 1 where no erase is needed */
     uint32_t endurance_erases; /* erases a unit survives; 0 where unlimited or unknown */
 } poet_storage_info_t;
 

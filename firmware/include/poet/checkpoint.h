@@ -1,0 +1,34 @@
+#ifndef POET_CHECKPOINT_H
+#define POET_CHECKPOINT_H
+
+/*
+ * Checkpoints: all parameters that can change, and steps_done, in two slots on storage behind the model's
+ * pages. A commit overwrites the older slot, data first, then a header with sequence number and CRCs; power
+ * may be cut at any write and the other slot is still whole.
+ */
+#include <stdint.h>
+
+#include "poet/status.h"
+
+typedef struct {
+    uint32_t sequence; /* 1 for the first commit on this storage */
+    uint32_t steps_done;
+} poet_checkpoint_t;
+
+/* Look at the storage again at the next use: called at boot. */
+void poet_checkpoint_init(void);
+
+/* Bytes that the two slots need, from poet_model.storage_bytes on (rounded up to the erase unit). */
+uint32_t poet_checkpoint_storage_bytes(void);
+
+/* POET_ERR_STORAGE_FULL when the slots do not fit; POET_ERR_CORRUPT when a parameter's page is. */
+poet_status_t poet_checkpoint_commit(uint32_t steps_done, poet_checkpoint_t *committed);
+
+/*
+ * Bring back the newest intact checkpoint of this model. It is checked whole before the first parameter
+ * changes, so POET_ERR_NO_CHECKPOINT leaves all as it was; an error after that leaves the parameters not to
+ * be trusted.
+ */
+poet_status_t poet_checkpoint_restore(poet_checkpoint_t *restored);
+
+#endif

@@ -1,0 +1,32 @@
+#ifndef POET_PARAMS_H
+#define POET_PARAMS_H
+
+/*
+ * The model's parameters, wherever their home is: the arena, a page on storage, or flash.
+ */
+#include <stdint.h>
+
+#include "poet/status.h"
+
+/* Largest piece that read and write take: what fits into a frame. */
+#define POET_PARAMS_CHUNK_BYTES 512u
+
+/* Put the initial values in place. The arena's other bytes stay as they are. */
+poet_status_t poet_params_init(void);
+
+/*
+ * Read part of a parameter. A parameter on storage has its page checked first (once for many reads in a row):
+ * POET_ERR_CORRUPT. POET_ERR_RANGE: no such parameter, or a part outside it.
+ */
+poet_status_t poet_params_read(uint32_t index, uint32_t offset, void *data, uint32_t size_bytes);
+
+/*
+ * Write part of a parameter, at most POET_PARAMS_CHUNK_BYTES. POET_ERR_RANGE also for one in ROM. A page
+ * keeps a CRC over all of it: writing a part of a corrupt page does not make it good, writing the whole does.
+ */
+poet_status_t poet_params_write(uint32_t index, uint32_t offset, const void *data, uint32_t size_bytes);
+
+/* The next read checks its page again: something else may have written it. */
+void poet_params_changed(void);
+
+#endif

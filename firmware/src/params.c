@@ -1,0 +1,127 @@
+#include "poet/params.h"
+
+#include "poet/bytes.h"
+#include "poet/crc32.h"
+#include "poet/model.h"
+#include "poet/page.h"
+#include "poet/storage.h"
+
+#define NONE_CHECKED UINT32_MAX
+
+/* The parameter whose page was found good and not written since. */
+static uint32_t checked_index = NONE_CHECKED;
+
+void poet_params_changed(void)
+{
+    checked_index = NONE_CHECKED;
+}
+
+static poet_status_t init_one(const poet_param_t *param)
+{
+    switch (param->home) {
+    case POET_HOME_RAM:
+        memcpy(poet_model.arena + param->at, param->initial, param->size_bytes);
+        return POET_OK;
+    case POET_HOME_STORAGE:
+        return poet_page_out(param->at, param->initial, param->size_bytes);
+    case POET_HOME_ROM:
+        return POET_OK;
+    }
+    return POET_ERR_RANGE;
+}
+
+poet_status_t poet_params_init(void)
+{
+    poet_params_changed();
+    for (uint32_t i = 0; i < poet_model.param_count; i++) {
+        POET_TRY(init_one(&poet_model.params[i]));
+    }
+    return POET_OK;
+}
+
+static poet_status_t find(uint32_t index, uint32_t offset, uint32_t size_bytes, const poet_param_t **param)
+{
+    if (index >= poet_model.param_count) {
+        return POET_ERR_RANGE;
+    }
+    *param = &poet_model.params[index];
+    return poet_bytes_in_range(offset, size_bytes, (*param)->size_bytes) ? POET_OK : POET_ERR_RANGE;
+}
+
+static poet_status_t check_page(uint32_t index)
+{
+    if (index == checked_index) {
+        return POET_OK;
+    }
+    const poet_param_t *param = &poet_model.params[index];
+    uint8_t chunk[POET_PARAMS_CHUNK_BYTES];
+    uint32_t crc = 0;
+    for (uint32_t done = 0; done < param->size_bytes; done += (uint32_t)sizeof chunk) {
+        const uint32_t left = param->size_bytes - done;
+        const uint32_t part = left < sizeof chunk ? left : (uint32_t)sizeof chunk;
+        POET_TRY(poet_storage_read(param->at + done, chunk, part));
+        crc = poet_crc32(crc, chunk, part);
+    }
+    uint32_t sealed_crc;
+    POET_TRY(poet_page_crc(param->at, param->size_bytes, &sealed_crc));
+    if (crc != sealed_crc) {
+        return POET_ERR_CORRUPT;
+    }
+    checked_index = index;
+    return POET_OK;
+}
+
+poet_status_t poet_params_read(uint32_t index, uint32_t offset, void *data, uint32_t size_bytes)
+{
+    const poet_param_t *param;
+    POET_TRY(find(index, offset, size_bytes, &param));
+    switch (param->home) {
+    case POET_HOME_ROM:
+        memcpy(data, (const uint8_t *)param->initial + offset, size_bytes);
+        return POET_OK;
+    case POET_HOME_RAM:
+        memcpy(data, poet_model.arena + param->at + offset, size_bytes);
+        return POET_OK;
+    case POET_HOME_STORAGE:
+        POET_TRY(check_page(index));
+        return poet_storage_read(param->at + offset, data, size_bytes);
+    }
+    return POET_ERR_RANGE;
+}
+
+static poet_status_t write_page_part(const poet_param_t *param, uint32_t offset, const void *data,
+                                     uint32_t size_bytes)
+{
+    if (size_bytes == param->size_bytes) {
+        return poet_page_out(param->at, data, size_bytes);
+    }
+    /* Reading the whole page again for every part would make writing a large parameter quadratic. */
+    uint8_t old_part[POET_PARAMS_CHUNK_BYTES];
+    uint32_t crc;
+    POET_TRY(poet_page_crc(param->at, param->size_bytes, &crc));
+    POET_TRY(poet_storage_read(param->at + offset, old_part, size_bytes));
+    POET_TRY(poet_storage_write(param->at + offset, data, size_bytes));
+    crc = poet_crc32_replace(crc, poet_crc32(0, old_part, size_bytes), poet_crc32(0, data, size_bytes),
+                             param->size_bytes - offset - size_bytes);
+    return poet_page_seal(param->at, param->size_bytes, crc);
+}
+
+poet_status_t poet_params_write(uint32_t index, uint32_t offset, const void *data, uint32_t size_bytes)
+{
+    const poet_param_t *param;
+    POET_TRY(find(index, offset, size_bytes, &param));
+    if (size_bytes > POET_PARAMS_CHUNK_BYTES) {
+        return POET_ERR_RANGE;
+    }
+    poet_params_changed();
+    switch (param->home) {
+    case POET_HOME_ROM:
+        return POET_ERR_RANGE;
+    case POET_HOME_RAM:
+        memcpy(poet_model.arena + param->at + offset, data, size_bytes);
+        return POET_OK;
+    case POET_HOME_STORAGE:
+        return write_page_part(param, offset, data, size_bytes);
+    }
+    return POET_ERR_RANGE;
+}

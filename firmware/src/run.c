@@ -1,0 +1,179 @@
+#include "poet/run.h"
+
+#include <stdbool.h>
+
+#include "poet/bytes.h"
+#include "poet/checkpoint.h"
+#include "poet/hal.h"
+#include "poet/link.h"
+#include "poet/model.h"
+#include "poet/page.h"
+#include "poet/params.h"
+
+static struct {
+    bool params_good; /* false before they are initialised and after a step that stopped half way */
+    bool input_written;
+    bool label_written;
+    uint32_t steps_done;
+    uint32_t recomputes;
+    poet_run_counts_t last_step;
+
+    uint16_t seq;
+    uint64_t command_ticks; /* when the running command began */
+    bool training;
+    uint32_t mark_index; /* the schedule step that runs, and since when */
+    uint64_t mark_ticks;
+} state;
+
+poet_status_t poet_run_init(void)
+{
+    memset(&state, 0, sizeof state);
+    if (poet_model.abi != POET_ABI) {
+        return POET_ERR_ABI;
+    }
+    POET_TRY(poet_params_init());
+    state.params_good = true;
+    return POET_OK;
+}
+
+void poet_run_begin(uint16_t seq)
+{
+    state.seq = seq;
+    state.command_ticks = poet_hal_ticks();
+}
+
+void poet_run_alive(uint32_t index, uint32_t total)
+{
+    poet_link_heartbeat(state.seq, index, total, state.command_ticks);
+}
+
+void poet_run_input_written(void)
+{
+    state.input_written = true;
+}
+
+void poet_run_label_written(void)
+{
+    state.label_written = true;
+}
+
+static void end_mark(uint64_t now)
+{
+    if (!state.training || state.mark_index >= poet_model.schedule_steps) {
+        return;
+    }
+    const uint64_t ticks = now - state.mark_ticks;
+    poet_model.profile_ticks[state.mark_index] = ticks > UINT32_MAX ? UINT32_MAX : (uint32_t)ticks;
+}
+
+void poet_mark(uint32_t index)
+{
+    end_mark(poet_hal_ticks());
+    poet_run_alive(index, state.training ? poet_model.schedule_steps : 0u);
+    state.mark_index = index;
+    /* Read again: a heartbeat on a slow line must not count as work of the schedule step. */
+    state.mark_ticks = poet_hal_ticks();
+}
+
+void poet_count_recompute(void)
+{
+    state.recomputes++;
+}
+
+/* Run poet_step() or poet_infer() between two edges of the marker pin. */
+static poet_status_t run_marked(poet_status_t (*function)(void), bool training, uint64_t *ticks)
+{
+    state.training = training;
+    state.mark_index = UINT32_MAX;
+    const uint64_t began = poet_hal_ticks();
+    poet_hal_marker(true);
+    const poet_status_t status = function();
+    poet_hal_marker(false);
+    const uint64_t ended = poet_hal_ticks();
+    end_mark(ended);
+    *ticks = ended - began;
+    return status;
+}
+
+static poet_status_t check_labels(void)
+{
+    const uint8_t *labels = poet_model.label;
+    for (uint32_t offset = 0; offset + sizeof(int32_t) <= poet_model.label_bytes; offset += 4u) {
+        int32_t label;
+        memcpy(&label, labels + offset, sizeof label);
+        if (label < 0 || label >= poet_model.label_classes) {
+            return POET_ERR_LABEL;
+        }
+    }
+    return POET_OK;
+}
+
+poet_status_t poet_run_train(float learning_rate, uint64_t *ticks)
+{
+    if (!poet_bytes_is_finite(learning_rate)) {
+        return POET_ERR_RANGE;
+    }
+    if (!state.params_good || !state.input_written || !state.label_written) {
+        return POET_ERR_NOT_READY;
+    }
+    POET_TRY(check_labels());
+
+    const poet_page_counts_t pages_before = poet_page_counts();
+    state.recomputes = 0;
+    *poet_model.learning_rate = learning_rate;
+    poet_params_changed();
+    const poet_status_t status = run_marked(poet_step, true, ticks);
+    const poet_page_counts_t pages = poet_page_counts();
+    state.last_step.page_outs = pages.outs - pages_before.outs;
+    state.last_step.page_ins = pages.ins - pages_before.ins;
+    state.last_step.recomputes = state.recomputes;
+    if (status != POET_OK) {
+        state.params_good = false;
+        return status;
+    }
+    state.steps_done++;
+    return poet_bytes_is_finite(*poet_model.loss) ? POET_OK : POET_ERR_NOT_FINITE;
+}
+
+poet_status_t poet_run_infer(uint64_t *ticks)
+{
+    if (!state.params_good || !state.input_written) {
+        return POET_ERR_NOT_READY;
+    }
+    return run_marked(poet_infer, false, ticks);
+}
+
+poet_status_t poet_run_checkpoint(uint32_t *sequence)
+{
+    if (!state.params_good) {
+        return POET_ERR_NOT_READY;
+    }
+    poet_checkpoint_t committed;
+    POET_TRY(poet_checkpoint_commit(state.steps_done, &committed));
+    *sequence = committed.sequence;
+    return POET_OK;
+}
+
+poet_status_t poet_run_restore(uint32_t *sequence)
+{
+    poet_checkpoint_t restored;
+    const poet_status_t status = poet_checkpoint_restore(&restored);
+    if (status == POET_ERR_NO_CHECKPOINT) {
+        return status;
+    }
+    state.params_good = status == POET_OK;
+    POET_TRY(status);
+    state.steps_done = restored.steps_done;
+    *sequence = restored.sequence;
+    return POET_OK;
+}
+
+uint32_t poet_run_steps_done(void)
+{
+    return state.steps_done;
+}
+
+poet_run_counts_t poet_run_counts(void)
+{
+    return state.last_step;
+}
