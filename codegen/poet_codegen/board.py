@@ -161,8 +161,8 @@ class Board:
     power: Power
     platformio: PlatformIO
     qemu: Qemu | None = None
-    defines: dict[_Name, int | str] = Field(default_factory=dict)
-    """Preprocessor definitions the port wants."""
+    defines: dict[_Name, Annotated[int, Field(ge=0)] | _Name] = Field(default_factory=dict)
+    """Preprocessor definitions the port wants: numbers or identifiers."""
 
     @model_validator(mode="after")
     def _check(self) -> Board:

@@ -1,0 +1,40 @@
+# Everything is done in .venv and build/; system packages are installed by scripts/system-packages, through apt only.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+
+.PHONY: setup demo test lint format clean
+
+setup: $(STAMP)-python $(STAMP)-system
+
+demo: setup
+	$(BIN)/python examples/digits/demo.py
+
+test: setup lint
+	$(BIN)/python -m pytest -n 2
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP)-system: scripts/system-packages | $(VENV)
+	scripts/system-packages
+	@touch $@
+
+# The editable install records dependencies and entry points, so that it is repeated when they change.
+$(STAMP)-python: pyproject.toml | $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,dev]'
+	@touch $@
+
+$(VENV):
+	scripts/make-venv $(PYTHON) $(VENV)

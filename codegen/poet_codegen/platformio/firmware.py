@@ -1,0 +1,187 @@
+"""Build a generated project with PlatformIO.
+
+A build shares nothing with any other: it has its own core directory of stand-ins and its own workspace, in a
+folder that goes away with it, and the finished firmware is moved into place as a whole. So builds may run
+side by side, and a failed one leaves the last good firmware alone.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from poet_codegen.board import Board
+from poet_codegen.errors import ToolError
+from poet_codegen.platformio.elf import Footprint, read_footprint
+from poet_codegen.platformio.standins import (
+    check_platformio,
+    environment,
+    missing_packages,
+    prepare_core_dir,
+    user_core_dir,
+)
+from poet_codegen.platformio.tools import find_arm_gcc
+
+Progress = Callable[[str], None]
+
+BUILD_TIMEOUT_S = 900.0
+_STEP = re.compile(r"^(Compiling|Archiving|Indexing|Linking|Building) (\S+)$")
+_HASHED_LIB = re.compile(r"^lib[0-9a-f]+/")
+_DIAGNOSTIC = re.compile(
+    r"(: (fatal )?error: |undefined reference|region `\w+' overflowed|^Error: )", re.IGNORECASE
+)
+_UPLOADERS = {"stlink": ("tool-openocd",), "cmsis-dap": ("tool-openocd",), "jlink": ("tool-jlink",)}
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """A built firmware."""
+
+    elf: Path
+    footprint: Footprint
+    largest_frame: tuple[str, int]
+    """The function with the largest stack frame, and its bytes (the compiler's -fstack-usage)."""
+    compiler: str
+    """Where the compiler came from, for people."""
+
+
+def build_firmware(project_dir: Path, board: Board, progress: Progress | None = None) -> BuildResult:
+    """Build the PlatformIO project in `project_dir`; the firmware is left in `project_dir`/firmware.elf.
+
+    Uses the Arm compiler on PATH through stand-ins, so that PlatformIO's registry is not asked; where
+    there is no such compiler, the packages from the registry if they are all installed. `progress` is
+    called with one line for each step. The whole output goes to `project_dir`/build.log. Raises
+    ToolError.
+    """
+    project_dir = project_dir.resolve()
+    if not (project_dir / "platformio.ini").is_file():
+        raise ToolError(f"{project_dir} has no platformio.ini. Make the project first: 'poet plan'.")
+    scratch = project_dir / ".pio"
+    scratch.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="build-", dir=scratch) as folder:
+        work = Path(folder)
+        core_dir, compiler = _core_dir(work, project_dir, board)
+        _run_platformio(project_dir, board, [], environment(core_dir, work / "workspace"), progress)
+        built = work / "workspace" / "build" / board.name
+        largest_frame = _largest_frame(built)
+        elf = project_dir / "firmware.elf"
+        (built / "firmware.elf").replace(elf)
+    return BuildResult(elf, read_footprint(elf, board), largest_frame, compiler)
+
+
+def upload_firmware(project_dir: Path, board: Board, progress: Progress | None = None) -> None:
+    """Build with the registry's packages and flash a real board over its first upload protocol.
+
+    Uploaders come from PlatformIO's registry only, so that its packages must be installed. Raises ToolError.
+    """
+    if not board.platformio.upload_protocols:
+        raise ToolError(
+            f"Board '{board.name}' has no upload protocol: it is emulated. 'poet flash' starts it in QEMU."
+        )
+    check_platformio()
+    core_dir = user_core_dir()
+    uploaders = _UPLOADERS.get(board.platformio.upload_protocols[0], ())
+    if missing := missing_packages(core_dir, board, uploaders):
+        raise ToolError(
+            f"Uploading to '{board.name}' needs packages that PlatformIO does not have in {core_dir}: "
+            f"{', '.join(missing)}. Fetch them once, with a network: 'pio run -d {project_dir} -t upload'."
+        )
+    project_dir = project_dir.resolve()
+    _run_platformio(
+        project_dir, board, ["-t", "upload"], environment(core_dir, project_dir / ".pio"), progress
+    )
+
+
+def _core_dir(work: Path, project_dir: Path, board: Board) -> tuple[Path, str]:
+    """The core directory to build with, and where its compiler comes from."""
+    check_platformio()
+    try:
+        gcc = find_arm_gcc()
+    except ToolError as error:
+        core_dir = user_core_dir()
+        if missing := missing_packages(core_dir, board):
+            raise ToolError(
+                f"{error} Or let PlatformIO fetch its own compiler, 'pio pkg install -d {project_dir}', and "
+                f"build again (in {core_dir} are missing: {', '.join(missing)})."
+            ) from error
+        return core_dir, f"PlatformIO's packages in {core_dir}"
+    core_dir = work / "core"
+    prepare_core_dir(core_dir, board)
+    return core_dir, f"arm-none-eabi-gcc {gcc.version} ({gcc.path})"
+
+
+def _run_platformio(
+    project_dir: Path, board: Board, arguments: list[str], env: dict[str, str], progress: Progress | None
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "platformio",
+        "run",
+        "-d",
+        str(project_dir),
+        "-e",
+        board.name,
+        *arguments,
+    ]
+    lines: list[str] = []
+    log = project_dir / "build.log"
+    with (
+        log.open("w", encoding="utf-8") as record,
+        subprocess.Popen(
+            command,
+            env=env,
+            cwd=project_dir,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process,
+    ):
+        timer = threading.Timer(BUILD_TIMEOUT_S, process.kill)
+        timer.start()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                record.write(line)
+                lines.append(line.rstrip())
+                if progress is not None and (step := _STEP.match(line.strip())):
+                    progress(f"{step[1]} {_short(step[2], board)}")
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            timed_out = not timer.is_alive()
+            timer.cancel()
+    if timed_out:
+        raise ToolError(f"The build took longer than {BUILD_TIMEOUT_S:.0f} s and was ended; see {log}.")
+    if code != 0:
+        said = [line for line in lines if _DIAGNOSTIC.search(line)] or lines[-8:]
+        raise ToolError(
+            f"PlatformIO failed with exit code {code}; the whole output is in {log}. " + "\n".join(said[:8])
+        )
+
+
+def _short(path: str, board: Board) -> str:
+    """A path of the build without the folders in front: src/poet_model.o."""
+    return _HASHED_LIB.sub("lib/", path.rpartition(f"/{board.name}/")[2])
+
+
+def _largest_frame(built: Path) -> tuple[str, int]:
+    """The largest stack frame among the .su files; each line is 'file.c:line:column:function TAB bytes
+    TAB kind'."""
+    largest = ("", 0)
+    for path in sorted(built.rglob("*.su")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            where, size, _kind = line.split("\t")
+            if int(size) > largest[1]:
+                largest = (where.rpartition(":")[2], int(size))
+    return largest

@@ -1,0 +1,71 @@
+"""The files of a generated project that do not depend on the model: PlatformIO's settings and the runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from poet_codegen.board import Board
+from poet_codegen.errors import BoardError
+from poet_codegen.platformio.flags import compile_flags, link_flags
+from poet_codegen.platformio.standins import PLATFORM_RANGE, TOOLCHAIN, TOOLCHAIN_RANGE
+from poet_codegen.render import render
+from poet_codegen.resources import data_dir
+
+HOST_STORAGE = "host_file"
+"""The storage driver of the host build."""
+
+
+def project_skeleton(board: Board) -> dict[str, bytes]:
+    """Files of a project for `board`, by path relative to the project, in sorted order.
+
+    platformio.ini and its script; lib/poet: the runtime, the board's port and storage driver; host/src:
+    the port and the storage driver of the host build. Raises BoardError when the firmware has no such
+    port or driver.
+    """
+    firmware = data_dir("firmware")
+    files = {
+        "platformio.ini": render(
+            "project/platformio.ini.j2",
+            board=board,
+            platform=f"platformio/{board.platformio.platform}@{PLATFORM_RANGE}",
+            toolchain=f"platformio/{TOOLCHAIN}@{TOOLCHAIN_RANGE}",
+            compile_flags=compile_flags(board),
+            link_flags=link_flags(board),
+        ).encode(),
+        "scripts/poet_link.py": (data_dir("templates") / "project/scripts/poet_link.py").read_bytes(),
+        "lib/poet/library.json": (firmware / "library.json").read_bytes(),
+    }
+    for part in ("include", "src"):
+        files |= _tree(firmware, Path(part), "lib/poet")
+    files |= _port(firmware, board.port, "lib/poet", board.name)
+    files |= _driver(firmware, board.storage.driver, "lib/poet", board.name)
+    files |= _port(firmware, "host", "host/src", board.name)
+    files |= _driver(firmware, HOST_STORAGE, "host/src", board.name)
+    return dict(sorted(files.items()))
+
+
+def _port(firmware: Path, family: str, target: str, board: str) -> dict[str, bytes]:
+    files = _tree(firmware, Path("port") / family, target)
+    if not files:
+        known = sorted(path.name for path in (firmware / "port").iterdir() if path.is_dir())
+        raise BoardError(
+            f"Board '{board}' wants the port '{family}', which the firmware does not have; it has "
+            f"{', '.join(known)}. Correct 'port' in the board's file, or add that port."
+        )
+    return files
+
+
+def _driver(firmware: Path, driver: str, target: str, board: str) -> dict[str, bytes]:
+    sources = sorted((firmware / "storage").glob(f"{driver}.[ch]"))
+    if not sources:
+        known = sorted(path.stem for path in (firmware / "storage").glob("*.c"))
+        raise BoardError(
+            f"Board '{board}' wants the storage driver '{driver}', which the firmware does not have; it has "
+            f"{', '.join(known)}. Correct the field 'driver' of the board's file, or add the driver."
+        )
+    return {f"{target}/storage/{path.name}": path.read_bytes() for path in sources}
+
+
+def _tree(firmware: Path, part: Path, target: str) -> dict[str, bytes]:
+    paths = sorted(path for path in (firmware / part).rglob("*") if path.is_file())
+    return {f"{target}/{path.relative_to(firmware).as_posix()}": path.read_bytes() for path in paths}

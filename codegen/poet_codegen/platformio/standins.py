@@ -1,0 +1,138 @@
+"""PlatformIO without its registry: stand-ins for the packages a bare build asks for.
+
+PlatformIO takes any folder in packages/ or platforms/ of its core directory for an installed package when it
+has a package.json (platform.json) and a .piopm that names the right owner. tool-scons then is PyPI's SCons,
+the toolchain whatever Arm compiler is on PATH, and the platform boards/platformio/ststm32.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from poet_codegen.board import Board
+from poet_codegen.errors import ToolError
+from poet_codegen.resources import data_dir
+
+PLATFORM_RANGE = "^19.0.0"
+PLATFORM_VERSION = "19.0.0"
+TOOLCHAIN = "toolchain-gccarmnoneeabi"
+TOOLCHAIN_RANGE = ">=1.120201.0,<1.130000.0"
+TOOLCHAIN_VERSION = "1.120201.0"
+"""PlatformIO writes gcc 12.2.1 as 1.120201.0; left to itself the platform would take gcc 7."""
+
+_SCONS_SCRIPT = "from SCons.Script.Main import main\n\nmain()\n"
+
+
+def check_platformio() -> None:
+    """Raise ToolError when PlatformIO or SCons is missing from this Python."""
+    for module, package in (("platformio", "platformio"), ("SCons", "scons")):
+        if find_spec(module) is None:
+            raise ToolError(
+                f"The Python package '{package}' is missing, and firmware is built with it. Install it where "
+                f"poet-mcu runs: 'pip install {package}'."
+            )
+
+
+def scons_version() -> str:
+    """The version of tool-scons that the installed PlatformIO asks for, such as '4.41101.0'."""
+    from platformio.dependencies import get_core_dependencies
+
+    requirement: str = get_core_dependencies()["tool-scons"]
+    return requirement.lstrip("~^=")
+
+
+def prepare_core_dir(core_dir: Path, board: Board) -> None:
+    """Write the stand-ins for a build of `board` into a PlatformIO core directory, which is made."""
+    check_platformio()
+    platform = board.platformio.platform
+    scons = _package(core_dir / "packages", "tool-scons", "tool", scons_version())
+    (scons / "scons.py").write_text(_SCONS_SCRIPT)
+    _package(core_dir / "packages", TOOLCHAIN, "tool", TOOLCHAIN_VERSION)
+    folder = core_dir / "platforms" / platform
+    shutil.copytree(
+        data_dir("boards") / "platformio" / platform, folder, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    _write_json(folder / "platform.json", _platform_manifest(platform))
+    _write_json(folder / ".piopm", _receipt("platform", platform, PLATFORM_VERSION))
+    _write_json(folder / "boards" / f"{board.platformio.board}.json", _board_manifest(board))
+
+
+def environment(core_dir: Path, workspace_dir: Path) -> dict[str, str]:
+    """The environment for running PlatformIO: its own directories, and no telemetry or upgrade check."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PLATFORMIO_")}
+    return inherited | {
+        "PLATFORMIO_CORE_DIR": str(core_dir),
+        "PLATFORMIO_WORKSPACE_DIR": str(workspace_dir),
+        "PLATFORMIO_SETTING_ENABLE_TELEMETRY": "no",
+        "PLATFORMIO_DISABLE_UPGRADE_CHECK": "true",
+        "PLATFORMIO_NO_ANSI": "true",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def user_core_dir() -> Path:
+    """The user's own PlatformIO core directory, where packages from the registry are."""
+    configured = os.environ.get("PLATFORMIO_CORE_DIR")
+    return Path(configured) if configured else Path.home() / ".platformio"
+
+
+def missing_packages(core_dir: Path, board: Board, uploaders: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Names of the registry packages a build (and upload) of `board` needs that `core_dir` lacks."""
+    wanted: list[tuple[str, str, str]] = [("platforms", board.platformio.platform, "platform.json")]
+    wanted += [("packages", name, "package.json") for name in (TOOLCHAIN, "tool-scons", *uploaders)]
+    return tuple(name for kind, name, manifest in wanted if not _installed(core_dir / kind, name, manifest))
+
+
+def _installed(folder: Path, name: str, manifest: str) -> bool:
+    candidates = [folder / name, *folder.glob(f"{name}@*")]
+    return any((candidate / manifest).is_file() for candidate in candidates)
+
+
+def _package(folder: Path, name: str, kind: str, version: str) -> Path:
+    package = folder / name
+    package.mkdir(parents=True)
+    description = {"name": name, "version": version, "description": "Stand-in, written by poet-mcu"}
+    _write_json(package / "package.json", description)
+    _write_json(package / ".piopm", _receipt(kind, name, version))
+    return package
+
+
+def _receipt(kind: str, name: str, version: str) -> dict[str, Any]:
+    spec = {"owner": "platformio", "id": None, "name": name, "requirements": None, "uri": None}
+    return {"type": kind, "name": name, "version": version, "spec": spec}
+
+
+def _platform_manifest(name: str) -> dict[str, Any]:
+    toolchain = {"type": "toolchain", "owner": "platformio", "version": TOOLCHAIN_RANGE}
+    return {
+        "name": name,
+        "title": f"{name} (stand-in)",
+        "description": "Bare builds with the system's Arm compiler, written by poet-mcu",
+        "version": PLATFORM_VERSION,
+        "packages": {TOOLCHAIN: toolchain},
+    }
+
+
+def _board_manifest(board: Board) -> dict[str, Any]:
+    return {
+        "build": {
+            "cpu": board.cpu.core,
+            "f_cpu": f"{board.cpu.clock_hz}L",
+            "mcu": board.platformio.board.lower(),
+        },
+        "frameworks": [],
+        "name": board.title,
+        "upload": {"maximum_ram_size": board.ram.size_bytes, "maximum_size": board.flash.size_bytes},
+        "url": "https://platformio.org/boards",
+        "vendor": "poet-mcu",
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")
