@@ -87,9 +87,10 @@ def load_npz(path: Path) -> Split:
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array")
+        with archive:
             return {key: archive[key] for key in archive.files}
     except FileNotFoundError as error:
         raise DatasetError(f"There is no data file {path}. Check the name given with --data.") from error

@@ -83,7 +83,7 @@ _STATUS_TEXT: dict[int, str] = {
     Status.NOT_FINITE: "the loss is NaN or infinite. Train with a lower learning rate from a checkpoint or "
     "from fresh weights, and check the input's scale.",
     Status.NO_CHECKPOINT: "there is no checkpoint to restore. Train from the start.",
-    Status.NOT_READY: "it has got no input or label yet, or its parameters are not to be trusted since a step "
+    Status.NOT_READY: "it has no input or label yet, or its parameters are not to be trusted since a step "
     "failed. Restore its checkpoint, or start anew with `poet flash`.",
 }
 

@@ -6,10 +6,12 @@ import csv
 import hashlib
 import os
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote, unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,7 +126,7 @@ class TrainingSession:
                 on_step(report)
         weights = self.device.read_params()
         weights_path = self.run_dir / WEIGHTS_NAME
-        save_npz(weights_path, weights)
+        save_weights(weights_path, weights)
         rows = _read_rows(self.run_dir / PARTIAL_LOSSES_NAME)
         losses_path = self.run_dir / LOSSES_NAME
         (self.run_dir / PARTIAL_LOSSES_NAME).replace(losses_path)
@@ -259,17 +261,36 @@ def weights_digest(weights: Mapping[str, NDArray[np.float32]], manifest: Manifes
     return digest.hexdigest()
 
 
-def save_npz(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-    """Write an npz file whole or not at all."""
+def save_weights(path: Path, weights: Mapping[str, NDArray[np.float32]]) -> None:
+    """Write an npz file whole or not at all; the same weights give the same bytes.
+
+    Its keys are the parameters' names with all but letters, digits and _.-~ as %XX, since a model may name a
+    parameter like a path (or like an argument of numpy.savez) and people unpack such files.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            with zipfile.ZipFile(file, "w") as archive:
+                for name, value in weights.items():
+                    entry = zipfile.ZipInfo(quote(name, safe="") + ".npy")
+                    with archive.open(entry, "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, value, allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def load_weights(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Read what save_weights() wrote."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {unquote(key): archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise SessionError(
+            f"The weights {path} cannot be read ({error}). Run `poet train`, which writes them."
+        ) from error
 
 
 def _batches(

@@ -17,7 +17,7 @@ def host_program(build: Build) -> Program:
     executable = build.host_executable
     if not executable.is_file():
         raise TargetMissing(f"The host program {executable} is not there. Build it with `poet build`.")
-    return Program(f"host program {executable.name}", lambda port: [str(executable), "--port", str(port)])
+    return Program(f"host program {executable.name}", lambda port: [str(executable), str(port)])
 
 
 class HostTarget(ProcessTarget):

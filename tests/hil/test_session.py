@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from poet_hil.dataset import Dataset
+from poet_hil.device import DeviceClient
+from poet_hil.errors import DatasetError, SessionError, TargetDied, TrainingStopped
+from poet_hil.link import Link
+from poet_hil.manifest import Manifest
+from poet_hil.protocol import Command
+from poet_hil.session import StepReport, TrainingSession, TrainPlan, load_weights, weights_digest
+from poet_hil.standin import StandIn, StandInTarget
+
+PLAN = TrainPlan(learning_rate=0.5, epochs=3)
+
+
+def data(samples: int = 4) -> Dataset:
+    y = np.arange(samples, dtype=np.int64) % 3
+    x = np.repeat(y.astype(np.float32), 16).reshape(samples, 1, 4, 4)
+    return Dataset(x, y, "the data set")
+
+
+def session(manifest: Manifest, folder: Path) -> tuple[TrainingSession, StandIn]:
+    device = StandIn(manifest)
+    return TrainingSession(DeviceClient(Link(StandInTarget(device)), manifest), folder / "run"), device
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_losses_and_weights(manifest: Manifest, tmp_path: Path) -> None:
+    training, _ = session(manifest, tmp_path)
+    reports: list[StepReport] = []
+    result = training.train(data(), PLAN, on_step=reports.append)
+    assert [report.step for report in reports] == list(range(12))
+    assert [report.learning_rate for report in reports] == [0.5] * 4 + [0.25] * 4 + [0.125] * 4
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"losses.csv", "weights.npz"}
+    table = rows(result.losses_path)
+    assert [float(row["loss"]) for row in table] == result.losses.tolist() == [r.loss for r in reports]
+    assert result.loss_bits["first"] == [row["loss_bits"] for row in table[:10]]
+    assert result.loss_bits["last"] == [row["loss_bits"] for row in table[-10:]]
+    assert result.losses[:1].astype(">f4").tobytes().hex() == result.loss_bits["first"][0]
+    with np.load(result.weights_path) as weights:
+        assert list(weights) == ["conv.weight", "conv.bias", "scale"]
+        raw = b"".join(weights[name].tobytes() for name in weights)
+    assert result.weights_digest == hashlib.sha256(raw).hexdigest()
+    assert result.steps_done == 12
+
+
+def test_the_same_run_twice_gives_the_same_bits(manifest: Manifest, tmp_path: Path) -> None:
+    plan = TrainPlan(learning_rate=0.1, steps=7, schedule="constant", shuffle_seed=5)
+    results = [session(manifest, tmp_path / name)[0].train(data(), plan) for name in ("a", "b")]
+    assert results[0].weights_digest == results[1].weights_digest
+    assert results[0].losses.tobytes() == results[1].losses.tobytes()
+
+
+def test_shuffling_visits_every_sample_once_a_pass(manifest: Manifest, tmp_path: Path) -> None:
+    training, device = session(manifest, tmp_path)
+    samples = Dataset(np.arange(160, dtype=np.float32).reshape(10, 1, 4, 4), np.zeros(10, np.int64), "ten")
+    seen: list[float] = []
+    for _ in training.steps(samples, TrainPlan(0.1, epochs=2, shuffle_seed=1)):
+        seen.append(float(np.frombuffer(device._input, "<f4")[0]))
+    assert seen[:10] != seen[10:] != sorted(seen[10:])
+    assert sorted(seen[:10]) == sorted(seen[10:]) == [16.0 * n for n in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (TrainPlan(learning_rate=0.0), "learning rate is 0.0"),
+        (TrainPlan(learning_rate=float("nan")), "learning rate is nan"),
+        (TrainPlan(learning_rate=0.1, steps=0), "0 steps"),
+        (TrainPlan(learning_rate=0.1, epochs=0), "0 passes"),
+    ],
+)
+def test_a_senseless_plan_is_refused(
+    manifest: Manifest, tmp_path: Path, plan: TrainPlan, message: str
+) -> None:
+    training, device = session(manifest, tmp_path)
+    with pytest.raises(SessionError, match=message):
+        training.train(data(), plan)
+    assert not device.executed
+
+
+def test_bad_data_are_refused_before_the_device_or_a_file_is_touched(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    training, device = session(manifest, tmp_path)
+    bad = data()
+    bad.y[2] = 3
+    with pytest.raises(DatasetError, match="Label 2 of the data set is 3, but the model has 3 classes"):
+        training.train(bad, PLAN)
+    with pytest.raises(DatasetError, match="Label 2"):
+        training.evaluate(bad)
+    assert not device.executed and not (tmp_path / "run").exists()
+
+
+class Dying(StandInTarget):
+    """Dies when the TRAIN of step `at` is asked for."""
+
+    at = 5
+
+    def expect(self, deadline: float) -> bytes | None:
+        if self.device.executed[Command.TRAIN] > self.at:
+            raise TargetDied("The target the stand-in stopped: exit code 3. Run `poet flash` to start again.")
+        return super().expect(deadline)
+
+
+def test_a_device_that_dies_leaves_partial_losses_and_no_results(manifest: Manifest, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    session(manifest, tmp_path)[0].train(data(), PLAN)
+    device = StandIn(manifest)
+    training = TrainingSession(DeviceClient(Link(Dying(device)), manifest), run)
+    with pytest.raises(TrainingStopped, match=r"step 5 of 12; .*losses\.partial\.csv.*exit code 3") as caught:
+        training.train(data(), PLAN)
+    assert caught.value.step == 5
+    assert [path.name for path in run.iterdir()] == ["losses.partial.csv"]
+    assert [row["step"] for row in rows(run / "losses.partial.csv")] == ["0", "1", "2", "3", "4"]
+
+
+def test_a_device_that_restarts_meanwhile_is_noticed(manifest: Manifest, tmp_path: Path) -> None:
+    training, device = session(manifest, tmp_path)
+
+    def restart(report: StepReport) -> None:
+        if report.step == 2:
+            device.steps_done = 0
+
+    with pytest.raises(
+        TrainingStopped, match=r"step 3 .* counts 1 trained steps where 4 are due: it was restarted"
+    ):
+        training.train(data(), PLAN, on_step=restart)
+
+
+def test_a_restored_device_resumes_with_the_same_bits(manifest: Manifest, tmp_path: Path) -> None:
+    plan = TrainPlan(learning_rate=0.5, epochs=3, shuffle_seed=3)
+    whole = session(manifest, tmp_path / "whole")[0].train(data(), plan)
+    training, device = session(manifest, tmp_path / "resumed")
+    for report in training.steps(data(), plan):
+        if report.step == 4:
+            training.device.checkpoint()
+        if report.step == 7:
+            break
+    device.reset()
+    training.device.restore()
+    result = training.train(data(), plan, resume=True)
+    assert result.losses.tobytes() == whole.losses.tobytes()
+    assert result.weights_digest == whole.weights_digest
+    assert [row["step"] for row in rows(result.losses_path)] == [str(n) for n in range(12)]
+
+
+def test_resuming_without_the_losses_so_far_is_refused(manifest: Manifest, tmp_path: Path) -> None:
+    training, device = session(manifest, tmp_path)
+    device.steps_done = 3
+    with pytest.raises(SessionError, match=r"trained 3 steps, but .* has no losses of all of them"):
+        training.train(data(), PLAN, resume=True)
+
+
+def test_resuming_beyond_the_plan_is_refused(manifest: Manifest, tmp_path: Path) -> None:
+    training, _ = session(manifest, tmp_path)
+    training.train(data(), PLAN)
+    with pytest.raises(SessionError, match="trained 12 steps already, and the plan has 4"):
+        training.train(data(), TrainPlan(0.5, epochs=1), resume=True)
+    assert (tmp_path / "run" / "losses.csv").exists()
+
+
+def test_evaluation_counts_by_class(manifest: Manifest, tmp_path: Path) -> None:
+    training, _ = session(manifest, tmp_path)
+    test = data(7)
+    test.x[6] = 2.0
+    progress: list[tuple[int, int]] = []
+    evaluation = training.evaluate(test, on_sample=lambda done, total: progress.append((done, total)))
+    assert evaluation.predictions.tolist() == [0, 1, 2, 0, 1, 2, 2]
+    assert (evaluation.correct, evaluation.total) == (6, 7)
+    assert evaluation.accuracy == 6 / 7
+    assert evaluation.per_class == ((2, 3), (2, 2), (2, 2))
+    assert progress[-1] == (7, 7)
+
+
+def test_batches_leave_out_what_does_not_fill_one_and_evaluate_everything(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    batched = Manifest.model_validate(
+        {
+            **manifest.model_dump(),
+            "input": {"name": "image", "shape": [2, 1, 4, 4], "dtype": "float32", "bytes": 128},
+            "label": {"classes": 3, "count": 2, "bytes": 8},
+            "output": {"name": "logits", "shape": [2, 3], "dtype": "float32", "bytes": 24},
+        }
+    )
+    training, _ = session(batched, tmp_path)
+    assert training.train(data(5), TrainPlan(0.5, epochs=2)).steps_done == 4
+    evaluation = training.evaluate(data(5))
+    assert evaluation.total == evaluation.correct == 5
+
+
+def test_names_of_parameters_do_no_harm(manifest: Manifest, tmp_path: Path) -> None:
+    dump = manifest.model_dump()
+    names = ["../../evil/ü", "file", '*/ "q" \n%2F']
+    for param, name in zip(dump["params"], names, strict=True):
+        param["name"] = name
+    training, _ = session(Manifest.model_validate(dump), tmp_path)
+    result = training.train(data(), PLAN)
+    assert list(load_weights(result.weights_path)) == names
+    with zipfile.ZipFile(result.weights_path) as archive:
+        assert all(re.fullmatch(r"[\w.~%-]+", name, flags=re.ASCII) for name in archive.namelist())
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["losses.csv", "run", "weights.npz"]
+
+
+def test_the_digest_follows_the_order_of_the_manifest(manifest: Manifest) -> None:
+    weights = {param.name: np.full(param.shape, param.index, np.float32) for param in manifest.params}
+    backwards = dict(reversed(weights.items()))
+    assert weights_digest(weights, manifest) == weights_digest(backwards, manifest)
+    assert re.fullmatch("[0-9a-f]{64}", weights_digest(weights, manifest))
