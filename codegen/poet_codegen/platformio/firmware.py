@@ -2,12 +2,15 @@
 
 A build shares nothing with any other: it has its own core directory of stand-ins and its own workspace, in a
 folder that goes away with it, and the finished firmware is moved into place as a whole. So builds may run
-side by side, and a failed one leaves the last good firmware alone.
+side by side, and after a failed one there is no firmware that could be taken for its result.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -62,6 +65,8 @@ def build_firmware(project_dir: Path, board: Board, progress: Progress | None = 
     project_dir = project_dir.resolve()
     if not (project_dir / "platformio.ini").is_file():
         raise ToolError(f"{project_dir} has no platformio.ini. Make the project first: 'poet plan'.")
+    elf = project_dir / "firmware.elf"
+    elf.unlink(missing_ok=True)
     scratch = project_dir / ".pio"
     scratch.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="build-", dir=scratch) as folder:
@@ -70,7 +75,6 @@ def build_firmware(project_dir: Path, board: Board, progress: Progress | None = 
         _run_platformio(project_dir, board, [], environment(core_dir, work / "workspace"), progress)
         built = work / "workspace" / "build" / board.name
         largest_frame = _largest_frame(built)
-        elf = project_dir / "firmware.elf"
         (built / "firmware.elf").replace(elf)
     return BuildResult(elf, read_footprint(elf, board), largest_frame, compiler)
 
@@ -143,9 +147,10 @@ def _run_platformio(
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            start_new_session=True,
         ) as process,
     ):
-        timer = threading.Timer(BUILD_TIMEOUT_S, process.kill)
+        timer = threading.Timer(BUILD_TIMEOUT_S, _end, (process,))
         timer.start()
         try:
             assert process.stdout is not None
@@ -156,7 +161,7 @@ def _run_platformio(
                     progress(f"{step[1]} {_short(step[2], board)}")
             code = process.wait()
         except BaseException:
-            process.kill()
+            _end(process)
             raise
         finally:
             timed_out = not timer.is_alive()
@@ -168,6 +173,12 @@ def _run_platformio(
         raise ToolError(
             f"PlatformIO failed with exit code {code}; the whole output is in {log}. " + "\n".join(said[:8])
         )
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Kill PlatformIO together with the SCons and compilers it started: they are its process group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _short(path: str, board: Board) -> str:

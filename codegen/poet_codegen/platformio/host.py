@@ -33,9 +33,9 @@ def build_host(project_dir: Path, progress: Progress | None = None) -> Path:
         raise ToolError(f"{project_dir} has no C sources. Make the project first: 'poet plan'.")
     includes = [f"-I{folder}" for folder in _INCLUDES]
     target = project_dir / "host" / "firmware"
+    target.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=project_dir / "host") as folder:
         work = Path(folder)
-
         names = [source.relative_to(project_dir).as_posix() for source in sources]
         objects = [str(work / f"{number}.o") for number in range(len(names))]
 
