@@ -1,0 +1,152 @@
+"""Reverse-mode autodiff: forward graph -> training graph with loss, gradients and SGD updates as nodes (DESIGN §3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from poet_codegen.errors import ModelError
+from poet_codegen.graph import AttrValue, DType, Graph, GraphBuilder, Kind, Node, Role, Tensor, verify
+from poet_codegen.ops import registry
+
+
+class Tape:
+    """What gradient rules see: which tensors want a gradient, and where to put it."""
+
+    def __init__(self, builder: GraphBuilder, wanted: frozenset[str]) -> None:
+        self._builder = builder
+        self._wanted = wanted
+        self._label = ""
+        self.grads: dict[str, str] = {}
+
+    def wants(self, tensor: str) -> bool:
+        """Whether some trainable parameter needs the gradient of this tensor."""
+        return tensor in self._wanted
+
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        return self._builder.tensors[tensor].shape
+
+    def at(self, label: str) -> None:
+        """Label of the forward node whose gradients come next."""
+        self._label = label
+
+    def add_gradient(self, of: str, op: str, inputs: tuple[str, ...], attrs: Mapping[str, AttrValue]) -> None:
+        """Append a node that computes a contribution to the gradient of `of`."""
+        node = Node(op, inputs, (), f"{self._label}", Role.BACKWARD, attrs)
+        tensors = tuple(self._builder.tensors[name] for name in inputs)
+        (shape,) = registry.get(op).shapes(tensors, node)
+        name = self._builder.tensor(Tensor(f"d.{of}", shape))
+        self._builder.node(replace(node, outputs=(name,)))
+        self.accumulate(of, name)
+
+    def accumulate(self, of: str, gradient: str) -> None:
+        """Add a contribution to the gradient of `of`; the first one is the gradient itself."""
+        if of not in self.grads:
+            self.grads[of] = gradient
+            return
+        both = (self.grads[of], gradient)
+        total = self._builder.tensor(Tensor(f"d.{of}", self.shape(of)))
+        self._builder.node(Node("Add", both, (total,), f"sum of gradients of {of}", Role.BACKWARD))
+        self.grads[of] = total
+
+
+def build_training_graph(forward: Graph, trainable: frozenset[str]) -> Graph:
+    """Append loss, backward pass and SGD updates to a forward graph.
+
+    `trainable` names the parameters that learn; gradients nobody needs are not built. Nodes of one layer stand in the
+    order input gradient, then updates, so that the gradient of the layer's output can die there.
+    """
+    unknown = trainable - {p.name for p in forward.params()}
+    if unknown:
+        raise ModelError(
+            f"There is no parameter {min(unknown)!r} to train. See `poet plan --help` on --train."
+        )
+    builder = GraphBuilder(forward.name, forward)
+    logits = forward.outputs[0]
+    dlogits = _add_loss(builder, logits)
+    wanted = _reachable_from(forward, trainable)
+    if logits not in wanted:
+        raise ModelError("No parameter to train reaches the model's output. Choose others with --train.")
+    tape = Tape(builder, wanted)
+    tape.grads[logits] = dlogits
+    rate = builder.tensor(Tensor("learning_rate", (1,), kind=Kind.LEARNING_RATE))
+    for index in range(len(forward.nodes) - 1, -1, -1):
+        node = forward.nodes[index]
+        if node.outputs[0] in wanted and node.outputs[0] in tape.grads:
+            tape.at(node.label)
+            registry.get(node.op).gradient(tape, node, [tape.grads[o] for o in node.outputs])
+        for name in node.inputs:
+            # A parameter's gradient is complete once its first reader (last in reverse) was differentiated.
+            if name in trainable and name in tape.grads and _first_reader(forward, name) == index:
+                _add_update(builder, name, tape.grads[name], rate, node.label)
+    loss = builder.graph([]).one(Kind.LOSS)
+    return builder.graph([loss.name])
+
+
+def _add_loss(builder: GraphBuilder, logits: str) -> str:
+    shape = builder.tensors[logits].shape
+    if len(shape) != 2 or shape[1] < 2:
+        raise ModelError(
+            f"The model's output {logits!r} has shape {list(shape)}; softmax cross entropy needs logits of shape "
+            "[batch, classes] with two classes or more. Export the model so."
+        )
+    label = builder.tensor(Tensor("label", (shape[0],), DType.INT32, Kind.LABEL))
+    loss = builder.tensor(Tensor("loss", (1,), kind=Kind.LOSS))
+    dlogits = builder.tensor(Tensor(f"d.{logits}", shape))
+    builder.node(Node("SoftmaxCrossEntropy", (logits, label), (loss, dlogits), "loss", Role.LOSS))
+    return dlogits
+
+
+def _add_update(builder: GraphBuilder, param: str, gradient: str, rate: str, label: str) -> None:
+    old = builder.tensors[param]
+    new = builder.tensor(Tensor(f"{param}.new", old.shape, kind=Kind.UPDATED, updates=param))
+    builder.node(Node("Sgd", (param, gradient, rate), (new,), label, Role.UPDATE))
+
+
+def _reachable_from(forward: Graph, trainable: frozenset[str]) -> frozenset[str]:
+    wanted = set(trainable)
+    for node in forward.nodes:
+        if wanted.intersection(node.inputs):
+            wanted.update(node.outputs)
+    return frozenset(wanted)
+
+
+def _first_reader(forward: Graph, param: str) -> int:
+    return next(index for index, node in enumerate(forward.nodes) if param in node.inputs)
+
+
+def fuse_updates(graph: Graph) -> Graph:
+    """Merge each gradient that only an SGD update reads into one op that never stores it."""
+    readers: dict[str, int] = {}
+    for node in graph.nodes:
+        for name in node.inputs:
+            readers[name] = readers.get(name, 0) + 1
+    makers = {output: node for node in graph.nodes for output in node.outputs}
+    gone: set[str] = set()
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        maker = makers.get(node.inputs[1]) if node.op == "Sgd" else None
+        fused = registry.get(maker.op).fused_sgd if maker else None
+        if maker and fused and readers[node.inputs[1]] == 1:
+            param, gradient, rate = node.inputs
+            inputs = (param, *maker.inputs, rate)
+            nodes.remove(maker)
+            nodes.append(Node(fused, inputs, node.outputs, node.label, Role.UPDATE, maker.attrs))
+            gone.add(gradient)
+        else:
+            nodes.append(node)
+    tensors = {name: tensor for name, tensor in graph.tensors.items() if name not in gone}
+    result = replace(graph, tensors=tensors, nodes=tuple(nodes))
+    verify(result)
+    return result
+
+
+def inference_graph(forward: Graph) -> Graph:
+    """The forward graph with its answer as a static buffer that the host reads."""
+    answer = forward.tensors[forward.outputs[0]]
+    tensors = dict(forward.tensors)
+    if answer.kind is not Kind.VALUE:
+        raise ModelError(f"The model's output {answer.name!r} is not computed by any node. Check the model.")
+    tensors[answer.name] = replace(answer, kind=Kind.OUTPUT)
+    return replace(forward, tensors=tensors)

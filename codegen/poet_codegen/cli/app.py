@@ -1,0 +1,59 @@
+"""`poet`: assembles the commands and turns errors into one paragraph and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+from poet_hil.errors import LinkError
+from poet_solver.errors import PoetError
+from rich.markup import escape
+
+from poet_codegen.cli import board_commands, build_commands, device_commands, verify_command
+from poet_codegen.cli.console import error_console
+
+app = typer.Typer(
+    name="poet",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help=(
+        "Train neural networks on a microcontroller.\n\n"
+        "An ONNX model and a board go in; firmware comes out that trains the model on the board, by a schedule of "
+        "recomputation and paging that uses the least energy within the memory you give it.\n\n"
+        "[b]In order:[/b] poet plan, poet build, poet flash, poet train, poet eval, poet verify. Each command works "
+        "from what the one before left in the build folder (--dir, by default ./build)."
+    ),
+)
+build_commands.register(app)
+device_commands.register(app)
+verify_command.register(app)
+board_commands.register(app)
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 interrupted."""
+    try:
+        app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (PoetError, LinkError) as error:
+        error_console().print(f"[bold red]Error:[/] {_plain(str(error))}", highlight=False)
+        sys.exit(1)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        error_console().print(f"[bold red]Error:[/] {_plain(what)}. Free space or give access, and try again.")
+        sys.exit(1)
+    except (KeyboardInterrupt, click.Abort):
+        error_console().print("[bold]Interrupted.[/] Run the same command again; what was finished before is kept.")
+        sys.exit(130)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+
+
+def _plain(text: str) -> str:
+    """A message may quote a model's names: they are text, not markup."""
+    return escape(text)

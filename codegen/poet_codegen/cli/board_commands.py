@@ -1,0 +1,47 @@
+"""`poet boards`, `poet doctor`: what there is to work with."""
+
+from __future__ import annotations
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from poet_codegen.board import list_boards, load_board
+from poet_codegen.cli.console import console
+from poet_codegen.doctor import diagnose
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(name="boards")(boards_command)
+    app.command(name="doctor")(doctor_command)
+
+
+def boards_command() -> None:
+    """List the boards, what they have, and how they run."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("Board", "Core", "RAM", "Flash", "Storage", "Runs"):
+        table.add_column(name, overflow="fold")
+    for name in list_boards():
+        board = load_board(name)
+        table.add_row(
+            name,
+            f"{board.cpu.core} {board.cpu.clock_hz / 1e6:.0f} MHz",
+            f"{board.ram.size_bytes // 1024} KiB",
+            f"{board.flash.size_bytes // 1024} KiB",
+            escape(board.storage.models),
+            "in QEMU" if board.kind == "qemu" else "at a serial port",
+        )
+    console().print(table)
+
+
+def doctor_command() -> None:
+    """Check what planning, building and running need, and say how to get what is missing."""
+    checks = diagnose()
+    for check in checks:
+        mark = "[green]ok  [/]" if check.ok else "[red]miss[/]"
+        console().print(f"{mark} [bold]{escape(check.name)}[/]: {escape(check.detail)}")
+        if not check.ok and check.fix:
+            console().print(f"     {escape(check.fix)}")
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)

@@ -1,0 +1,134 @@
+"""`poet plan`, `poet build`, `poet report`: from the model to firmware, without a device."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from poet_solver.pipeline import Progress, Technique, solve
+from poet_solver.schedule import Schedule, Status
+from poet_solver.schedule_io import step_counts
+from rich.markup import escape
+
+from poet_codegen.build import build
+from poet_codegen.cli.console import console, dir_option, error_console, facts, next_step, si, size
+from poet_codegen.cli.quantities import parse_size
+from poet_codegen.folder import BuildFolder
+from poet_codegen.lower import Home
+from poet_codegen.plan import Plan, load_plan, make_plan, make_request, save_plan
+from poet_codegen.report import write_report
+
+Folder = Annotated[Path, typer.Option("--dir", help="Build folder: what the commands leave for each other.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(name="plan")(plan_command)
+    app.command(name="build")(build_command)
+    app.command(name="report")(report_command)
+
+
+def plan_command(
+    model: Annotated[Path, typer.Argument(help="ONNX model with fixed shapes, float32, whose output are logits.")],
+    board: Annotated[str, typer.Option(help="Board name (see `poet boards`), or a path to your own .toml.")],
+    ram: Annotated[str, typer.Option(help="RAM for tensors (the arena): bytes, 32K or 1M.")],
+    deadline: Annotated[
+        float, typer.Option(help="Longest step, as a multiple of its pure compute time; paging counts. 0: none.")
+    ] = 2.0,
+    train: Annotated[
+        str, typer.Option(help="What learns: all, last:N (layers), bias, or names with * and ?, comma separated.")
+    ] = "all",
+    params: Annotated[
+        Home, typer.Option(help="Where learning parameters live between steps: ram, or storage (paged each step).")
+    ] = Home.RAM,
+    technique: Annotated[
+        Technique, typer.Option(help="What the schedule may do: both, page only, remat only, or keep everything.")
+    ] = Technique.BOTH,
+    out: Annotated[Path, typer.Option("--dir", "--out", help="Build folder to write.")] = Path("build"),
+    time_limit: Annotated[float, typer.Option(help="Seconds to search at most; the best found is kept.")] = 60.0,
+    threads: Annotated[int, typer.Option(min=1, help="Solver threads.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the search; the same seed gives the same plan.")] = 0,
+) -> None:
+    """Build the training graph and find the schedule of least energy.
+
+    Example: [cyan]poet plan model.onnx --board qemu_netduinoplus2 --ram 32K --deadline 2.0[/]
+    """
+    ram_bytes = parse_size(ram)
+    if not math.isfinite(deadline) or deadline < 0:
+        raise typer.BadParameter(f"--deadline {deadline}: give a multiple of the compute time, such as 2.0.")
+    request = make_request(model, board, ram_bytes, deadline or None, params, train, technique.value, seed)
+    with error_console().status("Reading the model") as status:
+
+        def show(news: Progress) -> None:
+            best = "no schedule yet" if math.isinf(news.energy_j) else f"best {si(news.energy_j, 'J')}"
+            status.update(f"Solving, {news.phase}: {best}, bound {si(news.bound_j, 'J')}, gap {news.gap:.2%}")
+
+        plan = make_plan(request, model, threads=threads, time_limit_s=time_limit, progress=show)
+        folder = BuildFolder(out)
+        save_plan(plan, model, folder)
+        status.update("Writing the report")
+        report = write_report(folder)
+        keep = keep_everything(plan)
+    screen = console()
+    screen.print(facts(_plan_facts(plan, keep)))
+    screen.print(f"Report: {report}")
+    screen.print(next_step(f"poet build{dir_option(out)}", "makes the firmware."))
+
+
+def keep_everything(plan: Plan) -> Schedule:
+    """The schedule that keeps every tensor until its last use, whatever memory that takes: the yardstick."""
+    free = replace(plan.train.lowered.problem, ram_bytes=None, deadline_s=None)
+    return solve(free, technique="keep")
+
+
+def _plan_facts(plan: Plan, keep: Schedule) -> list[tuple[str, str]]:
+    schedule = plan.train.schedule
+    counts = step_counts(schedule.steps)
+    graph = plan.train.graph
+    overhead = schedule.energy_j / keep.energy_j - 1.0
+    learned = sum(t.size_bytes for t in graph.params() if t.name in graph.learned())
+    if schedule.status is Status.OPTIMAL:
+        quality = "optimal: no schedule uses less energy, among " + schedule.bound_family
+    else:
+        quality = f"at most {schedule.gap:.2%} above the least energy, among {schedule.bound_family}"
+    return [
+        ("Model", f"{escape(graph.name)}: {len(plan.train.lowered.nodes)} ops a step, {size(learned)} of parameters learn"),
+        ("Board", escape(plan.board.title)),
+        ("Memory", f"{size(schedule.peak_bytes)} of {size(plan.request.ram_bytes)}; keeping everything takes {size(keep.peak_bytes)}"),
+        ("Schedule", f"{counts['recompute']} recomputations, {counts['page_out']} page-outs, {counts['page_in']} page-ins"),
+        ("Energy", f"{si(schedule.energy_j, 'J')} a step (modelled), {overhead:+.2%} over keeping everything"),
+        ("Time", f"{si(schedule.time_s, 's')} a step (modelled)"),
+        ("Proof", escape(quality)),
+    ]
+
+
+def build_command(dir: Folder = Path("build")) -> None:
+    """Generate the C project of a plan and build it, for the board and for this machine."""
+    folder = BuildFolder(dir)
+    with error_console().status("Generating C") as status:
+        plan = load_plan(folder)
+        sizes = build(plan, folder, lambda line: status.update(escape(line)))
+        write_report(folder)
+    screen = console()
+    free = sizes.ram_total_bytes - sizes.ram_static_bytes - sizes.stack_bytes
+    screen.print(
+        facts(
+            [
+                ("Firmware", escape(str(folder.project / "firmware.elf"))),
+                ("Flash", f"{size(sizes.flash_bytes)} of {size(sizes.flash_total_bytes)}"),
+                ("RAM", f"arena {size(sizes.arena_bytes)}, other data {size(sizes.ram_static_bytes - sizes.arena_bytes)}, "
+                 f"stack {size(sizes.stack_bytes)}, free {size(free)}"),
+                ("Compiler", escape(sizes.compiler)),
+                ("Sources", f"{folder.project / 'src'} (an ordinary PlatformIO project)"),
+            ]
+        )
+    )
+    screen.print(next_step(f"poet flash{dir_option(dir)}", "puts it on the board, or starts the emulated one."))
+
+
+def report_command(dir: Folder = Path("build")) -> None:
+    """Write the HTML report of a build again; plan, build, train and eval keep it up to date themselves."""
+    console().print(f"Report: {write_report(BuildFolder(dir))}")

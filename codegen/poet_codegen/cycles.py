@@ -1,0 +1,54 @@
+"""What a kernel costs on a core, before anybody measured it: a linear model in multiply-adds and elements."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from poet_codegen.errors import BoardError
+from poet_codegen.ops.registry import Work
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+_Cycles = Annotated[float, Field(ge=0.0)]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class KernelCycles:
+    """cycles = call + macs x per_mac + elements x per_element."""
+
+    call: _Cycles
+    per_mac: _Cycles
+    per_element: _Cycles
+
+
+@dataclass(frozen=True, config=_STRICT)
+class CycleTable:
+    """One core's kernels."""
+
+    source: str
+    spread: Annotated[float, Field(gt=0.0)]
+    """Relative: true cycles are thought to lie in the model x (1 ± spread)."""
+    kernel: dict[str, KernelCycles]
+
+    def cycles(self, work: Work) -> float:
+        """Modelled cycles of one call. KeyError for a kernel without a row: every op has one."""
+        row = self.kernel[work.kernel]
+        return row.call + work.macs * row.per_mac + work.elements * row.per_element
+
+
+@cache
+def cycle_table(core: str) -> CycleTable:
+    """The table of a core as boards name it ('cortex-m4'). Raises BoardError for a core without one."""
+    folder = Path(__file__).parent / "cycles_data"
+    path = folder / f"{core}.toml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
+        raise BoardError(
+            f"There are no kernel timings for the core '{core}'; there are for {known}. Use such a board."
+        )
+    return TypeAdapter(CycleTable).validate_python(tomllib.loads(path.read_text(encoding="utf-8")))

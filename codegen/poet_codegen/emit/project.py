@@ -1,0 +1,227 @@
+"""Renders all files of a project. Pure: the result is a mapping from path to bytes; the caller writes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from poet_solver.schedule import Schedule
+
+from poet_codegen.board import Board
+from poet_codegen.emit.layout import Constant, Layout, ParamRow, PassLayout, build_layout, tensor_names
+from poet_codegen.emit.steps import EmittedStep, choose_kernels, emit_steps
+from poet_codegen.graph import Array, Graph, Kind, Tensor, model_digest
+from poet_codegen.lower import Lowered
+from poet_codegen.ops.registry import Kernel
+from poet_codegen.render import c_float, render
+
+ABI = 1
+"""POET_ABI of firmware/include/poet/model.h that the emitted code is written for; tests compare the two."""
+_DIGEST_HEX = 32
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One schedule to emit: the training step, or inference."""
+
+    graph: Graph
+    lowered: Lowered
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class BuildInput:
+    """Everything a project is made from."""
+
+    train: Pass
+    infer: Pass
+    weights: Mapping[str, Array]
+    board: Board
+    budget_bytes: int
+    tool_version: str
+
+
+@dataclass(frozen=True)
+class Emission:
+    """What the C templates render."""
+
+    tool_version: str
+    board: str
+    abi: int
+    model_name: str
+    model_digest: str
+    schedule_digest: str
+    model_digest_bytes: tuple[str, ...]
+    schedule_digest_bytes: tuple[str, ...]
+    arena_bytes: int
+    peak_bytes: int
+    budget_bytes: int
+    storage_bytes: int
+    offsets: tuple[Constant, ...]
+    pages: tuple[Constant, ...]
+    kernels: tuple[str, ...]
+    """Rendered kernel functions."""
+    prototypes: tuple[str, ...]
+    steps: tuple[EmittedStep, ...]
+    infer_steps: tuple[EmittedStep, ...]
+    total_steps: int
+    params: tuple[ParamRow, ...]
+    input: Tensor
+    label: Tensor
+    output: Tensor
+    classes: int
+
+
+def emit_project(build: BuildInput) -> dict[str, bytes]:
+    """All model-dependent files of the project, by path below its root, the manifest included."""
+    emission, weights = _emission(build)
+    files: dict[str, str] = {
+        "include/poet_generated.h": render("c/poet_generated.h.j2", e=emission),
+        "include/poet_kernels.h": render("c/poet_kernels.h.j2", e=emission),
+        "include/poet_weights.h": render("c/poet_weights.h.j2", e=emission),
+        "src/poet_kernels.c": render("c/poet_kernels.c.j2", e=emission),
+        "src/poet_model.c": render("c/poet_model.c.j2", e=emission),
+        "src/poet_schedule.c": render("c/poet_schedule.c.j2", e=emission),
+        "src/poet_infer.c": render("c/poet_infer.c.j2", e=emission),
+        "src/poet_weights.c": render("c/poet_weights.c.j2", e=emission, values=weights),
+        "manifest.json": json.dumps(_manifest(build, emission), indent=1) + "\n",
+    }
+    return {path: text.encode() for path, text in files.items()}
+
+
+def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
+    train, infer = build.train, build.infer
+    names = tensor_names(train.graph)
+    layout = build_layout(
+        train.graph,
+        train.lowered,
+        [(train.lowered, train.schedule), (infer.lowered, infer.schedule)],
+    )
+    train_layout = PassLayout("AT", train.graph, train.lowered, train.schedule, names)
+    infer_layout = PassLayout("INFER", infer.graph, infer.lowered, infer.schedule, names)
+    steps = emit_steps(train.graph, train.lowered, train.schedule, train_layout, layout.pages, 0)
+    infer_steps = emit_steps(
+        infer.graph, infer.lowered, infer.schedule, infer_layout, layout.pages, len(steps)
+    )
+    kernels = _kernels([train.graph, infer.graph])
+    sources = tuple(render(f"kernels/{kernel.template}", **kernel.values) for kernel in kernels)
+    model = model_digest(train.graph, build.weights)
+    schedule = train.schedule.digest()
+    emission = Emission(
+        tool_version=build.tool_version,
+        board=build.board.name,
+        abi=ABI,
+        model_name=train.graph.name,
+        model_digest=model[:_DIGEST_HEX],
+        schedule_digest=schedule[:_DIGEST_HEX],
+        model_digest_bytes=_hex_bytes(model),
+        schedule_digest_bytes=_hex_bytes(schedule),
+        arena_bytes=max(train.schedule.arena_bytes, infer.schedule.arena_bytes),
+        peak_bytes=train.schedule.peak_bytes,
+        budget_bytes=build.budget_bytes,
+        storage_bytes=layout.storage_bytes,
+        offsets=(*train_layout.constants(), *infer_layout.constants()),
+        pages=_unique_pages(layout),
+        kernels=sources,
+        prototypes=tuple(_prototype(source) for source in sources),
+        steps=steps,
+        infer_steps=infer_steps,
+        total_steps=len(steps) + len(infer_steps),
+        params=layout.params,
+        input=train.graph.one(Kind.INPUT),
+        label=train.graph.one(Kind.LABEL),
+        output=infer.graph.tensors[infer.graph.outputs[0]],
+        classes=infer.graph.tensors[infer.graph.outputs[0]].shape[-1],
+    )
+    values = {
+        row.name: [c_float(float(v)) for v in np.ravel(build.weights[row.name])] for row in layout.params
+    }
+    return emission, values
+
+
+def _kernels(graphs: Iterable[Graph]) -> list[Kernel]:
+    """Every kernel once, in order of first use. Equal names must mean equal kernels."""
+    found: dict[str, Kernel] = {}
+    for graph in graphs:
+        for kernel in choose_kernels(graph).values():
+            known = found.setdefault(kernel.name, kernel)
+            assert (known.template, known.values) == (kernel.template, kernel.values), kernel.name
+    return list(found.values())
+
+
+def _prototype(source: str) -> str:
+    """The declaration of a rendered kernel: its first line that starts with 'void', up to the closing bracket."""
+    line = next(line for line in source.splitlines() if line.startswith("void "))
+    return f"{line};"
+
+
+def _unique_pages(layout: Layout) -> tuple[Constant, ...]:
+    return tuple(sorted(set(layout.pages.values()), key=lambda page: (page.value, page.name)))
+
+
+def _hex_bytes(digest: str) -> tuple[str, ...]:
+    return tuple(f"0x{digest[i : i + 2]}" for i in range(0, _DIGEST_HEX, 2))
+
+
+def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
+    schedule, board = build.train.schedule, build.board
+    energy = schedule.energy
+    return {
+        "format": 1,
+        "tool_version": e.tool_version,
+        "abi": e.abi,
+        "model_digest": e.model_digest,
+        "schedule_digest": e.schedule_digest,
+        "board": {
+            "id": board.name,
+            "kind": board.kind,
+            "baud": board.uart.baud,
+            "qemu": {"machine": board.qemu.machine, "args": list(board.qemu.args)} if board.qemu else None,
+        },
+        "input": _io(e.input),
+        "label": {"classes": e.classes, "count": e.label.elements, "bytes": e.label.size_bytes},
+        "output": _io(e.output),
+        "params": [
+            {"index": p.index, "name": p.name, "shape": list(p.shape), "bytes": p.size_bytes, "home": p.home}
+            for p in e.params
+        ],
+        "steps": [
+            {
+                "index": s.index,
+                "do": s.do,
+                "name": s.title,
+                "op": s.op,
+                "recompute": s.recompute,
+                "bytes": s.size_bytes,
+                "energy_j": s.energy_j,
+                "time_s": s.time_s,
+            }
+            for s in e.steps
+        ],
+        "infer_steps": len(e.infer_steps),
+        "arena_bytes": e.arena_bytes,
+        "budget_bytes": e.budget_bytes,
+        "peak_bytes": e.peak_bytes,
+        "energy_j": {
+            "compute": energy.compute,
+            "recompute": energy.recompute,
+            "page_in": energy.page_in,
+            "page_out": energy.page_out,
+            "idle": energy.idle,
+            "source": "modelled: kernel cycle table x the board file's power, storage model of the board file",
+        },
+        "firmware_elf": "firmware.elf",
+        "host_executable": "host/firmware",
+    }
+
+
+def _io(tensor: Tensor) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "shape": list(tensor.shape),
+        "dtype": tensor.dtype.value,
+        "bytes": tensor.size_bytes,
+    }

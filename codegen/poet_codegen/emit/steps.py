@@ -1,0 +1,125 @@
+"""A schedule as the lines of poet_step() or poet_infer()."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from poet_solver.problem import Place
+from poet_solver.schedule import Compute, Free, PageIn, PageOut, Schedule
+
+from poet_codegen.emit.layout import Constant, PassLayout
+from poet_codegen.graph import Graph
+from poet_codegen.lower import Lowered
+from poet_codegen.ops import registry
+from poet_codegen.ops.registry import Kernel
+
+
+@dataclass(frozen=True)
+class EmittedStep:
+    """One marked step: a computation or a page transfer."""
+
+    index: int
+    """Argument of poet_mark()."""
+    do: str
+    """compute, page_in or page_out."""
+    title: str
+    """ONNX node or tensor, unescaped."""
+    op: str
+    recompute: bool
+    call: str
+    """C expression of the call, wrapped to the generated code's width."""
+    size_bytes: int
+    """Bytes moved by a page step; bytes of the outputs of a computation."""
+    energy_j: float
+    time_s: float
+
+
+    @property
+    def comment(self) -> str:
+        """The step in words."""
+        if self.do != "compute":
+            return f"{self.do.replace('_', ' ')} {self.title}"
+        return f"{'recompute ' if self.recompute else ''}{self.title} ({self.op})"
+
+
+_INDENT = 4
+_WIDTH = 110
+
+
+def _call(function: str, arguments: Sequence[str], column: int) -> str:
+    """A C call that starts at `column`, broken after commas to stay within the width."""
+    lines = [f"{' ' * column}{function}("]
+    pad = " " * len(lines[0])
+    for position, argument in enumerate(arguments):
+        cell = argument + ("" if position == len(arguments) - 1 else ",")
+        if position and len(lines[-1]) + len(cell) + len(" );") > _WIDTH:
+            lines.append(pad + cell)
+        else:
+            lines[-1] += (" " if position else "") + cell
+    return "\n".join(lines).lstrip() + ")"
+
+
+def choose_kernels(graph: Graph) -> dict[int, Kernel]:
+    """A kernel for every node (by position in the graph) that is not a view."""
+    return {
+        position: registry.get(node.op).kernel(graph, node)
+        for position, node in enumerate(graph.nodes)
+        if not registry.get(node.op).is_view
+    }
+
+
+def emit_steps(
+    graph: Graph,
+    lowered: Lowered,
+    schedule: Schedule,
+    layout: PassLayout,
+    pages: Mapping[str, Constant],
+    first_index: int,
+) -> tuple[EmittedStep, ...]:
+    """Turn a schedule into marked steps, numbered from `first_index`. Frees leave no trace in C."""
+    problem = lowered.problem
+    root_names = {position: name for name, position in lowered.index.items()}
+    kernels = [registry.get(node.op).kernel(graph, node) for node in lowered.nodes]
+    where = {v: t.home_offset for v, t in enumerate(problem.tensors) if t.start is Place.RAM}
+    offsets: dict[int, int] = {v: offset for v, offset in where.items() if offset is not None}
+    done: set[int] = set()
+    out: list[EmittedStep] = []
+    for step in schedule.steps:
+        index = first_index + len(out)
+        if isinstance(step, Free):
+            offsets.pop(step.tensor, None)
+        elif isinstance(step, Compute):
+            op, node = problem.ops[step.op], lowered.nodes[step.op]
+            mode = op.modes[step.mode]
+            for v, offset in zip(op.outputs, step.offsets, strict=True):
+                if offset is not None:
+                    offsets[v] = offset
+            kernel = kernels[step.op]
+            arguments = [layout.argument(name, offsets) for name in kernel.arguments]
+            for old, _ in mode.in_place:
+                offsets.pop(old, None)
+            size = sum(problem.tensors[v].size_bytes for v in op.outputs)
+            call = _call(kernel.name, arguments, _INDENT)
+            again = step.op in done
+            out.append(
+                EmittedStep(
+                    index, "compute", node.label, node.op, again, call, size, mode.energy_j, mode.time_s
+                )
+            )
+            done.add(step.op)
+        else:
+            tensor = problem.tensors[step.tensor]
+            if isinstance(step, PageIn):
+                offsets[step.tensor] = step.offset
+            name = root_names[step.tensor]
+            do = "page_in" if isinstance(step, PageIn) else "page_out"
+            cost = tensor.page_in if isinstance(step, PageIn) else tensor.page_out
+            assert cost is not None and isinstance(step, PageIn | PageOut)
+            place = layout.arena(step.tensor, offsets[step.tensor])
+            arguments = [pages[name].name, place, f"{tensor.size_bytes}u"]
+            call = _call(f"poet_{do}", arguments, _INDENT + len("POET_TRY("))
+            out.append(
+                EmittedStep(index, do, name, do, False, call, tensor.size_bytes, cost.energy_j, cost.time_s)
+            )
+    return tuple(out)

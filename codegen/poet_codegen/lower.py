@@ -1,0 +1,179 @@
+"""Graph + board -> Problem: which tensors share bytes, where each may live, and what every op and page costs (DESIGN §4).
+
+Static buffers (input, label, output, loss, learning rate) and frozen parameters in flash are outside the arena, so the
+problem does not know them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from poet_solver.problem import Mode, Place, Problem
+from poet_solver.problem import Op as ProblemOp
+from poet_solver.problem import Tensor as ProblemTensor
+
+from poet_codegen.board import Board
+from poet_codegen.cycles import cycle_table
+from poet_codegen.errors import ModelError
+from poet_codegen.graph import Graph, Kind, Node, Role, Tensor
+from poet_codegen.ops import registry
+
+ALIGNMENT_BYTES = 4
+PAGE_TRAILER_BYTES = 8
+"""POET_PAGE_TRAILER_BYTES of firmware/include/poet/page.h; tests compare the two."""
+
+
+class Home(StrEnum):
+    """Where a trainable parameter lives between steps."""
+
+    RAM = "ram"
+    STORAGE = "storage"
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A problem with the way back to the graph."""
+
+    problem: Problem
+    nodes: tuple[Node, ...]
+    """For every op of the problem the node it stands for."""
+    root: Mapping[str, str]
+    """Graph tensor -> the tensor whose bytes it shares (itself, unless it is a view)."""
+    index: Mapping[str, int]
+    """Root tensor in the arena -> tensor of the problem."""
+    home: Mapping[str, Home]
+    """Trainable parameter -> where it lives."""
+    home_offset: Mapping[str, int]
+    """Parameter with its home in RAM -> arena offset."""
+
+
+def view_roots(graph: Graph) -> dict[str, str]:
+    """For every tensor the one whose bytes it shares."""
+    root = {name: name for name in graph.tensors}
+    for node in graph.nodes:
+        if registry.get(node.op).is_view:
+            root[node.outputs[0]] = root[node.inputs[0]]
+    return root
+
+
+def static_kind(graph: Graph, root: Mapping[str, str]) -> dict[str, Kind]:
+    """For every root outside the arena what buffer it is; an output that is a view makes its root the output."""
+    kinds = {name: graph.tensors[name].kind for name in root if root[name] == name}
+    for name, tensor in graph.tensors.items():
+        if tensor.kind is Kind.OUTPUT and root[name] != name:
+            if kinds[root[name]] is not Kind.VALUE:
+                raise ModelError(
+                    f"The model's output {name!r} is its input under another shape. There is nothing to train."
+                )
+            kinds[root[name]] = Kind.OUTPUT
+    return {name: kind for name, kind in kinds.items() if kind.is_static}
+
+
+def lower(
+    graph: Graph,
+    board: Board,
+    *,
+    learned: frozenset[str],
+    home: Home = Home.RAM,
+    ram_bytes: int | None,
+    deadline_factor: float | None,
+) -> Lowered:
+    """Build the scheduling problem of a graph on a board.
+
+    `learned` names the parameters that training updates: they live at `home`, all others in flash. An inference graph
+    has no updates, yet its parameters are where training left them. `deadline_factor` bounds the time to so many times
+    the compute time of one pass.
+    """
+    root = view_roots(graph)
+    outside = static_kind(graph, root)
+    arena = [t for t in graph.tensors.values() if root[t.name] == t.name and _in_arena(t, outside, learned)]
+    index = {tensor.name: i for i, tensor in enumerate(arena)}
+    homes = {p.name: home for p in graph.params() if p.name in learned}
+    offsets = _stack(graph, homes)
+    updated = graph.learned()
+    tensors = tuple(_tensor(t, t.name in updated, board, homes, offsets, index) for t in arena)
+    nodes = tuple(node for node in graph.nodes if not registry.get(node.op).is_view)
+    ops = tuple(_op(node, graph, board, root, index) for node in nodes)
+    compute_s = sum(op.modes[0].time_s for op in ops)
+    problem = Problem(
+        name=graph.name,
+        tensors=tensors,
+        ops=ops,
+        ram_bytes=ram_bytes,
+        deadline_s=None if deadline_factor is None else deadline_factor * compute_s,
+        alignment_bytes=ALIGNMENT_BYTES,
+    )
+    return Lowered(problem, nodes, root, index, homes, offsets)
+
+
+def _in_arena(tensor: Tensor, outside: Mapping[str, Kind], learned: frozenset[str]) -> bool:
+    if tensor.name in outside:
+        return False
+    return tensor.kind is not Kind.PARAM or tensor.name in learned
+
+
+def _stack(graph: Graph, homes: Mapping[str, Home]) -> dict[str, int]:
+    offsets: dict[str, int] = {}
+    top = 0
+    for param in graph.params():
+        if homes.get(param.name) is Home.RAM:
+            offsets[param.name] = top
+            top += param.size_bytes
+    return offsets
+
+
+def _tensor(
+    tensor: Tensor,
+    is_updated: bool,
+    board: Board,
+    homes: Mapping[str, Home],
+    offsets: Mapping[str, int],
+    index: Mapping[str, int],
+) -> ProblemTensor:
+    page_bytes = tensor.size_bytes + PAGE_TRAILER_BYTES
+    start = end = Place.NONE
+    home_of = None
+    offset = None
+    if tensor.kind is Kind.PARAM:
+        start = Place(homes[tensor.name].value)
+        offset = offsets.get(tensor.name)
+        if not is_updated:
+            end = start
+    elif tensor.updates is not None:
+        end = Place(homes[tensor.updates].value)
+        offset = offsets.get(tensor.updates)
+        home_of = index[tensor.updates] if end is Place.STORAGE else None
+    return ProblemTensor(
+        name=tensor.name,
+        size_bytes=tensor.size_bytes,
+        page_in=board.page_in_cost(page_bytes),
+        page_out=board.page_out_cost(page_bytes),
+        start=start,
+        end=end,
+        home_offset=offset,
+        home_of=home_of,
+    )
+
+
+def _op(
+    node: Node, graph: Graph, board: Board, root: Mapping[str, str], index: Mapping[str, int]
+) -> ProblemOp:
+    rule = registry.get(node.op)
+    cycles = cycle_table(board.cpu.core).cycles(rule.work(graph, node))
+    resident = tuple(dict.fromkeys(index[root[name]] for name in node.inputs if root[name] in index))
+    outputs = tuple(index[root[name]] for name in node.outputs if root[name] in index)
+    mode = Mode(
+        time_s=cycles * board.seconds_per_cycle,
+        energy_j=cycles * board.energy_per_cycle_j,
+        resident=resident,
+        in_place=tuple((index[root[node.inputs[i]]], index[root[node.outputs[o]]]) for i, o in rule.in_place),
+    )
+    return ProblemOp(
+        name=f"{node.label}: {node.op}",
+        outputs=outputs,
+        modes=(mode,),
+        repeatable=rule.repeatable,
+        backward=node.role in (Role.BACKWARD, Role.UPDATE),
+    )

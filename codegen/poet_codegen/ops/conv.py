@@ -1,0 +1,247 @@
+"""2-D convolution: forward, input gradient, weight gradient, bias gradient, and the fused SGD updates.
+
+Layouts: x [N, C, H, W], w [O, C/groups, KH, KW], b [O], y [N, O, OH, OW]. Attributes: strides, dilations (2 ints each),
+pads (top, left, bottom, right), groups; gradients also carry the input's or the kernel's extent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from poet_codegen.graph import AttrValue, Graph, Node, Tensor
+from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
+from poet_codegen.ops.window import Window, read_window
+
+if TYPE_CHECKING:
+    from poet_codegen.autodiff import Tape
+    from poet_codegen.onnx_import import ImportedNode, Importer
+
+
+class Conv(Op):
+    """y = conv(x, w) + b."""
+
+    name = "Conv"
+    onnx = ("Conv",)
+    supported = "2-D, any kernel, stride, padding, dilation and groups; constant weights"
+
+    def load(self, importer: Importer, node: ImportedNode) -> None:
+        """Import ONNX Conv."""
+        x, w = importer.value(node, 0), importer.value(node, 1)
+        if len(x.shape) != 4 or len(w.shape) != 4:
+            raise node.refuse(
+                f"works on shapes {list(x.shape)} and {list(w.shape)}", "Only 2-D convolution is supported."
+            )
+        window = read_window(node, x.shape, w.shape[2:])
+        groups = int(node.attrs.get("group", 1))
+        if x.shape[1] != w.shape[1] * groups or w.shape[0] % groups:
+            raise node.refuse(
+                f"input has {x.shape[1]} channels, but weights {list(w.shape)} with {groups} groups take another number",
+                "Check the model.",
+            )
+        inputs = [x, w] + ([importer.value(node, 2)] if len(node.inputs) > 2 else [])
+        importer.add(node, self.name, inputs, {**window.attrs(), "groups": groups})
+
+    def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
+        """[N, O, OH, OW]."""
+        x, w = inputs[0].shape, inputs[1].shape
+        return ((x[0], w[0], *Window.of(node, w[2:]).output(x[2:])),)
+
+    def gradient(self, tape: Tape, node: Node, grads: Sequence[str]) -> None:
+        """Gradients of x, w and b from dy."""
+        x, w = node.inputs[:2]
+        (dy,) = grads
+        attrs: dict[str, AttrValue] = dict(node.attrs)
+        if tape.wants(x):
+            tape.add_gradient(x, "ConvInputGrad", (dy, w), {**attrs, "extent": tape.shape(x)[2:]})
+        if tape.wants(w):
+            tape.add_gradient(w, "ConvWeightGrad", (x, dy), {**attrs, "kernel": tape.shape(w)[2:]})
+        if len(node.inputs) > 2 and tape.wants(node.inputs[2]):
+            tape.add_gradient(node.inputs[2], "ConvBiasGrad", (dy,), {})
+
+    def work(self, graph: Graph, node: Node) -> Work:
+        """One multiply-add for each output element and tap."""
+        y, w = graph.tensors[node.outputs[0]], graph.tensors[node.inputs[1]]
+        return Work("conv2d", macs=y.elements * prod(w.shape[1:]), elements=y.elements)
+
+    def kernel(self, graph: Graph, node: Node) -> Kernel:
+        """templates/kernels/conv2d.c.j2."""
+        x, w, y = (graph.tensors[n].shape for n in (*node.inputs[:2], node.outputs[0]))
+        values = _values(node, x, w, y) | {"has_bias": len(node.inputs) > 2}
+        name = _name("conv2d", values) + ("" if values["has_bias"] else "_nobias")
+        return Kernel("conv2d.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs))
+
+
+class ConvInputGrad(Op):
+    """dx from dy and w."""
+
+    name = "ConvInputGrad"
+
+    def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
+        """[N, C, H, W]."""
+        dy, w = inputs[0].shape, inputs[1].shape
+        return ((dy[0], w[1] * node.int("groups"), *node.ints("extent")),)
+
+    def work(self, graph: Graph, node: Node) -> Work:
+        """As many multiply-adds as the forward convolution."""
+        dy, w = (graph.tensors[n] for n in node.inputs)
+        return Work("conv2d_input_grad", macs=dy.elements * prod(w.shape[1:]), elements=dy.elements)
+
+    def kernel(self, graph: Graph, node: Node) -> Kernel:
+        """templates/kernels/conv2d_input_grad.c.j2."""
+        dy, w, dx = (graph.tensors[n].shape for n in (*node.inputs, *node.outputs))
+        values = _values(node, dx, w, dy)
+        name = _name("conv2d_input_grad", values)
+        return Kernel("conv2d_input_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs))
+
+
+class ConvWeightGrad(Op):
+    """dw from x and dy."""
+
+    name = "ConvWeightGrad"
+    fused_sgd = "ConvWeightGradSgd"
+
+    def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
+        """[O, C/groups, KH, KW]."""
+        x, dy = inputs[0].shape, inputs[1].shape
+        return ((dy[1], x[1] // node.int("groups"), *node.ints("kernel")),)
+
+    def work(self, graph: Graph, node: Node) -> Work:
+        """As many multiply-adds as the forward convolution."""
+        return _weight_work(graph, node.inputs[1], node.outputs[0])
+
+    def kernel(self, graph: Graph, node: Node) -> Kernel:
+        """templates/kernels/conv2d_weight_grad.c.j2."""
+        x, dy, dw = (graph.tensors[n].shape for n in (*node.inputs, *node.outputs))
+        values = _values(node, x, dw, dy) | {"fused": False}
+        name = _name("conv2d_weight_grad", values)
+        return Kernel("conv2d_weight_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs))
+
+
+class ConvWeightGradSgd(Op):
+    """w' = w - learning_rate * dw, with dw never stored. Inputs: w, x, dy, learning_rate."""
+
+    name = "ConvWeightGradSgd"
+    in_place = ((0, 0),)
+    repeatable = False
+
+    def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
+        """That of w."""
+        return (inputs[0].shape,)
+
+    def work(self, graph: Graph, node: Node) -> Work:
+        """As many multiply-adds as the forward convolution."""
+        return _weight_work(graph, node.inputs[2], node.outputs[0])
+
+    def kernel(self, graph: Graph, node: Node) -> Kernel:
+        """templates/kernels/conv2d_weight_grad.c.j2, fused."""
+        w, x, dy, rate = node.inputs
+        shapes = (graph.tensors[n].shape for n in (x, w, dy))
+        values = _values(node, *shapes) | {"fused": True}
+        name = _name("conv2d_weight_update", values)
+        return Kernel(
+            "conv2d_weight_grad.c.j2", name, values | {"name": name}, (x, dy, rate, node.outputs[0])
+        )
+
+
+class ConvBiasGrad(Op):
+    """db[o] = sum of dy[:, o]."""
+
+    name = "ConvBiasGrad"
+    fused_sgd = "ConvBiasGradSgd"
+
+    def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
+        """[O]."""
+        return ((inputs[0].shape[1],),)
+
+    def work(self, graph: Graph, node: Node) -> Work:
+        """One addition an element."""
+        return Work("reduce", elements=graph.tensors[node.inputs[0]].elements)
+
+    def kernel(self, graph: Graph, node: Node) -> Kernel:
+        """templates/kernels/bias_grad.c.j2."""
+        return bias_kernel(graph.tensors[node.inputs[0]].shape, False, (*node.inputs, *node.outputs))
+
+
+class ConvBiasGradSgd(Op):
+    """b' = b - learning_rate * db. Inputs: b, dy, learning_rate."""
+
+    name = "ConvBiasGradSgd"
+    in_place = ((0, 0),)
+    repeatable = False
+
+    def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
+        """[O]."""
+        return (inputs[0].shape,)
+
+    def work(self, graph: Graph, node: Node) -> Work:
+        """One addition an element of dy."""
+        return Work("reduce", elements=graph.tensors[node.inputs[1]].elements)
+
+    def kernel(self, graph: Graph, node: Node) -> Kernel:
+        """templates/kernels/bias_grad.c.j2, fused."""
+        _, dy, rate = node.inputs
+        return bias_kernel(graph.tensors[dy].shape, True, (dy, rate, node.outputs[0]))
+
+
+def bias_kernel(dy: Shape, fused: bool, arguments: tuple[str, ...]) -> Kernel:
+    """The kernel that sums dy [N, O, ...] over all axes but the second; fused: and applies SGD to the bias."""
+    values = {"batch": dy[0], "channels": dy[1], "pixels": prod(dy[2:]), "fused": fused}
+    name = f"bias_{'update' if fused else 'grad'}_{dy[0]}x{dy[1]}x{values['pixels']}"
+    return Kernel("bias_grad.c.j2", name, values | {"name": name}, arguments)
+
+
+def _weight_work(graph: Graph, dy: str, dw: str) -> Work:
+    taps = prod(graph.tensors[dw].shape[1:])
+    return Work(
+        "conv2d_weight_grad", macs=graph.tensors[dy].elements * taps, elements=graph.tensors[dw].elements
+    )
+
+
+def _values(node: Node, x: Shape, w: Shape, y: Shape) -> dict[str, Any]:
+    groups = node.int("groups")
+    group_in, group_out = x[1] // groups, y[1] // groups
+    window = Window.of(node, w[2:])
+    return window.expressions() | {
+        "window": window.suffix(),
+        "batch": x[0],
+        "in_channels": x[1],
+        "in_h": x[2],
+        "in_w": x[3],
+        "out_channels": y[1],
+        "out_h": y[2],
+        "out_w": y[3],
+        "kernel_h": w[2],
+        "kernel_w": w[3],
+        "in_image": x[1] * x[2] * x[3],
+        "in_plane": x[2] * x[3],
+        "out_plane": y[2] * y[3],
+        "window_taps": w[2] * w[3],
+        "filter_taps": group_in * w[2] * w[3],
+        "groups": groups,
+        "group_in": group_in,
+        "group_out": group_out,
+        # C expressions that only groups make interesting.
+        "first_input": f" + o / {group_out} * {group_in * x[2] * x[3]}" if groups > 1 else "",
+        "first_output": f"c / {group_in} * {group_out}" if groups > 1 else "0",
+        "channel_in_group": f"(c % {group_in})" if groups > 1 else "c",
+        "input_of_tap": f"o / {group_out} * {group_in} + c" if groups > 1 else "c",
+    }
+
+
+def _name(stem: str, v: dict[str, Any]) -> str:
+    extent = f"{v['batch']}x{v['in_channels']}x{v['in_h']}x{v['in_w']}"
+    groups = f"_g{v['groups']}" if v["groups"] > 1 else ""
+    return f"{stem}_{extent}_to_{v['out_channels']}_{v['window']}{groups}"
+
+
+for _op in (
+    Conv(),
+    ConvInputGrad(),
+    ConvWeightGrad(),
+    ConvWeightGradSgd(),
+    ConvBiasGrad(),
+    ConvBiasGradSgd(),
+):
+    register(_op)

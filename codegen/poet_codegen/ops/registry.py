@@ -1,0 +1,129 @@
+"""The op registry: what an op must say about itself, and where the others find it.
+
+To add an op: write one file in this package that calls `register`, one template in templates/kernels, one test.
+Nothing else lists the ops.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from poet_codegen.errors import ModelError
+from poet_codegen.graph import Graph, Node, Tensor
+
+if TYPE_CHECKING:
+    from poet_codegen.autodiff import Tape
+    from poet_codegen.onnx_import import ImportedNode, Importer
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much a node computes, in units that a core's cycle table prices (poet_codegen.cycles)."""
+
+    kernel: str
+    """Key in the cycle table: 'conv2d', 'elementwise', ..."""
+    macs: int = 0
+    """Multiply-adds."""
+    elements: int = 0
+    """Elements touched beside the multiply-adds."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A C function for a node: the template that renders it and the values it renders with.
+
+    Two nodes with equal kernels share one function.
+    """
+
+    template: str
+    """File below templates/kernels."""
+    name: str
+    """C function name; equal kernels have equal names, different ones differ."""
+    values: Mapping[str, Any]
+    arguments: tuple[str, ...]
+    """Names of the tensors passed, in the order of the C parameters: inputs, then outputs."""
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"{self.name!r} is no C name")
+
+
+class Op(ABC):
+    """One operator. Stateless; `register` makes it known."""
+
+    name: ClassVar[str]
+    onnx: ClassVar[tuple[str, ...]] = ()
+    """ONNX op types that import as this op."""
+    is_view: ClassVar[bool] = False
+    """True when the output is the input's bytes under another shape: no code, no memory."""
+    in_place: ClassVar[tuple[tuple[int, int], ...]] = ()
+    """(input, output) positions where the output always takes over the input's bytes (updates)."""
+    repeatable: ClassVar[bool] = True
+    """False when running the op twice would change the result (updates)."""
+    fused_sgd: ClassVar[str | None] = None
+    """For a gradient op: the op that computes the gradient and applies the SGD update without storing it."""
+    supported: ClassVar[str] = ""
+    """One line for the table of supported operators: limits on attributes and shapes."""
+
+    def load(self, importer: Importer, node: ImportedNode) -> None:
+        """Add this op for an ONNX node. Raises ModelError for attributes outside `supported`."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
+        """Shapes of the outputs."""
+
+    def gradient(self, tape: Tape, node: Node, grads: Sequence[str]) -> None:
+        """Add nodes that compute the gradients of the inputs `tape.wants`, given those of the outputs."""
+        raise ModelError(f"Node {node.label!r} ({node.op}) has no gradient; freeze the layers before it.")
+
+    @abstractmethod
+    def work(self, graph: Graph, node: Node) -> Work:
+        """How much the node computes."""
+
+    @abstractmethod
+    def kernel(self, graph: Graph, node: Node) -> Kernel:
+        """The C function that runs the node."""
+
+
+_OPS: dict[str, Op] = {}
+
+
+def register(op: Op) -> None:
+    """Make an op known. A second op of the same name is an error."""
+    if op.name in _OPS:
+        raise ValueError(f"op {op.name} is registered twice")
+    _OPS[op.name] = op
+
+
+@cache
+def _load_families() -> None:
+    package = importlib.import_module("poet_codegen.ops")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"poet_codegen.ops.{module.name}")
+
+
+def get(name: str) -> Op:
+    """The op of that name. KeyError for an unknown one: names in graphs come from this registry."""
+    _load_families()
+    return _OPS[name]
+
+
+def all_ops() -> tuple[Op, ...]:
+    """Every op, by name."""
+    _load_families()
+    return tuple(_OPS[name] for name in sorted(_OPS))
+
+
+@cache
+def onnx_ops() -> Mapping[str, Op]:
+    """ONNX op type -> op that imports it."""
+    return {onnx_type: op for op in all_ops() for onnx_type in op.onnx}

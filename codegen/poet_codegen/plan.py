@@ -1,0 +1,189 @@
+"""The pipeline from an ONNX file to a solved schedule: pure stages joined; only `save_plan` and `load_plan` touch files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+from poet_solver.errors import InfeasibleError
+from poet_solver.pipeline import Progress, solve
+from poet_solver.problem import read_problem
+from poet_solver.replay import replay
+from poet_solver.schedule import Schedule
+from poet_solver.schedule_io import read_schedule, schedule_to_json
+from pydantic import TypeAdapter
+
+from poet_codegen.autodiff import build_training_graph, fuse_updates, inference_graph
+from poet_codegen.board import Board, load_board
+from poet_codegen.emit.project import BuildInput, Pass
+from poet_codegen.folder import BuildFolder, Request, remove, sha256, write_atomic
+from poet_codegen.graph import Graph
+from poet_codegen.lower import Home, Lowered, lower
+from poet_codegen.onnx_import import Model, import_onnx, read_model
+from poet_codegen.selection import select_trainable
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model on a board with its two schedules."""
+
+    request: Request
+    board: Board
+    model: Model
+    train: Pass
+    infer: Pass
+
+    def build_input(self) -> BuildInput:
+        """What the emitter takes."""
+        return BuildInput(
+            self.train,
+            self.infer,
+            self.model.weights,
+            self.board,
+            self.request.ram_bytes,
+            self.request.tool_version,
+        )
+
+
+def tool_version() -> str:
+    """Version of the installed poet-mcu."""
+    return version("poet-mcu")
+
+
+def make_request(
+    model_path: Path,
+    board: str,
+    ram_bytes: int,
+    deadline_factor: float | None,
+    home: Home,
+    train: str,
+    technique: str,
+    seed: int,
+) -> Request:
+    """What was asked, with the model's digest."""
+    read_model(model_path)
+    digest = sha256(model_path.read_bytes())
+    return Request(
+        tool_version(),
+        str(model_path),
+        digest,
+        board,
+        ram_bytes,
+        deadline_factor,
+        home,
+        train,
+        technique,
+        seed,
+    )
+
+
+def make_plan(
+    request: Request,
+    model_path: Path,
+    *,
+    threads: int,
+    time_limit_s: float,
+    progress: Callable[[Progress], None] | None = None,
+) -> Plan:
+    """Import, differentiate, lower and solve.
+
+    Raises ModelError, BoardError or InfeasibleError. A schedule always replays before it is returned.
+    """
+    board = load_board(request.board)
+    model = import_onnx(read_model(model_path))
+    train_graph, infer_graph = build_graphs(model, request.train)
+    train_low, infer_low = lower_both(request, board, train_graph, infer_graph)
+    schedule = solve(
+        train_low.problem,
+        time_limit_s=time_limit_s,
+        threads=threads,
+        seed=request.seed,
+        technique=request.technique,
+        progress=progress,
+    )
+    infer_low = with_ram(infer_low, schedule.arena_bytes)
+    try:
+        infer_schedule = solve(
+            infer_low.problem, time_limit_s=time_limit_s, threads=threads, seed=request.seed
+        )
+    except InfeasibleError:
+        # Packing around parameters at fixed places can need a little more than training's arena; the budget allows it.
+        infer_low = with_ram(infer_low, request.ram_bytes)
+        infer_schedule = solve(
+            infer_low.problem, time_limit_s=time_limit_s, threads=threads, seed=request.seed
+        )
+    return Plan(
+        request,
+        board,
+        model,
+        Pass(train_graph, train_low, schedule),
+        Pass(infer_graph, infer_low, infer_schedule),
+    )
+
+
+def build_graphs(model: Model, train: str) -> tuple[Graph, Graph]:
+    """(training graph, inference graph) of a model with the parameters that `train` chooses."""
+    trainable = select_trainable(model.graph, train)
+    return fuse_updates(build_training_graph(model.graph, trainable)), inference_graph(model.graph)
+
+
+def lower_both(request: Request, board: Board, train: Graph, infer: Graph) -> tuple[Lowered, Lowered]:
+    """The scheduling problems of both graphs; parameters have the same place in both."""
+    learned = train.learned()
+    train_low = lower(
+        train,
+        board,
+        learned=learned,
+        home=request.home,
+        ram_bytes=request.ram_bytes,
+        deadline_factor=request.deadline_factor,
+    )
+    infer_low = lower(
+        infer, board, learned=learned, home=request.home, ram_bytes=request.ram_bytes, deadline_factor=None
+    )
+    return train_low, infer_low
+
+
+def with_ram(lowered: Lowered, ram_bytes: int) -> Lowered:
+    """The same problem with another budget."""
+    return replace(lowered, problem=replace(lowered.problem, ram_bytes=ram_bytes))
+
+
+def save_plan(plan: Plan, model_path: Path, folder: BuildFolder) -> None:
+    """Write the plan's files; what later commands made from an earlier plan is removed."""
+    for stale in (folder.project, folder.run, folder.report, folder.request):
+        remove(stale)
+    write_atomic(folder.model, model_path.read_bytes())
+    write_atomic(folder.graph, plan.train.graph.to_json())
+    write_atomic(folder.problem, plan.train.lowered.problem.to_json())
+    write_atomic(folder.schedule, schedule_to_json(plan.train.schedule))
+    write_atomic(folder.infer_problem, plan.infer.lowered.problem.to_json())
+    write_atomic(folder.infer_schedule, schedule_to_json(plan.infer.schedule))
+    # Last: a folder with plan.json is complete.
+    write_atomic(folder.request, TypeAdapter(Request).dump_json(plan.request, indent=1) + b"\n")
+
+
+def load_plan(folder: BuildFolder) -> Plan:
+    """Read a saved plan; the schedules are replayed again, so a damaged file cannot reach a board."""
+    request = folder.read_request()
+    board = load_board(request.board)
+    model = import_onnx(read_model(folder.need(folder.model, "poet plan")))
+    train_graph, infer_graph = build_graphs(model, request.train)
+    train_low, infer_low = lower_both(request, board, train_graph, infer_graph)
+    infer_low = replace(infer_low, problem=read_problem(folder.need(folder.infer_problem, "poet plan")))
+    train = Pass(train_graph, train_low, _read(folder, folder.schedule, train_low))
+    return Plan(
+        request,
+        board,
+        model,
+        train,
+        Pass(infer_graph, infer_low, _read(folder, folder.infer_schedule, infer_low)),
+    )
+
+
+def _read(folder: BuildFolder, path: Path, lowered: Lowered) -> Schedule:
+    schedule = read_schedule(folder.need(path, "poet plan"))
+    replay(lowered.problem, schedule)
+    return schedule
