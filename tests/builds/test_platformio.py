@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +54,15 @@ def test_builds_at_the_same_time_do_not_meet(board: Board, make_project: MakePro
         results = list(pool.map(lambda project: build_firmware(project, board), (first, first, second)))
     images = {result.elf.read_bytes() for result in results}
     assert len(images) == 1, "the same sources gave different firmware"
+
+
+@pytest.mark.usefixtures("arm_gcc")
+def test_folders_may_have_any_name(board: Board, make_project: MakeProject) -> None:
+    project = make_project(board, 'it\'s my "project" (é)')
+    assert build_firmware(project, board).elf.is_file()
+    assert build_host(project).is_file()
+    with pytest.raises(ToolError, match=r"\$HOME: .*Choose a folder without"):
+        build_firmware(make_project(board, "$HOME"), board)
 
 
 @pytest.mark.usefixtures("arm_gcc")
@@ -125,10 +135,15 @@ def test_no_project_here(board: Board, tmp_path: Path) -> None:
 def test_upload_says_what_is_missing(board: Board, tmp_path: Path) -> None:
     with pytest.raises(ToolError, match="emulated"):
         upload_firmware(tmp_path, board)
-    with pytest.raises(
-        ToolError, match=r"ststm32, toolchain-gccarmnoneeabi, tool-scons, tool-openocd.*-t upload"
-    ):
-        upload_firmware(tmp_path, load_board("disco_f407vg"))
+    disco = load_board("disco_f407vg")
+    with pytest.raises(ToolError, match=r": ststm32, toolchain-gccarmnoneeabi, tool-scons\..*-t upload"):
+        upload_firmware(tmp_path, disco)
+    platform = tmp_path / "empty-core/platforms/ststm32"
+    platform.mkdir(parents=True)
+    tools = {"tool-openocd": {"type": "uploader"}, "tool-jlink": {"type": "uploader"}, "framework-x": {}}
+    (platform / "platform.json").write_text(json.dumps({"packages": tools}))
+    with pytest.raises(ToolError, match=r": toolchain-gccarmnoneeabi, tool-scons, tool-openocd\."):
+        upload_firmware(tmp_path, disco)
 
 
 def test_host_build_runs(board: Board, make_project: MakeProject) -> None:

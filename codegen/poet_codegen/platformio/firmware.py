@@ -39,7 +39,6 @@ _HASHED_LIB = re.compile(r"^lib[0-9a-f]+/")
 _DIAGNOSTIC = re.compile(
     r"(: (fatal )?error: |undefined reference|region `\w+' overflowed|^Error: )", re.IGNORECASE
 )
-_UPLOADERS = {"stlink": ("tool-openocd",), "cmsis-dap": ("tool-openocd",), "jlink": ("tool-jlink",)}
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,10 @@ def build_firmware(project_dir: Path, board: Board, progress: Progress | None = 
     project_dir = project_dir.resolve()
     if not (project_dir / "platformio.ini").is_file():
         raise ToolError(f"{project_dir} has no platformio.ini. Make the project first: 'poet plan'.")
+    if "$" in str(project_dir):
+        raise ToolError(
+            f"{project_dir}: PlatformIO cannot build in a path with a '$'. Choose a folder without."
+        )
     elf = project_dir / "firmware.elf"
     elf.unlink(missing_ok=True)
     scratch = project_dir / ".pio"
@@ -90,8 +93,7 @@ def upload_firmware(project_dir: Path, board: Board, progress: Progress | None =
         )
     check_platformio()
     core_dir = user_core_dir()
-    uploaders = _UPLOADERS.get(board.platformio.upload_protocols[0], ())
-    if missing := missing_packages(core_dir, board, uploaders):
+    if missing := missing_packages(core_dir, board, upload=True):
         raise ToolError(
             f"Uploading to '{board.name}' needs packages that PlatformIO does not have in {core_dir}: "
             f"{', '.join(missing)}. Fetch them once, with a network: 'pio run -d {project_dir} -t upload'."

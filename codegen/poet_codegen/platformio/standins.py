@@ -81,16 +81,31 @@ def user_core_dir() -> Path:
     return Path(configured) if configured else Path.home() / ".platformio"
 
 
-def missing_packages(core_dir: Path, board: Board, uploaders: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Names of the registry packages a build (and upload) of `board` needs that `core_dir` lacks."""
-    wanted: list[tuple[str, str, str]] = [("platforms", board.platformio.platform, "platform.json")]
-    wanted += [("packages", name, "package.json") for name in (TOOLCHAIN, "tool-scons", *uploaders)]
-    return tuple(name for kind, name, manifest in wanted if not _installed(core_dir / kind, name, manifest))
+def missing_packages(core_dir: Path, board: Board, *, upload: bool = False) -> tuple[str, ...]:
+    """Names of the registry's packages that a build (or an upload) for `board` needs and `core_dir` lacks.
+
+    For an upload PlatformIO wants every uploader that the platform knows, whichever protocol is used, but
+    J-Link's only where that is the one.
+    """
+    name = board.platformio.platform
+    platform = _installed(core_dir / "platforms", name, "platform.json")
+    wanted = [TOOLCHAIN, "tool-scons"]
+    if upload and platform is not None:
+        packages: dict[str, dict[str, Any]] = json.loads(platform.read_text(encoding="utf-8"))["packages"]
+        with_jlink = "jlink" in board.platformio.upload_protocols[:1]
+        wanted += [
+            tool
+            for tool, entry in packages.items()
+            if entry.get("type") == "uploader" and (tool != "tool-jlink" or with_jlink)
+        ]
+    missing = [tool for tool in wanted if _installed(core_dir / "packages", tool, "package.json") is None]
+    return tuple(missing if platform is not None else [name, *missing])
 
 
-def _installed(folder: Path, name: str, manifest: str) -> bool:
-    candidates = [folder / name, *folder.glob(f"{name}@*")]
-    return any((candidate / manifest).is_file() for candidate in candidates)
+def _installed(folder: Path, name: str, manifest: str) -> Path | None:
+    """The manifest of an installed package, or None. A second version's folder is called NAME@VERSION."""
+    candidates = [folder / name, *sorted(folder.glob(f"{name}@*"))]
+    return next((path / manifest for path in candidates if (path / manifest).is_file()), None)
 
 
 def _package(folder: Path, name: str, kind: str, version: str) -> Path:
