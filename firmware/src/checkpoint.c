@@ -7,6 +7,7 @@
 #include "poet/model.h"
 #include "poet/page.h"
 #include "poet/params.h"
+#include "poet/run.h"
 #include "poet/storage.h"
 
 /*
@@ -87,6 +88,7 @@ static poet_status_t check_slot(uint32_t slot, bool *good, poet_checkpoint_t *ch
         const uint32_t part = chunk_of(data_bytes() - done);
         POET_TRY(poet_storage_read(address + HEADER_BYTES + done, chunk, part));
         crc = poet_crc32(crc, chunk, part);
+        poet_run_alive(slot, SLOTS);
     }
     *good = crc == poet_bytes_get_u32(header + 16);
     checkpoint->sequence = poet_bytes_get_u32(header + 4);
@@ -125,12 +127,14 @@ static poet_status_t save_param(uint32_t index, uint32_t address, uint32_t *crc)
         POET_TRY(poet_params_read(index, done, chunk, part));
         POET_TRY(poet_storage_write(address + done, chunk, part));
         *crc = poet_crc32(*crc, chunk, part);
+        poet_run_alive(index, poet_model.param_count);
     }
     return POET_OK;
 }
 
-static poet_status_t load_param(const poet_param_t *param, uint32_t address)
+static poet_status_t load_param(uint32_t index, uint32_t address)
 {
+    const poet_param_t *param = &poet_model.params[index];
     if (param->home == POET_HOME_RAM) {
         return poet_storage_read(address, poet_model.arena + param->at, param->size_bytes);
     }
@@ -142,6 +146,7 @@ static poet_status_t load_param(const poet_param_t *param, uint32_t address)
         POET_TRY(poet_storage_read(address + done, chunk, part));
         POET_TRY(poet_storage_write(param->at + done, chunk, part));
         crc = poet_crc32(crc, chunk, part);
+        poet_run_alive(index, poet_model.param_count);
     }
     return poet_page_seal(param->at, param->size_bytes, crc);
 }
@@ -199,10 +204,9 @@ poet_status_t poet_checkpoint_restore(poet_checkpoint_t *restored)
     poet_params_changed();
     uint32_t at = slot_address(state.newest) + HEADER_BYTES;
     for (uint32_t i = 0; i < poet_model.param_count; i++) {
-        const poet_param_t *param = &poet_model.params[i];
-        if (param->home != POET_HOME_ROM) {
-            POET_TRY(load_param(param, at));
-            at += param->size_bytes;
+        if (poet_model.params[i].home != POET_HOME_ROM) {
+            POET_TRY(load_param(i, at));
+            at += poet_model.params[i].size_bytes;
         }
     }
     *restored = state.checkpoint;

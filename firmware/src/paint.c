@@ -51,9 +51,11 @@ void poet_paint_stack(void)
         return;
     }
     volatile uint8_t marker = 0;
-    const uintptr_t here = (uintptr_t)&marker;
     (void)marker;
-    paint_words(lowest, (uint32_t)(here - (uintptr_t)lowest) - STACK_MARGIN_BYTES);
+    const uint32_t below_bytes = (uint32_t)((uintptr_t)&marker - (uintptr_t)lowest);
+    if (below_bytes > STACK_MARGIN_BYTES) {
+        paint_words(lowest, below_bytes - STACK_MARGIN_BYTES);
+    }
 }
 
 uint32_t poet_paint_stack_high_water(void)

@@ -83,7 +83,7 @@ static float *at(uint32_t offset)
 
 static void take_time(void)
 {
-    const uint64_t until = poet_hal_ticks() + (uint64_t)input[1] * poet_hal_tick_hz() / 1000u;
+    const uint64_t until = poet_hal_ticks() + (uint64_t)(uint32_t)input[1] * (poet_hal_tick_hz() / 1000u);
     while (poet_hal_ticks() < until) {
     }
 }

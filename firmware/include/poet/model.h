@@ -80,8 +80,7 @@ poet_status_t poet_infer(void);
  */
 void poet_mark(uint32_t index);
 
-/* Provided by the runtime, called by generated code just before a computation that runs again. Counts only.
- */
+/* Provided by the runtime, called by generated code before a computation that runs again. Counts only. */
 void poet_count_recompute(void);
 
 #endif

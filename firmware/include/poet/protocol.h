@@ -93,7 +93,7 @@ typedef enum {
 
     /* Device to host, unasked, while a command runs; seq is the command's.
      * {u32 step_index, u32 steps_total, u64 ticks since the command began}
-     * steps_total is 0 where the total is not known (INFER). */
+     * TRAIN counts schedule steps, CHECKPOINT and RESTORE slots or parameters; steps_total is 0 for INFER. */
     POET_HEARTBEAT = 0x7E,
 } poet_message_t;
 

@@ -9,6 +9,8 @@
 /* Bytes that come while a training step runs wait here; a power of two. The longest request has 528. */
 #define RECEIVE_BYTES 1024u
 
+#define USART1_IRQ_BIT (1u << (USART1_IRQ - 32u))
+
 void poet_systick_handler(void);
 void poet_usart1_handler(void);
 
@@ -65,7 +67,7 @@ static void init_uart(void)
     (void)RCC_APB2ENR;
     USART1_BRR = (POET_UART_CLOCK_HZ + POET_UART_BAUD / 2u) / POET_UART_BAUD;
     USART1_CR1 = USART_CR1_UE | USART_CR1_TE | USART_CR1_RE | USART_CR1_RXNEIE;
-    NVIC_ISER1 = 1u << (USART1_IRQ - 32u);
+    NVIC_ISER1 = USART1_IRQ_BIT;
 }
 
 void poet_hal_init(void)
@@ -125,7 +127,7 @@ void poet_usart1_handler(void)
     const uint32_t head = received_head;
     if (head - received_tail == RECEIVE_BYTES) {
         /* Leave the byte where it is: an emulated line then waits, a real one overruns, which is counted. */
-        USART1_CR1 &= ~USART_CR1_RXNEIE;
+        NVIC_ICER1 = USART1_IRQ_BIT;
         return;
     }
     received[head % RECEIVE_BYTES] = (uint8_t)USART1_DR;
@@ -139,9 +141,7 @@ size_t poet_hal_uart_read(uint8_t *data, size_t size)
         data[taken++] = received[received_tail % RECEIVE_BYTES];
         received_tail = received_tail + 1u;
     }
-    const uint32_t primask = lock();
-    USART1_CR1 |= USART_CR1_RXNEIE;
-    unlock(primask);
+    NVIC_ISER1 = USART1_IRQ_BIT;
     return taken;
 }
 

@@ -1,0 +1,181 @@
+"""Builds of the firmware with the fake model, for the host and for QEMU."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .line import Client, Device
+
+HERE = Path(__file__).parent
+FIRMWARE = HERE.parents[1] / "firmware"
+WARNINGS = [
+    "-std=c99",
+    "-pedantic",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wshadow",
+    "-Wconversion",
+    "-Wdouble-promotion",
+    "-Wmissing-prototypes",
+    "-Wundef",
+    "-Wvla",
+    "-ffp-contract=off",
+    "-fno-fast-math",
+]
+SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+CORTEX_M4 = ["-mcpu=cortex-m4", "-mthumb", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"]
+
+
+def runtime_sources(port: str, storage: str) -> list[str]:
+    folders = (FIRMWARE / "src", FIRMWARE / "port" / port)
+    sources = sorted(str(path) for folder in folders for path in folder.glob("*.c"))
+    return [*sources, str(FIRMWARE / "storage" / f"{storage}.c")]
+
+
+def target_tool(name: str) -> str:
+    """Path of a tool for emulated tests: missing is a skip, in CI a failure."""
+    path = shutil.which(name)
+    if path is None:
+        message = f"{name} is not installed"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+
+
+def run_compiler(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    compiler = target_tool("arm-none-eabi-gcc")
+    return subprocess.run([compiler, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def compile_target(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Objects of the firmware with the fake model, for QEMU's netduinoplus2."""
+    flags = [*WARNINGS, *CORTEX_M4, *["-g", "-ffunction-sections", "-fdata-sections", "-DPOET_QEMU=1"]]
+    sources = [*runtime_sources("stm32f4", "semihosting"), str(HERE / "fake_model.c")]
+    return run_compiler([*flags, f"-I{FIRMWARE / 'include'}", *options, "-c", *sources], folder)
+
+
+def link_target(objects: list[Path], output: Path, *symbols: str) -> subprocess.CompletedProcess[str]:
+    """Link with linker symbols such as _poet_ram_bytes=8192."""
+    flags = [*CORTEX_M4, "--specs=nano.specs", "-nostartfiles", "-Wl,--gc-sections"]
+    flags.append(f"-T{FIRMWARE / 'port' / 'stm32f4' / 'link.ld'}")
+    flags += [f"-Wl,--defsym={symbol}" for symbol in symbols]
+    return run_compiler([*flags, *map(str, objects), "-o", str(output)], output.parent)
+
+
+@pytest.fixture(scope="session")
+def host_executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("host") / "firmware"
+    sources = [*runtime_sources("host", "host_file"), str(HERE / "fake_model.c")]
+    include = f"-I{FIRMWARE / 'include'}"
+    subprocess.run(["cc", *WARNINGS, *SANITIZERS, include, *sources, "-o", str(output)], check=True)
+    return output
+
+
+@pytest.fixture(scope="session")
+def target_objects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("target")
+    built = compile_target(folder, "-O2")
+    assert (built.returncode, built.stderr) == (0, "")
+    return sorted(folder.glob("*.o"))
+
+
+@pytest.fixture(scope="session")
+def target_elf(target_objects: list[Path]) -> Path:
+    output = target_objects[0].with_name("firmware.elf")
+    built = link_target(target_objects, output)
+    assert (built.returncode, built.stderr) == (0, "")
+    return output
+
+
+@pytest.fixture
+def boot_host(host_executable: Path, tmp_path: Path) -> Iterator[Callable[..., Device]]:
+    """Start the host build on this test's storage file: boot_host(fault="cut@3")."""
+    devices: list[Device] = []
+    storage = tmp_path / "storage.bin"
+
+    def boot(fault: str = "") -> Device:
+        process = subprocess.Popen(
+            [str(host_executable), "0", "--storage", str(storage)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "POET_STORAGE_FAULT": fault},
+        )
+        assert process.stdout is not None
+        device = Device(process, 0, storage)
+        devices.append(device)
+        word, _, port = process.stdout.readline().partition(" ")
+        assert word == "listening"
+        device.port = int(port)
+        return device
+
+    yield boot
+    for device in devices:
+        device.stop()
+
+
+@pytest.fixture
+def boot_qemu(target_elf: Path, tmp_path: Path) -> Iterator[Callable[..., Device]]:
+    """Start the firmware on QEMU, its storage file in this test's folder."""
+    qemu = target_tool("qemu-system-arm")
+    devices: list[Device] = []
+
+    def boot(elf: Path = target_elf, semihosting: bool = True) -> Device:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [
+            qemu,
+            *["-M", "netduinoplus2", "-display", "none", "-monitor", "none"],
+            "-kernel",
+            str(elf),
+        ]
+        # The UART sends byte by byte: without nodelay each waits for the acknowledgement of the one before.
+        command += ["-serial", f"tcp:127.0.0.1:{port},server=on,wait=off,nodelay=on"]
+        if semihosting:
+            command += ["-semihosting-config", "enable=on,target=native"]
+        process = subprocess.Popen(command, cwd=tmp_path, text=True, stdin=subprocess.DEVNULL)
+        device = Device(process, port, tmp_path / "poet_storage.bin")
+        devices.append(device)
+        return device
+
+    yield boot
+    for device in devices:
+        device.stop()
+
+
+@pytest.fixture
+def client(boot_host: Callable[..., Device]) -> Client:
+    """A client of a freshly booted host build."""
+    return boot_host().connect()
+
+
+@pytest.fixture(scope="session")
+def unit(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[tuple[str, bytes]]], list[bytes]]:
+    """Run unit.c on records of (operation, data)."""
+    executable = tmp_path_factory.mktemp("unit") / "unit"
+    sources = [str(FIRMWARE / "src" / f"{name}.c") for name in ("cobs", "crc32", "math")]
+    include = f"-I{FIRMWARE / 'include'}"
+    command = ["cc", *WARNINGS, *SANITIZERS, include, *sources, str(HERE / "unit.c"), "-o", str(executable)]
+    subprocess.run(command, check=True)
+
+    def run(records: list[tuple[str, bytes]]) -> list[bytes]:
+        stream = b"".join(struct.pack("<cI", op.encode(), len(data)) + data for op, data in records)
+        output = subprocess.run([str(executable)], input=stream, stdout=subprocess.PIPE, check=True).stdout
+        results = []
+        while output:
+            (size,) = struct.unpack_from("<I", output)
+            results.append(output[4 : 4 + size])
+            output = output[4 + size :]
+        return results
+
+    return run
