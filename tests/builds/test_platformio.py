@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from poet_codegen.platformio import firmware as firmware_build
 from poet_codegen.platformio.firmware import build_firmware, upload_firmware
 from poet_codegen.platformio.host import build_host
 from poet_codegen.platformio.skeleton import project_skeleton
+from poet_codegen.platformio.standins import prepare_core_dir
 
 MakeProject = Callable[..., Path]
 
@@ -102,6 +104,28 @@ def test_missing_compilers_are_named(
         build_firmware(project, board)
     with pytest.raises(ToolError, match="install --no-install-recommends gcc libc6-dev"):
         build_host(project)
+
+
+@pytest.mark.usefixtures("arm_gcc")
+def test_packages_from_the_registry_serve_where_no_compiler_is_on_path(
+    board: Board, make_project: MakeProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(board)
+    core_dir = tmp_path / "empty-core"
+    prepare_core_dir(core_dir, board)
+    programs = core_dir / "packages/toolchain-gccarmnoneeabi/bin"
+    programs.mkdir()
+    for name in ("gcc", "objcopy", "size"):
+        program = programs / f"arm-none-eabi-{name}"
+        program.write_text(f'#!/bin/sh\nexec {shutil.which(program.name)} "$@"\n')
+        program.chmod(0o755)
+    shell = tmp_path / "bin/sh"
+    shell.parent.mkdir()
+    shell.symlink_to("/bin/sh")
+    monkeypatch.setenv("PATH", str(shell.parent))
+    result = build_firmware(project, board)
+    assert result.compiler == f"PlatformIO's packages in {core_dir}"
+    assert result.footprint.ram_objects["arena"] == 4096
 
 
 def test_compiler_without_newlib_is_named(
