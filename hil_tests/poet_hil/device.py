@@ -16,6 +16,8 @@ from poet_hil.protocol import Command
 
 # Storage may have to erase before it answers, and sends no heartbeat then.
 STORAGE_TIMEOUT_S = 15.0
+HELLO_TIMEOUT_S = 0.1
+HELLO_TRIES = 60
 
 
 class DeviceClient:
@@ -26,8 +28,13 @@ class DeviceClient:
         self.manifest = manifest
 
     def hello(self) -> protocol.Hello:
-        """Ask who is there; DigestMismatch when the firmware is not of this build."""
-        hello = protocol.Hello.unpack(self.link.request(Command.HELLO))
+        """Ask who is there; DigestMismatch when the firmware is not of this build.
+
+        Asks often and for long enough: a device that restarts hears nothing until it is up.
+        """
+        hello = protocol.Hello.unpack(
+            self.link.request(Command.HELLO, timeout_s=HELLO_TIMEOUT_S, tries=HELLO_TRIES)
+        )
         wanted = self.manifest
         sizes = (
             ("model digest", hello.model_digest.hex(), wanted.model_digest),
@@ -37,7 +44,7 @@ class DeviceClient:
             ("label bytes", hello.label_bytes, wanted.label.bytes),
             ("output bytes", hello.output_bytes, wanted.output.bytes),
             ("number of parameters", hello.param_count, len(wanted.params)),
-            ("number of schedule steps", hello.schedule_steps, len(wanted.steps)),
+            ("number of schedule steps", hello.schedule_steps, len(wanted.steps) + wanted.infer_steps),
         )
         for what, there, here in sizes:
             if there != here:

@@ -63,13 +63,21 @@ class Link:
         # An answer that a former session left on the way should not have the number of one that we wait for.
         self._seq = secrets.randbelow(1 << 16) if first_seq is None else first_seq
 
-    def request(self, command: Command, payload: bytes = b"", *, timeout_s: float | None = None) -> bytes:
+    def request(
+        self,
+        command: Command,
+        payload: bytes = b"",
+        *,
+        timeout_s: float | None = None,
+        tries: int | None = None,
+    ) -> bytes:
         """Send a request and return its response's payload. DeviceError when the device refuses."""
         self._seq = (self._seq + 1) & 0xFFFF
         self.counts.requests += 1
         wire = encode(Frame(command, self._seq, payload=payload))
         wait_s = self.timeout_s if timeout_s is None else timeout_s
-        for attempt in range(self.tries):
+        tries = self.tries if tries is None else tries
+        for attempt in range(tries):
             if attempt:
                 self.counts.retries += 1
             # The delimiter in front ends whatever half frame the device may hold after a disturbance.
@@ -79,7 +87,7 @@ class Link:
                 return self._payload(command, response)
         raise LinkTimeout(
             f"{self.target.name} did not answer {command.name} (sequence number {self._seq}) within "
-            f"{wait_s:g} s, {self.tries} times over; {self.counts.garbled} garbled and "
+            f"{wait_s:g} s, {tries} times over; {self.counts.garbled} garbled and "
             f"{self.counts.unexpected} unexpected frames came since the link was opened. "
             f"{log_tail(self.target.log)} Check that the firmware runs and that the port and its speed are "
             f"right; `poet flash` starts it again."

@@ -130,6 +130,9 @@ class Manifest(_Frozen):
     output: Tensor
     params: tuple[Param, ...]
     steps: tuple[Step, ...]
+    """The marked steps of one training step, in order."""
+    infer_steps: Annotated[int, Field(ge=0)] = 0
+    """Marked steps of inference; the firmware numbers them after those of training."""
     arena_bytes: Bytes
     budget_bytes: Bytes
     peak_bytes: Bytes

@@ -58,7 +58,7 @@ def test_statuses_are_those_of_the_c_header_and_each_has_a_text() -> None:
 
 
 def test_payload_layouts_are_those_of_the_c_header() -> None:
-    """The header's comments give each payload as {u32 name, ...}; the structs must have those fields in order."""
+    """The header's comments give each payload as {u32 name, ...}; the structs have those fields, in order."""
     text = (HEADERS / "protocol.h").read_text(encoding="utf-8")
     codes = {"u32": "I", "i32": "i", "u64": "Q", "f32": "f"}
     for command, response in {
