@@ -43,6 +43,12 @@ static void add_u64(reply_t *reply, uint64_t value)
     reply->size_bytes += 8u;
 }
 
+static void add_f32(reply_t *reply, float value)
+{
+    poet_bytes_put_f32(reply->data + reply->size_bytes, value);
+    reply->size_bytes += 4u;
+}
+
 static void add_bytes(reply_t *reply, const void *data, uint32_t size_bytes)
 {
     memcpy(reply->data + reply->size_bytes, data, size_bytes);
@@ -112,7 +118,7 @@ static poet_status_t train(const poet_frame_t *request, reply_t *reply)
 {
     uint64_t ticks;
     POET_TRY(poet_run_train(poet_bytes_get_f32(request->payload), &ticks));
-    add_bytes(reply, poet_model.loss, sizeof *poet_model.loss);
+    add_f32(reply, *poet_model.loss);
     add_u32(reply, poet_run_steps_done());
     add_u64(reply, ticks);
     return POET_OK;
@@ -212,6 +218,7 @@ static poet_status_t restore(const poet_frame_t *request, reply_t *reply)
     return POET_OK;
 }
 
+/* The main loop resets, once the answer is out. */
 static poet_status_t reset(const poet_frame_t *request, reply_t *reply)
 {
     (void)request;

@@ -2,7 +2,7 @@
 
 #define POLYNOMIAL 0xEDB88320u
 
-/* One kilobyte of flash: four times as fast as going by nibbles, and every page is read through it. */
+/* One kilobyte of flash for one look-up a byte: every page is read through it. */
 static const uint32_t table[256] = {
     /* clang-format off */
     0x00000000u, 0x77073096u, 0xEE0E612Cu, 0x990951BAu, 0x076DC419u, 0x706AF48Fu, 0xE963A535u, 0x9E6495A3u,

@@ -148,7 +148,7 @@ def test_bytes_that_come_during_a_step_are_not_lost(boot_qemu: Boot) -> None:
     client.send(encode(TRAIN, 600, LEARNING_RATE))
     client.send(b"".join(encode(STATUS, 601 + i) for i in range(200)))
     assert [client.answer(600 + i).status for i in range(201)] == [0] * 201
-    assert len(client.heartbeats) == 1
+    assert len(client.heartbeats) >= 1
     assert client.status().frames_dropped == 0
 
 

@@ -26,6 +26,8 @@
 #define TICK_HZ 10000000u
 #define NANOSECONDS_A_TICK 100u
 
+#define MOST_FILES 64
+
 /* Names the sockets that a reset hands to the program that replaces this one: "SERVER,CLIENT". */
 #define RESET_SOCKETS "POET_HOST_RESET_SOCKETS"
 
@@ -198,7 +200,12 @@ void poet_hal_stack(uint8_t **lowest, uint8_t **highest)
 
 void poet_hal_reset(void)
 {
-    /* A fresh copy of the program, as after a reset, on the same line. */
+    /* A fresh copy of the program, as after a reset, on the same line; other files would stay open in it. */
+    for (int file = STDERR_FILENO + 1; file < MOST_FILES; file++) {
+        if (file != server && file != client) {
+            (void)close(file);
+        }
+    }
     char sockets[32];
     (void)snprintf(sockets, sizeof sockets, "%d,%d", server, client);
     if (setenv(RESET_SOCKETS, sockets, 1) == 0) {

@@ -28,7 +28,7 @@ void poet_clock_init(void)
 {
     RCC_APB1ENR |= RCC_APB1ENR_PWR;
     (void)RCC_APB1ENR;
-    PWR_CR |= PWR_CR_VOS_SCALE_1;
+    PWR_CR |= PWR_CR_VOS;
 
     const uint32_t multiply = POET_CPU_HZ / (PLL_INPUT_HZ / PLL_P);
     const uint32_t fixed = (multiply << 6) | ((PLL_P / 2u - 1u) << 16) | (PLL_Q << 24);

@@ -44,7 +44,7 @@
 #define RCC_APB2ENR REGISTER(0x40023844u)
 #define RCC_APB2ENR_USART1 (1u << 4)
 #define PWR_CR REGISTER(0x40007000u)
-#define PWR_CR_VOS_SCALE_1 (3u << 14)
+#define PWR_CR_VOS (1u << 14) /* the scale that 168 MHz needs */
 #define FLASH_ACR REGISTER(0x40023C00u)
 #define FLASH_ACR_5_WAIT_STATES 5u
 #define FLASH_ACR_CACHES (7u << 8) /* prefetch, instruction cache, data cache */
