@@ -68,9 +68,7 @@ def test_folders_may_have_any_name(board: Board, make_project: MakeProject) -> N
 
 
 @pytest.mark.usefixtures("arm_gcc")
-def test_an_error_in_the_sources_is_shown_and_leaves_no_firmware(
-    board: Board, make_project: MakeProject
-) -> None:
+def test_an_error_in_the_sources_is_shown_and_leaves_no_firmware(board: Board, make_project: MakeProject) -> None:
     project = make_project(board)
     (project / "firmware.elf").write_bytes(b"of an earlier build")
     source = project / "src/poet_model.c"
@@ -141,9 +139,7 @@ def test_compiler_without_newlib_is_named(
 
 
 @pytest.mark.usefixtures("arm_gcc")
-def test_a_build_that_hangs_is_ended(
-    board: Board, make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_build_that_hangs_is_ended(board: Board, make_project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(firmware_build, "BUILD_TIMEOUT_S", 0.05)
     with pytest.raises(ToolError, match="took longer than"):
         build_firmware(make_project(board), board)
@@ -202,15 +198,11 @@ def test_skeleton_is_the_same_every_time_and_has_what_the_board_needs(board: Boa
     assert "host/src/storage/host_file.c" in files
 
 
-@pytest.mark.parametrize(
-    ("field", "wanted"), [("port", "port 'pdp11'"), ("driver", "storage driver 'pdp11'")]
-)
+@pytest.mark.parametrize(("field", "wanted"), [("port", "port 'pdp11'"), ("driver", "storage driver 'pdp11'")])
 def test_unknown_port_or_driver(board: Board, field: str, wanted: str) -> None:
     if field == "port":
         board = dataclasses.replace(board, port="pdp11")
     else:
-        board = dataclasses.replace(
-            board, storage_devices=(dataclasses.replace(board.storage, driver="pdp11"),)
-        )
+        board = dataclasses.replace(board, storage_devices=(dataclasses.replace(board.storage, driver="pdp11"),))
     with pytest.raises(BoardError, match=f"{wanted}.*it has "):
         project_skeleton(board)

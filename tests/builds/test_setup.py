@@ -46,6 +46,7 @@ def machine(tmp_path: Path, root: Path) -> Machine:
 
 ALL = "gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm gcc libc6-dev"
 INSTALL = f"apt-get install -y -q --no-install-recommends {ALL}"
+SIMULATE = INSTALL.replace("apt-get", "apt-get --simulate")
 
 
 def test_nothing_to_do_when_everything_is_there(machine: Machine) -> None:
@@ -60,27 +61,30 @@ def test_root_installs_without_sudo(machine: Machine) -> None:
     machine.program("id", "echo 0")
     machine.program("apt-get")
     assert machine.run("system-packages").returncode == 0
-    assert machine.called() == ["id -u", INSTALL]
+    assert machine.called() == ["id -u", SIMULATE, INSTALL]
 
 
-def test_a_user_installs_with_sudo_and_old_lists_are_refreshed(machine: Machine) -> None:
+def updated(machine: Machine) -> str:
+    """Shell text that succeeds once the package lists were refreshed."""
+    (machine.bin / "grep").symlink_to(shutil.which("grep") or "grep")
+    return f'grep -q "^apt-get update" <{machine.calls}'
+
+
+def test_a_user_installs_with_sudo_and_absent_lists_are_fetched(machine: Machine) -> None:
     machine.program("id", "echo 1000")
     machine.program("sudo", 'exec "$@"')
-    machine.program(
-        "apt-get", f'[ "$1" = update ] || [ "$(grep -c "apt-get update" <{machine.calls})" != 0 ]'
-    )
-    (machine.bin / "grep").symlink_to(shutil.which("grep") or "grep")
+    machine.program("apt-get", updated(machine))
     assert machine.run("system-packages").returncode == 0
+    update = "apt-get update -q"
     sudo = f"sudo env DEBIAN_FRONTEND=noninteractive {INSTALL}"
-    assert machine.called() == [
-        "id -u",
-        sudo,
-        INSTALL,
-        "sudo apt-get update -q",
-        "apt-get update -q",
-        sudo,
-        INSTALL,
-    ]
+    assert machine.called() == ["id -u", SIMULATE, f"sudo {update}", update, sudo, INSTALL]
+
+
+def test_old_lists_are_refreshed(machine: Machine) -> None:
+    machine.program("id", "echo 0")
+    machine.program("apt-get", f'[ "$1" = --simulate ] || {updated(machine)}')
+    assert machine.run("system-packages").returncode == 0
+    assert machine.called() == ["id -u", SIMULATE, INSTALL, "apt-get update -q", INSTALL]
 
 
 def test_a_failing_installation_fails(machine: Machine) -> None:
