@@ -286,7 +286,6 @@ def load_board(name: str) -> Board:
     board = parse_board(text, str(path))
     if board.name != path.stem:
         raise BoardError(
-            f"{path}: field 'name' is '{board.name}', but the file's name says '{path.stem}'. "
-            "Make the two equal."
+            f"{path}: field 'name' is '{board.name}', but the file's name says '{path.stem}'. Make the two equal."
         )
     return board

@@ -80,9 +80,7 @@ def _packages() -> str:
     try:
         required = metadata.requires(_DISTRIBUTION) or []
     except metadata.PackageNotFoundError as error:
-        raise _FindingError(
-            "poet-mcu itself is not installed.", "Run 'pip install -e .' in the checkout."
-        ) from error
+        raise _FindingError("poet-mcu itself is not installed.", "Run 'pip install -e .' in the checkout.") from error
     names = [re.split(r"[^A-Za-z0-9._-]", line)[0] for line in required if "extra ==" not in line]
     missing = [name for name in names if not _is_installed(name)]
     if missing:
@@ -116,9 +114,7 @@ def _qemu() -> str:
     version = found[1] if found else "of unknown version"
     machines = set(re.findall(r"^(\S+)", run_tool([path, "-machine", "help"]), re.MULTILINE))
     boards = [board for board in map(load_board, list_boards()) if board.qemu is not None]
-    lacking = [
-        f"{b.qemu.machine} (for {b.name})" for b in boards if b.qemu and b.qemu.machine not in machines
-    ]
+    lacking = [f"{b.qemu.machine} (for {b.name})" for b in boards if b.qemu and b.qemu.machine not in machines]
     if lacking:
         raise _FindingError(f"QEMU {version} lacks {', '.join(lacking)}.", "Install QEMU 7.2 or newer.")
     return f"{version} with {', '.join(b.qemu.machine for b in boards if b.qemu)} ({path})"

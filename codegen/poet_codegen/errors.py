@@ -24,7 +24,5 @@ def nearest_names(wanted: str, known: Iterable[str], count: int = 3) -> str:
     """Up to `count` names of `known` that resemble `wanted`, quoted, comma separated; all if none does."""
     names = sorted(known)
     lowered = {name.lower(): name for name in names}
-    close = [
-        lowered[name] for name in difflib.get_close_matches(wanted.lower(), lowered, n=count, cutoff=0.4)
-    ]
+    close = [lowered[name] for name in difflib.get_close_matches(wanted.lower(), lowered, n=count, cutoff=0.4)]
     return ", ".join(f"'{name}'" for name in close or names)

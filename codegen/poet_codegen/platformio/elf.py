@@ -37,9 +37,7 @@ def read_footprint(elf: Path, board: Board) -> Footprint:
         with elf.open("rb") as stream:
             return _footprint(ELFFile(stream), board)
     except (OSError, ELFError) as error:
-        raise ToolError(
-            f"{elf}: cannot be read as an ELF file ({error}). Build the firmware again."
-        ) from error
+        raise ToolError(f"{elf}: cannot be read as an ELF file ({error}). Build the firmware again.") from error
 
 
 def _footprint(image: ELFFile, board: Board) -> Footprint:

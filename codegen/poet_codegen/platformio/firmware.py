@@ -36,9 +36,7 @@ Progress = Callable[[str], None]
 BUILD_TIMEOUT_S = 900.0
 _STEP = re.compile(r"^(Compiling|Archiving|Indexing|Linking|Building) (\S+)$")
 _HASHED_LIB = re.compile(r"^lib[0-9a-f]+/")
-_DIAGNOSTIC = re.compile(
-    r"(: (fatal )?error: |undefined reference|region `\w+' overflowed|^Error: )", re.IGNORECASE
-)
+_DIAGNOSTIC = re.compile(r"(: (fatal )?error: |undefined reference|region `\w+' overflowed|^Error: )", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -65,9 +63,7 @@ def build_firmware(project_dir: Path, board: Board, progress: Progress | None = 
     if not (project_dir / "platformio.ini").is_file():
         raise ToolError(f"{project_dir} has no platformio.ini. Make the project first: 'poet plan'.")
     if "$" in str(project_dir):
-        raise ToolError(
-            f"{project_dir}: PlatformIO cannot build in a path with a '$'. Choose a folder without."
-        )
+        raise ToolError(f"{project_dir}: PlatformIO cannot build in a path with a '$'. Choose a folder without.")
     elf = project_dir / "firmware.elf"
     elf.unlink(missing_ok=True)
     scratch = project_dir / ".pio"
@@ -88,9 +84,7 @@ def upload_firmware(project_dir: Path, board: Board, progress: Progress | None =
     Uploaders come from PlatformIO's registry only, so that its packages must be installed. Raises ToolError.
     """
     if not board.platformio.upload_protocols:
-        raise ToolError(
-            f"Board '{board.name}' has no upload protocol: it is emulated. 'poet flash' starts it in QEMU."
-        )
+        raise ToolError(f"Board '{board.name}' has no upload protocol: it is emulated. 'poet flash' starts it in QEMU.")
     check_platformio()
     core_dir = user_core_dir()
     if missing := missing_packages(core_dir, board, upload=True):
@@ -99,9 +93,7 @@ def upload_firmware(project_dir: Path, board: Board, progress: Progress | None =
             f"{', '.join(missing)}. Fetch them once, with a network: 'pio run -d {project_dir} -t upload'."
         )
     project_dir = project_dir.resolve()
-    _run_platformio(
-        project_dir, board, ["-t", "upload"], environment(core_dir, project_dir / ".pio"), progress
-    )
+    _run_platformio(project_dir, board, ["-t", "upload"], environment(core_dir, project_dir / ".pio"), progress)
 
 
 def _core_dir(work: Path, project_dir: Path, board: Board) -> tuple[Path, str]:

@@ -54,9 +54,7 @@ def prepare_core_dir(core_dir: Path, board: Board) -> None:
     (scons / "scons.py").write_text(_SCONS_SCRIPT)
     _package(core_dir / "packages", TOOLCHAIN, "tool", TOOLCHAIN_VERSION)
     folder = core_dir / "platforms" / platform
-    shutil.copytree(
-        data_dir("boards") / "platformio" / platform, folder, ignore=shutil.ignore_patterns("__pycache__")
-    )
+    shutil.copytree(data_dir("boards") / "platformio" / platform, folder, ignore=shutil.ignore_patterns("__pycache__"))
     _write_json(folder / "platform.json", _platform_manifest(platform))
     _write_json(folder / ".piopm", _receipt("platform", platform, PLATFORM_VERSION))
     _write_json(folder / "boards" / f"{board.platformio.board}.json", _board_manifest(board))

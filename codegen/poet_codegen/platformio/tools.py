@@ -42,8 +42,7 @@ def find_arm_gcc() -> Compiler:
     specs = run_tool([path, "-print-file-name=nano.specs"]).strip()
     if not Path(specs).is_absolute():
         raise ToolError(
-            f"{path} comes without newlib's nano.specs, so that nothing can be linked. "
-            f"{apt_hint(ARM_PACKAGES[1])}"
+            f"{path} comes without newlib's nano.specs, so that nothing can be linked. {apt_hint(ARM_PACKAGES[1])}"
         )
     return Compiler(Path(path), compiler_version(path))
 
@@ -68,9 +67,7 @@ def run_tool(command: list[str], timeout_s: float = 30.0) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ToolError(
-            f"'{' '.join(command)}' cannot be run: {error}. Check that program's installation."
-        ) from error
+        raise ToolError(f"'{' '.join(command)}' cannot be run: {error}. Check that program's installation.") from error
     if done.returncode != 0:
         said = done.stderr.strip() or done.stdout.strip() or "nothing"
         raise ToolError(
