@@ -31,10 +31,8 @@ def c_float(value: float) -> str:
     text = np.format_float_scientific(number, unique=True, trim="-")
     mantissa, exponent = text.split("e")
     power = int(exponent)
-    if -4 <= power < 9:
-        text = np.format_float_positional(number, unique=True, trim="0")
-    else:
-        text = f"{mantissa}e{power}"
+    plain = -4 <= power < 9
+    text = np.format_float_positional(number, unique=True, trim="0") if plain else f"{mantissa}e{power}"
     return f"{text}f"
 
 
