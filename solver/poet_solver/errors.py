@@ -25,3 +25,11 @@ class InfeasibleError(PoetError):
         self.op_name = op_name
         self.needed_bytes = needed_bytes
         self.budget_bytes = budget_bytes
+
+
+class ReplayError(PoetError):
+    """A schedule is not legal for its problem; the message names the step and the reason."""
+
+    def __init__(self, message: str, *, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step

@@ -57,7 +57,13 @@ class Tensor:
     end: Place = Place.NONE
     """Where it must be after the last step. NONE: it may be dropped after its last use."""
     home_offset: Index | None = None
-    """Arena offset of the tensor at start and/or end when that place is RAM; required there, else None."""
+    """Arena offset that the tensor must have at start and/or end, where that place is RAM; None: the solver chooses.
+
+    Where the solver chooses, a tensor that starts and ends in RAM ends where it started, and the schedule begins with a
+    Home step for it.
+    """
+    home_like: Index | None = None
+    """For a tensor with end=RAM, start=NONE, no home_offset: the tensor with start=RAM in whose place it must end."""
     home_of: Index | None = None
     """For a tensor with end=STORAGE that is a new version of a tensor with start=STORAGE: that tensor.
 
@@ -156,8 +162,17 @@ def _check_problem(problem: Problem) -> None:
         if tensor.size_bytes % problem.alignment_bytes:
             raise ValueError(f"{where}.size_bytes {tensor.size_bytes} is not a multiple of alignment_bytes")
         at_home = Place.RAM in (tensor.start, tensor.end)
-        if at_home != (tensor.home_offset is not None):
-            raise ValueError(f"{where}.home_offset must be set exactly when start or end is 'ram'")
+        if tensor.home_offset is not None and not at_home:
+            raise ValueError(f"{where}.home_offset is only for tensors whose start or end is 'ram'")
+        wants_like = tensor.end is Place.RAM and tensor.start is not Place.RAM and tensor.home_offset is None
+        if wants_like != (tensor.home_like is not None):
+            raise ValueError(f"{where}.home_like must be set exactly when end is 'ram' without start or home_offset")
+        if tensor.home_like is not None and not (
+            tensor.home_like < count
+            and problem.tensors[tensor.home_like].start is Place.RAM
+            and problem.tensors[tensor.home_like].size_bytes == tensor.size_bytes
+        ):
+            raise ValueError(f"{where}.home_like must name a tensor of equal size that starts in RAM")
         if tensor.home_offset is not None and tensor.home_offset % problem.alignment_bytes:
             raise ValueError(f"{where}.home_offset is not a multiple of alignment_bytes")
         if tensor.start is Place.STORAGE and tensor.page_in is None and tensor.size_bytes:

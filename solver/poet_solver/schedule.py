@@ -17,6 +17,17 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
+class Home:
+    """Where a tensor that is in RAM before the schedule starts lies, if the problem leaves that open.
+
+    Stands before all other steps; does nothing and costs nothing.
+    """
+
+    tensor: int
+    offset: int
+
+
+@dataclass(frozen=True)
 class Compute:
     """Run an op in a mode. Its operands are in RAM (or on storage, if streamed) and its outputs appear."""
 
@@ -49,7 +60,7 @@ class Free:
     tensor: int
 
 
-Step: TypeAlias = Compute | PageOut | PageIn | Free
+Step: TypeAlias = Home | Compute | PageOut | PageIn | Free
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,8 @@ def step_to_dict(step: Step) -> dict[str, Any]:
         if step.workspace_offset is not None:
             out["workspace_offset"] = step.workspace_offset
         return out
+    if isinstance(step, Home):
+        return {"do": "home", "tensor": step.tensor, "offset": step.offset}
     if isinstance(step, PageOut):
         return {"do": "page_out", "tensor": step.tensor}
     if isinstance(step, PageIn):

@@ -1,0 +1,1 @@
+"""Other ways to schedule the same Problem, for comparison."""

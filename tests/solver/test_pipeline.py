@@ -1,0 +1,109 @@
+"""solve(): techniques, progress, interruption, determinism, and errors that say what does not fit."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from poet_solver.baselines.keep import keep_everything_peak
+from poet_solver.cpsat import Interrupt
+from poet_solver.errors import InfeasibleError
+from poet_solver.pipeline import Progress, solve
+from poet_solver.problem import Mode, Op, PageCost, Place, Problem, Tensor
+from poet_solver.schedule import Status
+
+
+def training(layers: int, page_energy: float = 3.0) -> Problem:
+    """A plain training chain: activations, gradients, and a parameter a layer updated in place (homes in RAM)."""
+    tensors: list[Tensor] = []
+    ops: list[Op] = []
+
+    def tensor(name: str, size: int, **kwargs: object) -> int:
+        page = PageCost(0.5, page_energy)
+        tensors.append(Tensor(name, size, page, page, **kwargs))  # type: ignore[arg-type]
+        return len(tensors) - 1
+
+    weights = [tensor(f"w{i}", 8, start=Place.RAM, home_offset=8 * i) for i in range(layers)]
+    acts = [tensor("x", 64)]
+    ops.append(Op("input", (acts[0],), (Mode(1.0, 1.0),)))
+    for i in range(layers):
+        acts.append(tensor(f"a{i}", 64 >> (i // 3)))
+        reads = (acts[i], weights[i])
+        ops.append(Op(f"f{i}", (acts[-1],), (Mode(1.0, 1.0 + i % 3, reads, workspace_bytes=4),)))
+    gradient = acts[-1]
+    for i in reversed(range(layers)):
+        below = tensor(f"g{i}", tensors[acts[i]].size_bytes)
+        ops.append(
+            Op(
+                f"b{i}",
+                (below,),
+                (Mode(1.0, 2.0, tuple({gradient, acts[i + 1], weights[i]})),),
+                backward=True,
+            )
+        )
+        new = tensor(f"w{i}'", 8, end=Place.RAM, home_offset=8 * i)
+        mode = Mode(1.0, 1.0, tuple({gradient, acts[i], weights[i]}), in_place=((weights[i], new),))
+        ops.append(Op(f"u{i}", (new,), (mode,), repeatable=False, backward=True))
+        gradient = below
+    return Problem("training", tuple(tensors), tuple(ops))
+
+
+def squeezed(problem: Problem, share: float) -> Problem:
+    return replace(problem, ram_bytes=int(share * keep_everything_peak(problem)) // 4 * 4, alignment_bytes=4)
+
+
+def test_a_cnn_sized_training_problem_is_proven_optimal_in_seconds() -> None:
+    problem = squeezed(training(14), 0.55)
+    schedule = solve(problem, time_limit_s=30)
+    assert schedule.status is Status.OPTIMAL and schedule.gap <= 1e-4
+    assert schedule.solve_s < 25
+    assert schedule.arena_bytes <= (problem.ram_bytes or 0)
+
+
+def test_techniques_are_ordered_by_freedom() -> None:
+    problem = squeezed(training(6), 0.85)
+    both = solve(problem, time_limit_s=10)
+    page = solve(problem, time_limit_s=10, technique="page")
+    remat = solve(problem, time_limit_s=10, technique="remat")
+    assert both.energy_j <= min(page.energy_j, remat.energy_j) * (1 + 1e-6)
+    assert page.energy.recompute == 0 and remat.energy.page_out == 0
+    with pytest.raises(InfeasibleError, match="technique 'keep'"):
+        solve(problem, time_limit_s=5, technique="keep")
+    keep = solve(squeezed(training(6), 1.0), technique="keep")
+    assert keep.energy.recompute == keep.energy.page_in == 0 and keep.peak_bytes == keep_everything_peak(problem)
+
+
+def test_same_seed_same_schedule() -> None:
+    problem = squeezed(training(5), 0.6)
+    assert solve(problem, seed=3).digest() == solve(problem, seed=3).digest()
+
+
+def test_progress_moves_one_way_within_a_phase() -> None:
+    seen: list[Progress] = []
+    solve(squeezed(training(8), 0.6), time_limit_s=10, progress=seen.append)
+    assert seen and seen[-1].gap < 1e-3
+    energies = [p.energy_j for p in seen]
+    assert energies == sorted(energies, reverse=True)
+    for a, b in itertools.pairwise(seen):
+        assert a.phase != b.phase or a.bound_j <= b.bound_j
+
+
+def test_interrupt_returns_the_best_so_far() -> None:
+    interrupt = Interrupt()
+
+    def stop_at_first(progress: Progress) -> None:
+        if progress.energy_j < float("inf"):
+            interrupt.set()
+
+    schedule = solve(squeezed(training(14), 0.55), time_limit_s=60, progress=stop_at_first, interrupt=interrupt)
+    assert schedule.solve_s < 20
+
+
+def test_infeasible_names_the_op_and_the_bytes() -> None:
+    problem = replace(training(4), ram_bytes=100)
+    with pytest.raises(InfeasibleError, match=r"op b2 alone needs \d+ bytes, the RAM budget is 100 bytes") as caught:
+        solve(problem)
+    assert caught.value.op_name == "b2" and caught.value.budget_bytes == 100 < caught.value.needed_bytes
+    with pytest.raises(InfeasibleError, match="deadline"):
+        solve(replace(squeezed(training(4), 0.7), deadline_s=1.0))
