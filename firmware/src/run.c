@@ -11,7 +11,7 @@
 #include "poet/params.h"
 
 static struct {
-    bool params_good; /* false before they are initialised and after a step that stopped half way */
+    bool params_good; /* false before they are initialised and after a run that stopped half way */
     bool input_written;
     bool label_written;
     uint32_t steps_done;
@@ -20,8 +20,7 @@ static struct {
 
     uint16_t seq;
     uint64_t command_ticks; /* when the running command began */
-    bool training;
-    uint32_t mark_index; /* the schedule step that runs, and since when */
+    uint32_t mark_index;    /* the schedule step that runs, and since when */
     uint64_t mark_ticks;
 } state;
 
@@ -59,7 +58,7 @@ void poet_run_label_written(void)
 
 static void end_mark(uint64_t now)
 {
-    if (!state.training || state.mark_index >= poet_model.schedule_steps) {
+    if (state.mark_index >= poet_model.schedule_steps) {
         return;
     }
     const uint64_t ticks = now - state.mark_ticks;
@@ -69,7 +68,7 @@ static void end_mark(uint64_t now)
 void poet_mark(uint32_t index)
 {
     end_mark(poet_hal_ticks());
-    poet_run_alive(index, state.training ? poet_model.schedule_steps : 0u);
+    poet_run_alive(index, poet_model.schedule_steps);
     state.mark_index = index;
     /* Read again: a heartbeat on a slow line must not count as work of the schedule step. */
     state.mark_ticks = poet_hal_ticks();
@@ -81,9 +80,8 @@ void poet_count_recompute(void)
 }
 
 /* Run poet_step() or poet_infer() between two edges of the marker pin. */
-static poet_status_t run_marked(poet_status_t (*function)(void), bool training, uint64_t *ticks)
+static poet_status_t run_marked(poet_status_t (*function)(void), uint64_t *ticks)
 {
-    state.training = training;
     state.mark_index = UINT32_MAX;
     const uint64_t began = poet_hal_ticks();
     poet_hal_marker(true);
@@ -92,6 +90,9 @@ static poet_status_t run_marked(poet_status_t (*function)(void), bool training, 
     const uint64_t ended = poet_hal_ticks();
     end_mark(ended);
     *ticks = ended - began;
+    /* The schedule may have had a parameter paged out, and something else in its place. */
+    state.params_good = status == POET_OK;
+    poet_params_changed();
     return status;
 }
 
@@ -121,16 +122,12 @@ poet_status_t poet_run_train(float learning_rate, uint64_t *ticks)
     const poet_page_counts_t pages_before = poet_page_counts();
     state.recomputes = 0;
     *poet_model.learning_rate = learning_rate;
-    poet_params_changed();
-    const poet_status_t status = run_marked(poet_step, true, ticks);
+    const poet_status_t status = run_marked(poet_step, ticks);
     const poet_page_counts_t pages = poet_page_counts();
     state.last_step.page_outs = pages.outs - pages_before.outs;
     state.last_step.page_ins = pages.ins - pages_before.ins;
     state.last_step.recomputes = state.recomputes;
-    if (status != POET_OK) {
-        state.params_good = false;
-        return status;
-    }
+    POET_TRY(status);
     state.steps_done++;
     return poet_bytes_is_finite(*poet_model.loss) ? POET_OK : POET_ERR_NOT_FINITE;
 }
@@ -140,7 +137,7 @@ poet_status_t poet_run_infer(uint64_t *ticks)
     if (!state.params_good || !state.input_written) {
         return POET_ERR_NOT_READY;
     }
-    return run_marked(poet_infer, false, ticks);
+    return run_marked(poet_infer, ticks);
 }
 
 poet_status_t poet_run_checkpoint(uint32_t *sequence)

@@ -50,7 +50,7 @@ def test_hello(client: Client) -> None:
     payload = client.do(HELLO)
     fields = struct.unpack("<16s16s9I32s16s16s24s", payload)
     assert fields[0] == bytes(range(1, 17)) and fields[1] == bytes(range(16, 0, -1))
-    assert fields[2:11] == (512, 4096, 32, 8, 16, 3, 6, 0, 10_000_000)
+    assert fields[2:11] == (512, 4096, 32, 8, 16, 3, 7, 0, 10_000_000)
     names = [text.rstrip(b"\0").decode() for text in fields[11:]]
     assert names == ["fake_board", "0.0.0-test", "host", "host file"]
 
@@ -80,13 +80,15 @@ def test_inference_changes_nothing_that_is_reported_of_training(client: Client) 
 def test_profile_covers_the_step(client: Client) -> None:
     client.write_sample(1.0, 30.0)
     _, _, total = client.train()
-    first, count, *ticks = struct.unpack("<8I", client.do(PROFILE, struct.pack("<I", 0)))
-    assert (first, count) == (0, 6)
+    client.do(INFER)
+    first, count, *ticks, infer_ticks = struct.unpack("<9I", client.do(PROFILE, struct.pack("<I", 0)))
+    assert (first, count) == (0, 7)
     assert ticks[1] >= 300_000
     assert sum(ticks) <= total
-    assert struct.unpack("<4I", client.do(PROFILE, struct.pack("<I", 4))) == (4, 2, *ticks[4:])
-    assert client.do(PROFILE, struct.pack("<I", 6)) == struct.pack("<II", 6, 0)
-    assert client.ask(PROFILE, struct.pack("<I", 7)).status == ERR_RANGE
+    assert infer_ticks > 0
+    assert struct.unpack("<4I", client.do(PROFILE, struct.pack("<I", 5))) == (5, 2, ticks[5], infer_ticks)
+    assert client.do(PROFILE, struct.pack("<I", 7)) == struct.pack("<II", 7, 0)
+    assert client.ask(PROFILE, struct.pack("<I", 8)).status == ERR_RANGE
 
 
 @pytest.mark.parametrize("index", [BIAS, WEIGHT])
@@ -299,7 +301,7 @@ def test_heartbeats_on_a_long_step(client: Client) -> None:
     client.train()
     assert {(h.seq, h.status) for h in client.heartbeats} == {(client.seq, 0)}
     index, total, ticks = struct.unpack("<IIQ", client.heartbeats[0].payload)
-    assert (index, total) == (2, 6) and ticks >= 4_000_000
+    assert (index, total) == (2, 7) and ticks >= 4_000_000
 
 
 def test_requests_that_come_during_a_step_are_answered_after_it(client: Client) -> None:

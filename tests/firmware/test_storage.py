@@ -52,8 +52,9 @@ def restore(client: Client) -> tuple[int, int]:
     return sequence, steps_done
 
 
+@pytest.mark.parametrize("run", [TRAIN, INFER])
 @pytest.mark.parametrize("address", [0, 5, 1199, 1200, 1203, 1204, 1207])
-def test_a_flipped_bit_of_a_page_stops_the_step(boot_host: Boot, address: int) -> None:
+def test_a_flipped_bit_of_a_page_stops_the_run(boot_host: Boot, address: int, run: int) -> None:
     device = boot_host()
     client = device.connect()
     client.write_sample(1.0)
@@ -62,12 +63,12 @@ def test_a_flipped_bit_of_a_page_stops_the_step(boot_host: Boot, address: int) -
     good = client.params()
 
     flip_bit(device.storage, address)
-    assert client.ask(TRAIN, LEARNING_RATE).status == ERR_CORRUPT
+    assert client.ask(run, LEARNING_RATE if run == TRAIN else b"").status == ERR_CORRUPT
     status = client.status()
     assert (status.storage_errors, status.last_error, status.steps_done) == (1, ERR_CORRUPT, 1)
     assert client.ask(READ_PARAM, struct.pack("<3I", WEIGHT, 600, 4)).status == ERR_CORRUPT
 
-    # Half a step may have moved weights: nothing builds on them, and nothing commits them.
+    # Half a run may have moved weights: nothing builds on them, and nothing commits them.
     for command, payload in ((TRAIN, LEARNING_RATE), (INFER, b""), (CHECKPOINT, b"")):
         assert client.ask(command, payload).status == ERR_NOT_READY
     assert restore(client) == (1, 1)

@@ -53,9 +53,7 @@ def test_compiles_without_a_warning(tmp_path: Path, options: list[str]) -> None:
         ("_poet_flash_bytes=8192", "`FLASH' overflowed"),
     ],
 )
-def test_what_does_not_fit_does_not_link(
-    target_objects: list[Path], tmp_path: Path, symbol: str, region: str
-) -> None:
+def test_what_does_not_fit_does_not_link(target_objects: list[Path], tmp_path: Path, symbol: str, region: str) -> None:
     built = link_target(target_objects, tmp_path / "firmware.elf", symbol)
     assert built.returncode != 0 and region in built.stderr
 

@@ -56,7 +56,7 @@ typedef struct {
     const poet_param_t *params;
     uint32_t param_count;
 
-    /* poet_step() calls poet_mark(0 .. schedule_steps - 1); ticks of each are left here. */
+    /* Steps of poet_step() and, numbered behind them, of poet_infer(); the ticks of each are left here. */
     uint32_t *profile_ticks;
     uint32_t schedule_steps;
 
@@ -71,7 +71,10 @@ extern const poet_model_t poet_model;
  */
 poet_status_t poet_step(void);
 
-/* Run the model forward on the sample in `input`; the result is in `output`. Parameters do not change. */
+/*
+ * Run the model forward on the sample in `input`; the result is in `output`. Parameters do not change, but on
+ * an error they are not to be trusted: one may have been paged out.
+ */
 poet_status_t poet_infer(void);
 
 /*

@@ -35,9 +35,9 @@
 
 typedef enum {
     /* {} -> {u8 model_digest[16], u8 schedule_digest[16], u32 payload_max, u32 arena_bytes, u32 input_bytes,
-     *        u32 label_bytes, u32 output_bytes, u32 param_count, u32 schedule_steps, u32 steps_done, u32
-     * tick_hz, char board[32], char tool_version[16], char port[16], char storage[24]} Strings are padded
-     * with NUL, and cut where they are too long (then without NUL). */
+     *        u32 label_bytes, u32 output_bytes, u32 param_count, u32 schedule_steps, u32 steps_done,
+     *        u32 tick_hz, char board[32], char tool_version[16], char port[16], char storage[24]}
+     * Strings are padded with NUL, and cut where they are too long (then without NUL). */
     POET_CMD_HELLO = 0x01,
 
     /* {u32 offset, bytes} -> {}. POET_ERR_RANGE outside the buffer. */
@@ -48,44 +48,47 @@ typedef enum {
 
     /* {f32 learning_rate} -> {f32 loss, u32 steps_done, u64 ticks}
      * POET_ERR_RANGE: the learning rate is not finite. POET_ERR_NOT_READY: input or label was never written,
-     * or the parameters are not to be trusted since a step failed (RESTORE or RESET). POET_ERR_LABEL: nothing
+     * or the parameters are not to be trusted since a run failed (RESTORE or RESET). POET_ERR_LABEL: nothing
      * ran. POET_ERR_NOT_FINITE: the step ran, counts in steps_done and moved the weights, but its loss is NaN
      * or infinite. Other errors: the step stopped half way, does not count, and the parameters are not to be
      * trusted. */
     POET_CMD_TRAIN = 0x04,
 
-    /* {} -> {u64 ticks}. POET_ERR_NOT_READY as for TRAIN. */
+    /* {} -> {u64 ticks}
+     * POET_ERR_NOT_READY as for TRAIN. Other errors: the parameters are not to be trusted. */
     POET_CMD_INFER = 0x05,
 
     /* {u32 offset, u32 length} -> {bytes} */
     POET_CMD_READ_OUTPUT = 0x06,
 
-    /* {u32 index, u32 offset, u32 length} -> {bytes}. POET_ERR_CORRUPT: its page on storage has a wrong CRC.
-     */
+    /* {u32 index, u32 offset, u32 length} -> {bytes}
+     * POET_ERR_CORRUPT: its page on storage has a wrong CRC. */
     POET_CMD_READ_PARAM = 0x07,
 
-    /* {u32 index, u32 offset, bytes} -> {}. POET_ERR_RANGE also for a parameter in ROM. Writing part of a
-     * page that is corrupt leaves it corrupt; writing all of it in one frame repairs it. */
+    /* {u32 index, u32 offset, bytes} -> {}
+     * POET_ERR_RANGE also for a parameter in ROM. Writing part of a page that is corrupt leaves it corrupt;
+     * writing all of it in one frame repairs it. */
     POET_CMD_WRITE_PARAM = 0x08,
 
-    /* {} -> {u32 steps_done, u32 page_outs, u32 page_ins, u32 recomputes, u32 storage_errors, u32
-     * frames_dropped, u32 arena_high_water_bytes, u32 stack_high_water_bytes, u32 stack_bytes, i32
-     * last_error} page_outs, page_ins and recomputes: of the last training step. storage_errors: requests
-     * (and the boot) that failed with POET_ERR_STORAGE, _STORAGE_FULL or _CORRUPT. frames_dropped: see above,
-     * and one for every overrun of the receiver. The stack figures are 0 on a port that cannot tell.
-     * last_error: the last status that was not POET_OK, the boot's included; 0 when there was none. */
+    /* {} -> {u32 steps_done, u32 page_outs, u32 page_ins, u32 recomputes, u32 storage_errors,
+     *        u32 frames_dropped, u32 arena_high_water_bytes, u32 stack_high_water_bytes, u32 stack_bytes,
+     *        i32 last_error}
+     * page_outs, page_ins and recomputes: of the last training step. storage_errors: requests (and the boot)
+     * that failed with POET_ERR_STORAGE, _STORAGE_FULL or _CORRUPT. frames_dropped: see above, and one for
+     * every overrun of the receiver. The stack figures are 0 on a port that cannot tell. last_error: the last
+     * status that was not POET_OK, the boot's included; 0 when there was none. */
     POET_CMD_STATUS = 0x09,
 
     /* {u32 first} -> {u32 first, u32 count, u32 ticks[count]}
-     * Ticks of each schedule step in the last training step, from `first` on, as many as fit; saturated at
-     * 2^32-1. */
+     * Ticks of each schedule step when it last ran, from `first` on, as many as fit; saturated at 2^32-1. The
+     * steps of an inference are numbered behind those of a training step. */
     POET_CMD_PROFILE = 0x0A,
 
     /* {} -> {u32 sequence}. Commits parameters and steps_done. POET_ERR_NOT_READY as for TRAIN. */
     POET_CMD_CHECKPOINT = 0x0B,
 
-    /* {} -> {u32 sequence, u32 steps_done}. POET_ERR_NO_CHECKPOINT: none, or none of this model that is
-       intact. */
+    /* {} -> {u32 sequence, u32 steps_done}
+     * POET_ERR_NO_CHECKPOINT: there is none, or none of this model that is intact. */
     POET_CMD_RESTORE = 0x0C,
 
     /* {} -> {}, then the device resets: parameters are initial, steps_done is 0, checkpoints stay. */
@@ -93,7 +96,7 @@ typedef enum {
 
     /* Device to host, unasked, while a command runs; seq is the command's.
      * {u32 step_index, u32 steps_total, u64 ticks since the command began}
-     * TRAIN counts schedule steps, CHECKPOINT and RESTORE slots or parameters; steps_total is 0 for INFER. */
+     * TRAIN and INFER count schedule steps, CHECKPOINT and RESTORE slots or parameters. */
     POET_HEARTBEAT = 0x7E,
 } poet_message_t;
 
