@@ -1,5 +1,6 @@
 #include "poet/paint.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -21,7 +22,7 @@ static void paint_words(uint8_t *at, uint32_t size_bytes)
     }
 }
 
-static int is_paint(const uint8_t *at)
+static bool is_paint(const uint8_t *at)
 {
     uint32_t word;
     memcpy(&word, at, WORD_BYTES);

@@ -4,6 +4,7 @@
 /*
  * Little-endian fields at any alignment, for the wire and for storage.
  */
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -51,13 +52,13 @@ static inline float poet_bytes_get_f32(const uint8_t *at)
 }
 
 /* Whether [offset, offset + length) lies in an object of size_bytes; no overflow. */
-static inline int poet_bytes_in_range(uint32_t offset, uint32_t length, uint32_t size_bytes)
+static inline bool poet_bytes_in_range(uint32_t offset, uint32_t length, uint32_t size_bytes)
 {
     return length <= size_bytes && offset <= size_bytes - length;
 }
 
 /* Not NaN and not infinite, without libm and without float comparisons. */
-static inline int poet_bytes_is_finite(float value)
+static inline bool poet_bytes_is_finite(float value)
 {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);

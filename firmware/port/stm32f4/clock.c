@@ -1,5 +1,7 @@
 #include "clock.h"
 
+#include <stdbool.h>
+
 #include "config.h"
 #include "registers.h"
 
@@ -9,19 +11,20 @@
 #define PLL_INPUT_HZ 2000000u /* the rate with the least jitter, RM0090 7.3.2 */
 #define PLL_P 2u
 #define PLL_Q 7u
-#define HSE_TRIES \
-    200000u /* some tens of ms on the 16 MHz that the core starts with; crystals need about 2 ms */
 
-static int start_crystal(void)
+/* About 100 ms on the 16 MHz that the core starts with; crystals need about 2 ms. */
+#define HSE_TRIES 200000u
+
+static bool start_crystal(void)
 {
     RCC_CR |= RCC_CR_HSEON;
     for (uint32_t i = 0; i < HSE_TRIES; i++) {
         if (RCC_CR & RCC_CR_HSERDY) {
-            return 1;
+            return true;
         }
     }
     RCC_CR &= ~RCC_CR_HSEON;
-    return 0;
+    return false;
 }
 
 void poet_clock_init(void)
