@@ -59,9 +59,7 @@ def build_training_graph(forward: Graph, trainable: frozenset[str]) -> Graph:
     """
     unknown = trainable - {p.name for p in forward.params()}
     if unknown:
-        raise ModelError(
-            f"There is no parameter {min(unknown)!r} to train. See `poet plan --help` on --train."
-        )
+        raise ModelError(f"There is no parameter {min(unknown)!r} to train. See `poet plan --help` on --train.")
     builder = GraphBuilder(forward.name, forward)
     logits = forward.outputs[0]
     dlogits = _add_loss(builder, logits)

@@ -45,7 +45,12 @@ def write_project(plan: Plan, target: Path) -> None:
 
 def build(plan: Plan, folder: BuildFolder, progress: Progress | None = None) -> Sizes:
     """Emit the project and build both firmwares. Raises ToolError; a failed build leaves no firmware behind."""
-    for stale in (folder.project / "firmware.elf", folder.project / "host" / "firmware", folder.sizes, folder.run):
+    for stale in (
+        folder.project / "firmware.elf",
+        folder.project / "host" / "firmware",
+        folder.sizes,
+        folder.run,
+    ):
         remove(stale)
     write_project(plan, folder.project)
     result = build_firmware(folder.project, plan.board, progress)

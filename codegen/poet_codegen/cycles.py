@@ -48,7 +48,5 @@ def cycle_table(core: str) -> CycleTable:
     path = folder / f"{core}.toml"
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
-        raise BoardError(
-            f"There are no kernel timings for the core '{core}'; there are for {known}. Use such a board."
-        )
+        raise BoardError(f"There are no kernel timings for the core '{core}'; there are for {known}. Use such a board.")
     return TypeAdapter(CycleTable).validate_python(tomllib.loads(path.read_text(encoding="utf-8")))

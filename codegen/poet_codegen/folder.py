@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +106,8 @@ class BuildFolder:
         """`path`, or FolderError that names the command that makes it."""
         if not path.exists():
             raise FolderError(
-                f"{self.path} has no {path.relative_to(self.path)}. Run `{command}` first, or name another folder with --dir."
+                f"{self.path} has no {path.relative_to(self.path)}. Run `{command}` first, or name another folder "
+                "with --dir."
             )
         return path
 
@@ -127,7 +127,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_bytes(data.encode() if isinstance(data, str) else data)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def sync_tree(files: dict[str, bytes], target: Path) -> None:

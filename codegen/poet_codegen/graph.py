@@ -1,7 +1,8 @@
 """The graph: what an ONNX model becomes, before and after autodiff (DESIGN §2, §3).
 
-A graph is a list of nodes in topological order over named tensors. Every value is assigned once; an update makes a new
-tensor that replaces its parameter (`Tensor.updates`). Passes take a graph and return a new one; `verify` runs after each.
+A graph is a list of nodes in topological order over named tensors. Every value is assigned once; an update makes a
+new tensor that replaces its parameter (`Tensor.updates`). Passes take a graph and return a new one; `verify` runs
+after each.
 """
 
 from __future__ import annotations
@@ -251,11 +252,7 @@ def verify(graph: Graph) -> None:
     """
     from poet_codegen.ops import registry
 
-    ready = {
-        t.name
-        for t in graph.tensors.values()
-        if t.kind not in (Kind.VALUE, Kind.UPDATED, Kind.LOSS, Kind.OUTPUT)
-    }
+    ready = {t.name for t in graph.tensors.values() if t.kind not in (Kind.VALUE, Kind.UPDATED, Kind.LOSS, Kind.OUTPUT)}
     replaced: dict[str, str] = {}
     for node in graph.nodes:
         where = f"graph {graph.name!r}, node {node.label!r} ({node.op})"

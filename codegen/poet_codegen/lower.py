@@ -1,4 +1,4 @@
-"""Graph + board -> Problem: which tensors share bytes, where each may live, and what every op and page costs (DESIGN §4).
+"""Graph + board -> Problem: which tensors share bytes, where each may live, what every op and page costs (DESIGN §4).
 
 Static buffers (input, label, output, loss, learning rate) and frozen parameters in flash are outside the arena, so the
 problem does not know them.
@@ -13,6 +13,8 @@ from enum import StrEnum
 from poet_solver.problem import Mode, Place, Problem
 from poet_solver.problem import Op as ProblemOp
 from poet_solver.problem import Tensor as ProblemTensor
+from poet_solver.schedule import Home as HomeStep
+from poet_solver.schedule import Schedule
 
 from poet_codegen.board import Board
 from poet_codegen.cycles import cycle_table
@@ -45,8 +47,16 @@ class Lowered:
     """Root tensor in the arena -> tensor of the problem."""
     home: Mapping[str, Home]
     """Trainable parameter -> where it lives."""
-    home_offset: Mapping[str, int]
-    """Parameter with its home in RAM -> arena offset."""
+
+    def ram_homes(self, schedule: Schedule) -> dict[str, int]:
+        """Parameter with its home in RAM -> the arena offset where `schedule` has it between steps."""
+        names = {position: name for name, position in self.index.items()}
+        fixed = {
+            names[v]: tensor.home_offset
+            for v, tensor in enumerate(self.problem.tensors)
+            if tensor.start is Place.RAM and tensor.home_offset is not None
+        }
+        return fixed | {names[step.tensor]: step.offset for step in schedule.steps if isinstance(step, HomeStep)}
 
 
 def view_roots(graph: Graph) -> dict[str, str]:
@@ -77,13 +87,15 @@ def lower(
     *,
     learned: frozenset[str],
     home: Home = Home.RAM,
+    ram_homes: Mapping[str, int] | None = None,
     ram_bytes: int | None,
     deadline_factor: float | None,
 ) -> Lowered:
     """Build the scheduling problem of a graph on a board.
 
     `learned` names the parameters that training updates: they live at `home`, all others in flash. An inference graph
-    has no updates, yet its parameters are where training left them. `deadline_factor` bounds the time to so many times
+    has no updates, yet its parameters are where training left them: `ram_homes` says where (None: the solver chooses).
+    `deadline_factor` bounds the time to so many times
     the compute time of one pass.
     """
     root = view_roots(graph)
@@ -91,9 +103,8 @@ def lower(
     arena = [t for t in graph.tensors.values() if root[t.name] == t.name and _in_arena(t, outside, learned)]
     index = {tensor.name: i for i, tensor in enumerate(arena)}
     homes = {p.name: home for p in graph.params() if p.name in learned}
-    offsets = _stack(graph, homes)
     updated = graph.learned()
-    tensors = tuple(_tensor(t, t.name in updated, board, homes, offsets, index) for t in arena)
+    tensors = tuple(_tensor(t, t.name in updated, board, homes, ram_homes or {}, index) for t in arena)
     nodes = tuple(node for node in graph.nodes if not registry.get(node.op).is_view)
     ops = tuple(_op(node, graph, board, root, index) for node in nodes)
     compute_s = sum(op.modes[0].time_s for op in ops)
@@ -105,7 +116,7 @@ def lower(
         deadline_s=None if deadline_factor is None else deadline_factor * compute_s,
         alignment_bytes=ALIGNMENT_BYTES,
     )
-    return Lowered(problem, nodes, root, index, homes, offsets)
+    return Lowered(problem, nodes, root, index, homes)
 
 
 def _in_arena(tensor: Tensor, outside: Mapping[str, Kind], learned: frozenset[str]) -> bool:
@@ -114,37 +125,26 @@ def _in_arena(tensor: Tensor, outside: Mapping[str, Kind], learned: frozenset[st
     return tensor.kind is not Kind.PARAM or tensor.name in learned
 
 
-def _stack(graph: Graph, homes: Mapping[str, Home]) -> dict[str, int]:
-    offsets: dict[str, int] = {}
-    top = 0
-    for param in graph.params():
-        if homes.get(param.name) is Home.RAM:
-            offsets[param.name] = top
-            top += param.size_bytes
-    return offsets
-
-
 def _tensor(
     tensor: Tensor,
     is_updated: bool,
     board: Board,
     homes: Mapping[str, Home],
-    offsets: Mapping[str, int],
+    ram_homes: Mapping[str, int],
     index: Mapping[str, int],
 ) -> ProblemTensor:
     page_bytes = tensor.size_bytes + PAGE_TRAILER_BYTES
     start = end = Place.NONE
-    home_of = None
-    offset = None
+    home_of = home_like = offset = None
     if tensor.kind is Kind.PARAM:
         start = Place(homes[tensor.name].value)
-        offset = offsets.get(tensor.name)
-        if not is_updated:
-            end = start
+        offset = ram_homes.get(tensor.name)
+        end = Place.NONE if is_updated else start
     elif tensor.updates is not None:
         end = Place(homes[tensor.updates].value)
-        offset = offsets.get(tensor.updates)
+        offset = ram_homes.get(tensor.updates)
         home_of = index[tensor.updates] if end is Place.STORAGE else None
+        home_like = index[tensor.updates] if end is Place.RAM and offset is None else None
     return ProblemTensor(
         name=tensor.name,
         size_bytes=tensor.size_bytes,
@@ -153,13 +153,12 @@ def _tensor(
         start=start,
         end=end,
         home_offset=offset,
+        home_like=home_like,
         home_of=home_of,
     )
 
 
-def _op(
-    node: Node, graph: Graph, board: Board, root: Mapping[str, str], index: Mapping[str, int]
-) -> ProblemOp:
+def _op(node: Node, graph: Graph, board: Board, root: Mapping[str, str], index: Mapping[str, int]) -> ProblemOp:
     rule = registry.get(node.op)
     cycles = cycle_table(board.cpu.core).cycles(rule.work(graph, node))
     resident = tuple(dict.fromkeys(index[root[name]] for name in node.inputs if root[name] in index))

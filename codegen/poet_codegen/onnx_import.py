@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, checker, helper, numpy_helper
 
 from poet_codegen.errors import ModelError
-from poet_codegen.graph import Array, AttrValue, GraphBuilder, Kind, Node, Role, Tensor
+from poet_codegen.graph import Array, AttrValue, Graph, GraphBuilder, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
 
 
@@ -59,9 +59,7 @@ class Importer:
         onnx_name = node.inputs[position]
         if onnx_name not in self._names:
             if onnx_name not in self.constants:
-                raise node.refuse(
-                    f"input {onnx_name!r} is not computed by any node before it", "Check the model."
-                )
+                raise node.refuse(f"input {onnx_name!r} is not computed by any node before it", "Check the model.")
             self._parameter(node, onnx_name)
         return self.builder.tensors[self._names[onnx_name]]
 
@@ -90,9 +88,7 @@ class Importer:
         draft = Node(op, tuple(t.name for t in inputs), (), node.label, Role.FORWARD, attrs)
         (shape,) = registry.get(op).shapes(tuple(inputs), draft)
         if any(size < 1 for size in shape):
-            raise node.refuse(
-                f"its output would have shape {list(shape)}", "Check kernel, stride and padding."
-            )
+            raise node.refuse(f"its output would have shape {list(shape)}", "Check kernel, stride and padding.")
         output = self.bind(node.outputs[0], Tensor(node.outputs[0], shape))
         self.builder.node(Node(op, draft.inputs, (output,), node.label, Role.FORWARD, attrs))
 
@@ -139,9 +135,7 @@ def import_onnx(proto: onnx.ModelProto) -> Model:
     inputs = [value for value in graph.input if value.name not in constants]
     if len(inputs) != 1:
         names = ", ".join(repr(value.name) for value in inputs) or "none"
-        raise ModelError(
-            f"The model must have exactly one input, but has {len(inputs)} ({names}). Export it with one."
-        )
+        raise ModelError(f"The model must have exactly one input, but has {len(inputs)} ({names}). Export it with one.")
     shape = _static_shape(inputs[0])
     importer.bind(inputs[0].name, Tensor(inputs[0].name, shape, kind=Kind.INPUT))
     for node in compute:
@@ -161,9 +155,7 @@ def _node(index: int, node: onnx.NodeProto) -> ImportedNode:
     inputs = list(node.input)
     while inputs and not inputs[-1]:
         inputs.pop()
-    return ImportedNode(
-        node.op_type, node.name or f"{node.op_type}_{index}", tuple(inputs), tuple(node.output), attrs
-    )
+    return ImportedNode(node.op_type, node.name or f"{node.op_type}_{index}", tuple(inputs), tuple(node.output), attrs)
 
 
 def _constant(node: ImportedNode) -> np.ndarray[Any, Any]:
@@ -205,9 +197,10 @@ def _static_shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
         if dim.WhichOneof("value") != "dim_value" or dim.dim_value < 1:
             name = dim.dim_param or "unknown"
             raise ModelError(
-                f"Input {value.name!r} has a dynamic size at axis {axis} ({name}). A microcontroller needs fixed shapes: "
+                f"Input {value.name!r} has a dynamic size at axis {axis} ({name}). A board needs fixed shapes: "
                 "export with a fixed batch size (no dynamic_axes), or fix the axis with "
-                f"`python -m onnxruntime.tools.make_dynamic_shape_fixed --dim_param {name} --dim_value 1 in.onnx out.onnx`."
+                "`python -m onnxruntime.tools.make_dynamic_shape_fixed "
+                f"--dim_param {name} --dim_value 1 in.onnx out.onnx`."
             )
         shape.append(dim.dim_value)
     return tuple(shape)

@@ -1,15 +1,13 @@
-"""The pipeline from an ONNX file to a solved schedule: pure stages joined; only `save_plan` and `load_plan` touch files."""
+"""The pipeline from an ONNX file to a solved schedule; of it only `save_plan` and `load_plan` touch files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from poet_solver.errors import InfeasibleError
 from poet_solver.pipeline import Progress, solve
-from poet_solver.problem import read_problem
 from poet_solver.replay import replay
 from poet_solver.schedule import Schedule
 from poet_solver.schedule_io import read_schedule, schedule_to_json
@@ -94,7 +92,7 @@ def make_plan(
     board = load_board(request.board)
     model = import_onnx(read_model(model_path))
     train_graph, infer_graph = build_graphs(model, request.train)
-    train_low, infer_low = lower_both(request, board, train_graph, infer_graph)
+    train_low = lower_training(request, board, train_graph)
     schedule = solve(
         train_low.problem,
         time_limit_s=time_limit_s,
@@ -103,17 +101,8 @@ def make_plan(
         technique=request.technique,
         progress=progress,
     )
-    infer_low = with_ram(infer_low, schedule.arena_bytes)
-    try:
-        infer_schedule = solve(
-            infer_low.problem, time_limit_s=time_limit_s, threads=threads, seed=request.seed
-        )
-    except InfeasibleError:
-        # Packing around parameters at fixed places can need a little more than training's arena; the budget allows it.
-        infer_low = with_ram(infer_low, request.ram_bytes)
-        infer_schedule = solve(
-            infer_low.problem, time_limit_s=time_limit_s, threads=threads, seed=request.seed
-        )
+    infer_low = lower_inference(request, board, train_graph, infer_graph, train_low, schedule)
+    infer_schedule = solve(infer_low.problem, time_limit_s=time_limit_s, threads=threads, seed=request.seed)
     return Plan(
         request,
         board,
@@ -129,26 +118,31 @@ def build_graphs(model: Model, train: str) -> tuple[Graph, Graph]:
     return fuse_updates(build_training_graph(model.graph, trainable)), inference_graph(model.graph)
 
 
-def lower_both(request: Request, board: Board, train: Graph, infer: Graph) -> tuple[Lowered, Lowered]:
-    """The scheduling problems of both graphs; parameters have the same place in both."""
-    learned = train.learned()
-    train_low = lower(
+def lower_training(request: Request, board: Board, train: Graph) -> Lowered:
+    """The scheduling problem of a training step."""
+    return lower(
         train,
         board,
-        learned=learned,
+        learned=train.learned(),
         home=request.home,
         ram_bytes=request.ram_bytes,
         deadline_factor=request.deadline_factor,
     )
-    infer_low = lower(
-        infer, board, learned=learned, home=request.home, ram_bytes=request.ram_bytes, deadline_factor=None
+
+
+def lower_inference(
+    request: Request, board: Board, train: Graph, infer: Graph, train_low: Lowered, schedule: Schedule
+) -> Lowered:
+    """The scheduling problem of inference, with the parameters where the training schedule has them."""
+    return lower(
+        infer,
+        board,
+        learned=train.learned(),
+        home=request.home,
+        ram_homes=train_low.ram_homes(schedule),
+        ram_bytes=request.ram_bytes,
+        deadline_factor=None,
     )
-    return train_low, infer_low
-
-
-def with_ram(lowered: Lowered, ram_bytes: int) -> Lowered:
-    """The same problem with another budget."""
-    return replace(lowered, problem=replace(lowered.problem, ram_bytes=ram_bytes))
 
 
 def save_plan(plan: Plan, model_path: Path, folder: BuildFolder) -> None:
@@ -171,15 +165,12 @@ def load_plan(folder: BuildFolder) -> Plan:
     board = load_board(request.board)
     model = import_onnx(read_model(folder.need(folder.model, "poet plan")))
     train_graph, infer_graph = build_graphs(model, request.train)
-    train_low, infer_low = lower_both(request, board, train_graph, infer_graph)
-    infer_low = replace(infer_low, problem=read_problem(folder.need(folder.infer_problem, "poet plan")))
-    train = Pass(train_graph, train_low, _read(folder, folder.schedule, train_low))
+    train_low = lower_training(request, board, train_graph)
+    schedule = _read(folder, folder.schedule, train_low)
+    infer_low = lower_inference(request, board, train_graph, infer_graph, train_low, schedule)
+    infer_schedule = _read(folder, folder.infer_schedule, infer_low)
     return Plan(
-        request,
-        board,
-        model,
-        train,
-        Pass(infer_graph, infer_low, _read(folder, folder.infer_schedule, infer_low)),
+        request, board, model, Pass(train_graph, train_low, schedule), Pass(infer_graph, infer_low, infer_schedule)
     )
 
 

@@ -16,9 +16,7 @@ def select_trainable(graph: Graph, pattern: str) -> frozenset[str]:
     """
     names = [param.name for param in graph.params()]
     if not names:
-        raise ModelError(
-            "The model has no float32 parameters, so there is nothing to train. Export it with weights."
-        )
+        raise ModelError("The model has no float32 parameters, so there is nothing to train. Export it with weights.")
     if pattern == "all":
         return frozenset(names)
     if pattern == "bias":

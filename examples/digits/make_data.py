@@ -1,6 +1,6 @@
 """Write digits.npz: scikit-learn's 1,797 real 8x8 images of handwritten digits, split 1,437 to 360.
 
-    python examples/digits/make_data.py OUTPUT.npz
+python examples/digits/make_data.py OUTPUT.npz
 """
 
 from __future__ import annotations

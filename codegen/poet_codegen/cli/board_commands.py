@@ -21,7 +21,7 @@ def boards_command() -> None:
     """List the boards, what they have, and how they run."""
     table = Table(box=None, pad_edge=False)
     for name in ("Board", "Core", "RAM", "Flash", "Storage", "Runs"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name == "Board")
     for name in list_boards():
         board = load_board(name)
         table.add_row(

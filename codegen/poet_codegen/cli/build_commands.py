@@ -36,16 +36,20 @@ def plan_command(
     board: Annotated[str, typer.Option(help="Board name (see `poet boards`), or a path to your own .toml.")],
     ram: Annotated[str, typer.Option(help="RAM for tensors (the arena): bytes, 32K or 1M.")],
     deadline: Annotated[
-        float, typer.Option(help="Longest step, as a multiple of its pure compute time; paging counts. 0: none.")
+        float,
+        typer.Option(help="Longest step, as a multiple of its pure compute time; paging counts. 0: none."),
     ] = 2.0,
     train: Annotated[
-        str, typer.Option(help="What learns: all, last:N (layers), bias, or names with * and ?, comma separated.")
+        str,
+        typer.Option(help="What learns: all, last:N (layers), bias, or names with * and ?, comma separated."),
     ] = "all",
     params: Annotated[
-        Home, typer.Option(help="Where learning parameters live between steps: ram, or storage (paged each step).")
+        Home,
+        typer.Option(help="Where learning parameters live between steps: ram, or storage (paged each step)."),
     ] = Home.RAM,
     technique: Annotated[
-        Technique, typer.Option(help="What the schedule may do: both, page only, remat only, or keep everything.")
+        Technique,
+        typer.Option(help="What the schedule may do: both, page only, remat only, or keep everything."),
     ] = Technique.BOTH,
     out: Annotated[Path, typer.Option("--dir", "--out", help="Build folder to write.")] = Path("build"),
     time_limit: Annotated[float, typer.Option(help="Seconds to search at most; the best found is kept.")] = 60.0,
@@ -95,11 +99,24 @@ def _plan_facts(plan: Plan, keep: Schedule) -> list[tuple[str, str]]:
     else:
         quality = f"at most {schedule.gap:.2%} above the least energy, among {schedule.bound_family}"
     return [
-        ("Model", f"{escape(graph.name)}: {len(plan.train.lowered.nodes)} ops a step, {size(learned)} of parameters learn"),
+        (
+            "Model",
+            f"{escape(graph.name)}: {len(plan.train.lowered.nodes)} ops a step, {size(learned)} of parameters learn",
+        ),
         ("Board", escape(plan.board.title)),
-        ("Memory", f"{size(schedule.peak_bytes)} of {size(plan.request.ram_bytes)}; keeping everything takes {size(keep.peak_bytes)}"),
-        ("Schedule", f"{counts['recompute']} recomputations, {counts['page_out']} page-outs, {counts['page_in']} page-ins"),
-        ("Energy", f"{si(schedule.energy_j, 'J')} a step (modelled), {overhead:+.2%} over keeping everything"),
+        (
+            "Memory",
+            f"{size(schedule.peak_bytes)} of {size(plan.request.ram_bytes)}; "
+            f"keeping everything takes {size(keep.peak_bytes)}",
+        ),
+        (
+            "Schedule",
+            f"{counts['recompute']} recomputations, {counts['page_out']} page-outs, {counts['page_in']} page-ins",
+        ),
+        (
+            "Energy",
+            f"{si(schedule.energy_j, 'J')} a step (modelled), {overhead:+.2%} over keeping everything",
+        ),
         ("Time", f"{si(schedule.time_s, 's')} a step (modelled)"),
         ("Proof", escape(quality)),
     ]
@@ -119,8 +136,11 @@ def build_command(dir: Folder = Path("build")) -> None:
             [
                 ("Firmware", escape(str(folder.project / "firmware.elf"))),
                 ("Flash", f"{size(sizes.flash_bytes)} of {size(sizes.flash_total_bytes)}"),
-                ("RAM", f"arena {size(sizes.arena_bytes)}, other data {size(sizes.ram_static_bytes - sizes.arena_bytes)}, "
-                 f"stack {size(sizes.stack_bytes)}, free {size(free)}"),
+                (
+                    "RAM",
+                    f"arena {size(sizes.arena_bytes)}, other data {size(sizes.ram_static_bytes - sizes.arena_bytes)}, "
+                    f"stack {size(sizes.stack_bytes)}, free {size(free)}",
+                ),
                 ("Compiler", escape(sizes.compiler)),
                 ("Sources", f"{folder.project / 'src'} (an ordinary PlatformIO project)"),
             ]

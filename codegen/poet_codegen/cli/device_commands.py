@@ -55,7 +55,8 @@ def register(app: typer.Typer) -> None:
 def flash_command(
     dir: Folder = Path("build"),
     port: Annotated[
-        str, typer.Option(help="Serial port of the board: /dev/ttyACM0, COM3, rfc2217://host:port. Not for QEMU.")
+        str,
+        typer.Option(help="Serial port of the board: /dev/ttyACM0, COM3, rfc2217://host:port. Not for QEMU."),
     ] = "",
 ) -> None:
     """Put the firmware on the board; for an emulated board, start QEMU with it.
@@ -74,14 +75,21 @@ def flash_command(
         else:
             if not port:
                 raise TargetMissing(
-                    f"Board {build.manifest.board.id} needs its serial port: add --port, for example --port /dev/ttyACM0."
+                    f"Board {build.manifest.board.id} needs its serial port: add --port, for example "
+                    "--port /dev/ttyACM0."
                 )
-            upload_firmware(folder.project, load_board(folder.read_request().board), lambda line: status.update(escape(line)))
+            upload_firmware(
+                folder.project,
+                load_board(folder.read_request().board),
+                lambda line: status.update(escape(line)),
+            )
             running = launcher.remember_port(build, port)
     with _device(build) as device:
         hello = device.hello()
     screen = console()
-    screen.print(f"{escape(running.name)} answers: model {hello.model_digest.hex()[:12]}, {hello.steps_done} steps trained.")
+    screen.print(
+        f"{escape(running.name)} answers: model {hello.model_digest.hex()[:12]}, {hello.steps_done} steps trained."
+    )
     screen.print(next_step(f"poet train{dir_option(dir)} --data FILE.npz --epochs 3", "trains on it."))
 
 
@@ -97,7 +105,9 @@ def train_command(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 1,
     rate: Annotated[float, typer.Option("--lr", help="Learning rate of the first pass.")] = 0.01,
     schedule: Annotated[Schedule, typer.Option(help="Learning rate over the passes.")] = Schedule.HALVE,
-    shuffle: Annotated[int | None, typer.Option(help="Seed to shuffle each pass with. Default: the file's order.")] = None,
+    shuffle: Annotated[
+        int | None, typer.Option(help="Seed to shuffle each pass with. Default: the file's order.")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run that was interrupted.")] = False,
     dir: Folder = Path("build"),
 ) -> None:
@@ -153,10 +163,19 @@ def train_command(
         facts(
             [
                 ("Steps", f"{len(result.losses)} in {result.seconds:.1f} s on this machine"),
-                ("Loss", f"{result.losses[0]:.4f} at first, {float(np.mean(tail)):.4f} over the last {len(tail)} steps"),
-                ("Arena touched", f"{size(status.arena_high_water_bytes)}; the schedule's peak is {size(build.manifest.peak_bytes)}"),
+                (
+                    "Loss",
+                    f"{result.losses[0]:.4f} at first, {float(np.mean(tail)):.4f} over the last {len(tail)} steps",
+                ),
+                (
+                    "Arena touched",
+                    f"{size(status.arena_high_water_bytes)}; the schedule's peak is {size(build.manifest.peak_bytes)}",
+                ),
                 ("Stack touched", f"{size(status.stack_high_water_bytes)} of {size(status.stack_bytes)}"),
-                ("Each step", f"{status.recomputes} recomputations, {status.page_outs} page-outs, {status.page_ins} page-ins"),
+                (
+                    "Each step",
+                    f"{status.recomputes} recomputations, {status.page_outs} page-outs, {status.page_ins} page-ins",
+                ),
                 ("Trained model", escape(str(folder.run / "trained.onnx"))),
             ]
         )

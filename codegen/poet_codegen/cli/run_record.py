@@ -20,7 +20,6 @@ class RunRecord:
     learning_rate: float
     rate_schedule: Literal["constant", "halve_each_pass"]
     epochs: int
-    shuffle_seed: int | None
     first_step: int
     """Steps the device had trained before; 0 when it began with the model's own weights."""
     steps: int
@@ -42,6 +41,7 @@ class RunRecord:
     stack_bytes: int
     energy: dict[str, float | str]
     """Joules of one step by kind, and their source."""
+    shuffle_seed: int | None = None
     test_accuracy: float | None = None
     bit_identical: bool | None = None
     """After `poet verify`: losses and weights equal those of the host, with this schedule and keeping everything."""

@@ -82,7 +82,9 @@ def _train_on_host(plan: Plan, data: Dataset, record: RunRecord) -> tuple[Traini
         target.open()
         try:
             session = TrainingSession(DeviceClient(Link(target), build.manifest), root / "run")
-            train = TrainPlan(record.learning_rate, record.steps, record.epochs, record.rate_schedule, record.shuffle_seed)
+            train = TrainPlan(
+                record.learning_rate, record.steps, record.epochs, record.rate_schedule, record.shuffle_seed
+            )
             result = session.train(data, train)
         finally:
             target.close()

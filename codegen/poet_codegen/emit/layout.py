@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from poet_solver.problem import Place, Problem
 from poet_solver.schedule import Compute, PageIn, PageOut, Schedule
+from poet_solver.schedule import Home as HomeStep
 
 from poet_codegen.emit.names import c_names
 from poet_codegen.graph import Graph, Kind
@@ -105,7 +106,7 @@ def _instances(problem: Problem, schedule: Schedule) -> Iterable[tuple[int, int]
         if tensor.start is Place.RAM and tensor.home_offset is not None:
             yield v, tensor.home_offset
     for step in schedule.steps:
-        if isinstance(step, PageIn):
+        if isinstance(step, HomeStep | PageIn):
             yield step.tensor, step.offset
         elif isinstance(step, Compute):
             for v, offset in zip(problem.ops[step.op].outputs, step.offsets, strict=True):
@@ -120,18 +121,21 @@ def tensor_names(graph: Graph) -> dict[str, str]:
     return plain | updated
 
 
-def build_layout(graph: Graph, lowered: Lowered, schedules: Iterable[tuple[Lowered, Schedule]]) -> Layout:
-    """Place parameters and pages. `schedules` are those of all passes; scratch pages of different passes share bytes.
+def build_layout(graph: Graph, schedules: Sequence[tuple[Lowered, Schedule]]) -> Layout:
+    """Place parameters and pages. `schedules` are those of all passes, training first, which decides where parameters
+    are; scratch pages of different passes share bytes.
 
     Storage holds the parameters whose home it is first, then pages that only live within a pass.
     """
     names = tensor_names(graph)
+    lowered, train = schedules[0]
+    ram_homes = lowered.ram_homes(train)
     rows: list[ParamRow] = []
     pages: dict[str, Constant] = {}
     top = 0
     for index, param in enumerate(graph.params()):
         home = lowered.home.get(param.name)
-        at = lowered.home_offset.get(param.name, 0)
+        at = ram_homes.get(param.name, 0)
         if home is Home.STORAGE:
             at = top
             pages[param.name] = _page(names[param.name], at, param.size_bytes, param.name)
@@ -152,20 +156,15 @@ def build_layout(graph: Graph, lowered: Lowered, schedules: Iterable[tuple[Lower
     for low, schedule in schedules:
         at = top
         for name, tensor in sorted(low.index.items(), key=lambda item: item[1]):
-            paged = any(
-                isinstance(step, PageIn | PageOut) and step.tensor == tensor for step in schedule.steps
-            )
+            paged = any(isinstance(step, PageIn | PageOut) and step.tensor == tensor for step in schedule.steps)
             owner = graph.tensors[name].updates
-            if (
-                paged
-                and owner is not None
-                and owner in pages
-                and low.problem.tensors[tensor].end is Place.STORAGE
-            ):
+            if paged and owner is not None and owner in pages and low.problem.tensors[tensor].end is Place.STORAGE:
                 pages[name] = pages[owner]
             elif paged and name not in pages:
                 size = low.problem.tensors[tensor].size_bytes
-                pages[name] = _page(names[name], at, size, name)
+                # An updated parameter has its parameter's name in C, but a page of its own.
+                suffix = "_new" if owner is not None else ""
+                pages[name] = _page(names[name] + suffix, at, size, name)
                 at += size + PAGE_TRAILER_BYTES
         highest = max(highest, at)
     return Layout(tuple(rows), highest, pages)

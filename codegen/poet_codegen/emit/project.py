@@ -97,15 +97,12 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
     names = tensor_names(train.graph)
     layout = build_layout(
         train.graph,
-        train.lowered,
         [(train.lowered, train.schedule), (infer.lowered, infer.schedule)],
     )
     train_layout = PassLayout("AT", train.graph, train.lowered, train.schedule, names)
     infer_layout = PassLayout("INFER", infer.graph, infer.lowered, infer.schedule, names)
     steps = emit_steps(train.graph, train.lowered, train.schedule, train_layout, layout.pages, 0)
-    infer_steps = emit_steps(
-        infer.graph, infer.lowered, infer.schedule, infer_layout, layout.pages, len(steps)
-    )
+    infer_steps = emit_steps(infer.graph, infer.lowered, infer.schedule, infer_layout, layout.pages, len(steps))
     kernels = _kernels([train.graph, infer.graph])
     sources = tuple(render(f"kernels/{kernel.template}", **kernel.values) for kernel in kernels)
     model = model_digest(train.graph, build.weights)
@@ -136,9 +133,7 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
         output=infer.graph.tensors[infer.graph.outputs[0]],
         classes=infer.graph.tensors[infer.graph.outputs[0]].shape[-1],
     )
-    values = {
-        row.name: [c_float(float(v)) for v in np.ravel(build.weights[row.name])] for row in layout.params
-    }
+    values = {row.name: [c_float(float(v)) for v in np.ravel(build.weights[row.name])] for row in layout.params}
     return emission, values
 
 

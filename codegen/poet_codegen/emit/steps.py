@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from poet_solver.problem import Place
-from poet_solver.schedule import Compute, Free, PageIn, PageOut, Schedule
+from poet_solver.schedule import Compute, Free, Home, PageIn, PageOut, Schedule
 
 from poet_codegen.emit.layout import Constant, PassLayout
 from poet_codegen.graph import Graph
@@ -33,7 +32,6 @@ class EmittedStep:
     """Bytes moved by a page step; bytes of the outputs of a computation."""
     energy_j: float
     time_s: float
-
 
     @property
     def comment(self) -> str:
@@ -77,16 +75,17 @@ def emit_steps(
     pages: Mapping[str, Constant],
     first_index: int,
 ) -> tuple[EmittedStep, ...]:
-    """Turn a schedule into marked steps, numbered from `first_index`. Frees leave no trace in C."""
+    """Turn a schedule into marked steps, numbered from `first_index`. Frees and homes leave no trace in C."""
     problem = lowered.problem
     root_names = {position: name for name, position in lowered.index.items()}
     kernels = [registry.get(node.op).kernel(graph, node) for node in lowered.nodes]
-    where = {v: t.home_offset for v, t in enumerate(problem.tensors) if t.start is Place.RAM}
-    offsets: dict[int, int] = {v: offset for v, offset in where.items() if offset is not None}
+    offsets = {lowered.index[name]: offset for name, offset in lowered.ram_homes(schedule).items()}
     done: set[int] = set()
     out: list[EmittedStep] = []
     for step in schedule.steps:
         index = first_index + len(out)
+        if isinstance(step, Home):
+            continue
         if isinstance(step, Free):
             offsets.pop(step.tensor, None)
         elif isinstance(step, Compute):
@@ -103,9 +102,7 @@ def emit_steps(
             call = _call(kernel.name, arguments, _INDENT)
             again = step.op in done
             out.append(
-                EmittedStep(
-                    index, "compute", node.label, node.op, again, call, size, mode.energy_j, mode.time_s
-                )
+                EmittedStep(index, "compute", node.label, node.op, again, call, size, mode.energy_j, mode.time_s)
             )
             done.add(step.op)
         else:
@@ -119,7 +116,5 @@ def emit_steps(
             place = layout.arena(step.tensor, offsets[step.tensor])
             arguments = [pages[name].name, place, f"{tensor.size_bytes}u"]
             call = _call(f"poet_{do}", arguments, _INDENT + len("POET_TRY("))
-            out.append(
-                EmittedStep(index, do, name, do, False, call, tensor.size_bytes, cost.energy_j, cost.time_s)
-            )
+            out.append(EmittedStep(index, do, name, do, False, call, tensor.size_bytes, cost.energy_j, cost.time_s))
     return tuple(out)

@@ -37,7 +37,7 @@ class Conv(Op):
         groups = int(node.attrs.get("group", 1))
         if x.shape[1] != w.shape[1] * groups or w.shape[0] % groups:
             raise node.refuse(
-                f"input has {x.shape[1]} channels, but weights {list(w.shape)} with {groups} groups take another number",
+                f"input has {x.shape[1]} channels, but weights {list(w.shape)} with {groups} groups take others",
                 "Check the model.",
             )
         inputs = [x, w] + ([importer.value(node, 2)] if len(node.inputs) > 2 else [])
@@ -140,9 +140,7 @@ class ConvWeightGradSgd(Op):
         shapes = (graph.tensors[n].shape for n in (x, w, dy))
         values = _values(node, *shapes) | {"fused": True}
         name = _name("conv2d_weight_update", values)
-        return Kernel(
-            "conv2d_weight_grad.c.j2", name, values | {"name": name}, (x, dy, rate, node.outputs[0])
-        )
+        return Kernel("conv2d_weight_grad.c.j2", name, values | {"name": name}, (x, dy, rate, node.outputs[0]))
 
 
 class ConvBiasGrad(Op):
@@ -194,9 +192,7 @@ def bias_kernel(dy: Shape, fused: bool, arguments: tuple[str, ...]) -> Kernel:
 
 def _weight_work(graph: Graph, dy: str, dw: str) -> Work:
     taps = prod(graph.tensors[dw].shape[1:])
-    return Work(
-        "conv2d_weight_grad", macs=graph.tensors[dy].elements * taps, elements=graph.tensors[dw].elements
-    )
+    return Work("conv2d_weight_grad", macs=graph.tensors[dy].elements * taps, elements=graph.tensors[dw].elements)
 
 
 def _values(node: Node, x: Shape, w: Shape, y: Shape) -> dict[str, Any]:

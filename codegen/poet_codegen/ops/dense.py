@@ -26,11 +26,7 @@ class Dense(Op):
     def load(self, importer: Importer, node: ImportedNode) -> None:
         """Import ONNX Gemm."""
         x, w = importer.value(node, 0), importer.value(node, 1)
-        if (
-            node.attrs.get("transA", 0)
-            or node.attrs.get("alpha", 1.0) != 1.0
-            or node.attrs.get("beta", 1.0) != 1.0
-        ):
+        if node.attrs.get("transA", 0) or node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0:
             raise node.refuse("uses transA, alpha or beta", f"Supported: {self.supported}.")
         transposed = int(node.attrs.get("transB", 0))
         if len(x.shape) != 2 or len(w.shape) != 2 or x.shape[1] != w.shape[1 if transposed else 0]:
@@ -142,9 +138,7 @@ def _weight_work(graph: Graph, x: str, dy: str) -> Work:
     return Work("dense_weight_grad", macs=macs, elements=macs // graph.tensors[x].shape[0])
 
 
-def _weight_kernel(
-    graph: Graph, node: Node, x: str, dy: str, fused: bool, arguments: tuple[str, ...]
-) -> Kernel:
+def _weight_kernel(graph: Graph, node: Node, x: str, dy: str, fused: bool, arguments: tuple[str, ...]) -> Kernel:
     values = _values(node, graph.tensors[x].shape, graph.tensors[dy].shape) | {"fused": fused}
     name = _name("dense_weight_update" if fused else "dense_weight_grad", values)
     return Kernel("dense_weight_grad.c.j2", name, values | {"name": name}, arguments)

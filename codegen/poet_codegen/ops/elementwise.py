@@ -70,9 +70,7 @@ class Add(_Elementwise):
         """Import ONNX Add."""
         a, b = importer.value(node, 0), importer.value(node, 1)
         if a.shape != b.shape:
-            raise node.refuse(
-                f"adds shapes {list(a.shape)} and {list(b.shape)}", f"Supported: {self.supported}."
-            )
+            raise node.refuse(f"adds shapes {list(a.shape)} and {list(b.shape)}", f"Supported: {self.supported}.")
         importer.add(node, self.name, [a, b], {})
 
     def gradient(self, tape: Tape, node: Node, grads: Sequence[str]) -> None:
