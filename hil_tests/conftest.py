@@ -67,9 +67,7 @@ MakeTarget = Callable[[], Target]
 
 
 @pytest.fixture(scope="session")
-def make_target(
-    pytestconfig: pytest.Config, build: Build, tmp_path_factory: pytest.TempPathFactory
-) -> MakeTarget:
+def make_target(pytestconfig: pytest.Config, build: Build, tmp_path_factory: pytest.TempPathFactory) -> MakeTarget:
     """Make the target that was asked for; a started one has a storage of its own."""
     port = pytestconfig.getoption("--port")
     board = build.manifest.board

@@ -12,7 +12,7 @@ from poet_hil.errors import DeviceError, DigestMismatch
 from poet_hil.link import Link
 from poet_hil.manifest import Build
 from poet_hil.protocol import Heartbeat, Status, text
-from poet_hil.session import weights_digest
+from poet_hil.results import weights_digest
 from poet_hil.target import Target
 from poet_hil.targets.host import HostTarget
 
@@ -53,9 +53,7 @@ def test_a_step_gives_the_same_bits_twice(device: DeviceClient, build: Build, sa
     assert device.hello().steps_done == len(samples)
 
 
-def test_training_moves_parameters_and_spares_frozen_ones(
-    device: DeviceClient, samples: list[Sample]
-) -> None:
+def test_training_moves_parameters_and_spares_frozen_ones(device: DeviceClient, samples: list[Sample]) -> None:
     before = device.read_params()
     train(device, samples)
     after = device.read_params()
@@ -137,9 +135,7 @@ def test_a_frozen_parameter_is_refused_by_the_device_too(device: DeviceClient, b
     assert caught.value.status == Status.RANGE
 
 
-def test_a_checkpoint_survives_a_power_cycle(
-    device: DeviceClient, target: Target, samples: list[Sample]
-) -> None:
+def test_a_checkpoint_survives_a_power_cycle(device: DeviceClient, target: Target, samples: list[Sample]) -> None:
     train(device, samples[:2])
     kept = device.read_params()
     sequence = device.checkpoint()
@@ -183,9 +179,7 @@ def test_a_label_out_of_range_trains_nothing(
 
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf")])
-def test_a_learning_rate_that_is_no_number_is_refused(
-    device: DeviceClient, samples: list[Sample], rate: float
-) -> None:
+def test_a_learning_rate_that_is_no_number_is_refused(device: DeviceClient, samples: list[Sample], rate: float) -> None:
     device.write_sample(*samples[0])
     with pytest.raises(DeviceError) as caught:
         device.train(rate)
@@ -199,9 +193,7 @@ def test_training_before_any_input_is_refused(device: DeviceClient) -> None:
     assert caught.value.status == Status.NOT_READY
 
 
-def test_the_step_does_what_the_schedule_says(
-    device: DeviceClient, build: Build, samples: list[Sample]
-) -> None:
+def test_the_step_does_what_the_schedule_says(device: DeviceClient, build: Build, samples: list[Sample]) -> None:
     train(device, samples[:1])
     planned = Counter(step.do for step in build.manifest.steps)
     status = device.status()
@@ -211,9 +203,7 @@ def test_the_step_does_what_the_schedule_says(
     assert status.storage_errors == 0
 
 
-def test_the_arena_is_used_up_to_the_planned_peak(
-    device: DeviceClient, build: Build, samples: list[Sample]
-) -> None:
+def test_the_arena_is_used_up_to_the_planned_peak(device: DeviceClient, build: Build, samples: list[Sample]) -> None:
     train(device, samples)
     status = device.status()
     assert status.arena_high_water_bytes == build.manifest.peak_bytes
@@ -229,4 +219,4 @@ def test_the_profile_covers_the_step(device: DeviceClient, build: Build, samples
     profile = device.profile()
     assert len(profile) == len(build.manifest.steps)
     assert 0 < profile.sum(dtype=np.uint64) <= ticks
-    assert all(0 <= beat.step_index < beat.steps_total == len(profile) for beat in beats)
+    assert all(0 <= beat.step_index < len(profile) <= beat.steps_total for beat in beats)

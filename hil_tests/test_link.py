@@ -109,9 +109,7 @@ def test_a_disturbed_train_trains_once(
     assert device.status().steps_done == 1
 
 
-def test_a_doubled_request_is_executed_once(
-    device: DeviceClient, line: BadLine, samples: list[Sample]
-) -> None:
+def test_a_doubled_request_is_executed_once(device: DeviceClient, line: BadLine, samples: list[Sample]) -> None:
     device.write_sample(*samples[0])
     line.to_device = once(lambda data: data + data)
     assert device.train(RATE).steps_done == 1

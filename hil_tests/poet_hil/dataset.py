@@ -115,8 +115,7 @@ def _dataset(arrays: Mapping[str, NDArray[Any]], x_key: str, y_key: str, path: P
         )
     if len(x) != len(y):
         raise DatasetError(
-            f"{path} holds {len(x)} samples in {x_key} and {len(y)} labels in {y_key}. Give one label for "
-            f"each sample."
+            f"{path} holds {len(x)} samples in {x_key} and {len(y)} labels in {y_key}. Give one label for each sample."
         )
     if not len(y):
         raise DatasetError(f"{x_key} of {path} is empty. Give at least one sample.")

@@ -14,10 +14,11 @@ from poet_hil.link import Link
 from poet_hil.manifest import Manifest, Param, Tensor
 from poet_hil.protocol import Command
 
-# Storage may have to erase before it answers, and sends no heartbeat then.
-STORAGE_TIMEOUT_S = 15.0
-HELLO_TIMEOUT_S = 0.1
-HELLO_TRIES = 60
+STORAGE_TIMEOUT_S = 15.0  # storage may have to erase before it answers
+RUN_TIMEOUT_S = 5.0  # on top of what the longest schedule step may take, which sends no heartbeat
+RUN_TIMEOUT_FACTOR = 4.0  # of its planned time: the plan may be off, an emulator slow
+HELLO_TIMEOUT_S = 0.2
+HELLO_TRIES = 30
 
 
 class DeviceClient:
@@ -26,15 +27,15 @@ class DeviceClient:
     def __init__(self, link: Link, manifest: Manifest) -> None:
         self.link = link
         self.manifest = manifest
+        longest_s = max((step.time_s for step in manifest.steps), default=0.0)
+        self._run_timeout_s = RUN_TIMEOUT_S + RUN_TIMEOUT_FACTOR * longest_s
 
     def hello(self) -> protocol.Hello:
         """Ask who is there; DigestMismatch when the firmware is not of this build.
 
         Asks often and for long enough: a device that restarts hears nothing until it is up.
         """
-        hello = protocol.Hello.unpack(
-            self.link.request(Command.HELLO, timeout_s=HELLO_TIMEOUT_S, tries=HELLO_TRIES)
-        )
+        hello = protocol.Hello.unpack(self.link.request(Command.HELLO, timeout_s=HELLO_TIMEOUT_S, tries=HELLO_TRIES))
         wanted = self.manifest
         sizes = (
             ("model digest", hello.model_digest.hex(), wanted.model_digest),
@@ -44,7 +45,7 @@ class DeviceClient:
             ("label bytes", hello.label_bytes, wanted.label.bytes),
             ("output bytes", hello.output_bytes, wanted.output.bytes),
             ("number of parameters", hello.param_count, len(wanted.params)),
-            ("number of schedule steps", hello.schedule_steps, len(wanted.steps) + wanted.infer_steps),
+            ("number of schedule steps", hello.schedule_steps, wanted.marked_steps),
         )
         for what, there, here in sizes:
             if there != here:
@@ -79,14 +80,20 @@ class DeviceClient:
     def train(self, learning_rate: float) -> protocol.TrainStep:
         """Train one step on the sample that was written."""
         return protocol.TrainStep.unpack(
-            self.link.request(
-                Command.TRAIN, protocol.request_train(learning_rate), timeout_s=STORAGE_TIMEOUT_S
-            )
+            self.link.request(Command.TRAIN, protocol.request_train(learning_rate), timeout_s=self._run_timeout_s)
         )
+
+    def finish_train(self) -> protocol.TrainStep | None:
+        """Complete a train() that was interrupted (Ctrl-C); None when the interrupt came before it.
+
+        The device does not train twice for it.
+        """
+        payload = self.link.finish(Command.TRAIN)
+        return None if payload is None else protocol.TrainStep.unpack(payload)
 
     def infer(self) -> NDArray[np.float32]:
         """Run forward on the input that was written; returns an array of the manifest's output shape."""
-        protocol.InferDone.unpack(self.link.request(Command.INFER, timeout_s=STORAGE_TIMEOUT_S))
+        protocol.InferDone.unpack(self.link.request(Command.INFER, timeout_s=self._run_timeout_s))
         output = self.manifest.output
         data = self.link.read(Command.READ_OUTPUT, protocol.request_span, output.bytes)
         return _unpacked(data, output.shape)
@@ -129,7 +136,7 @@ class DeviceClient:
         return protocol.DeviceStatus.unpack(self.link.request(Command.STATUS))
 
     def profile(self) -> NDArray[np.uint32]:
-        """Ticks of every schedule step in the last run; hello().tick_hz of them are a second."""
+        """Ticks of every step of the last training step's schedule; hello().tick_hz of them are a second."""
         ticks: list[int] = []
         while len(ticks) < len(self.manifest.steps):
             first, some = protocol.unpack_profile(
@@ -141,13 +148,11 @@ class DeviceClient:
                     f"from step {first}. Run `poet build` and `poet flash` with the poet-mcu that trains."
                 )
             ticks += some
-        return np.array(ticks, dtype=np.uint32)
+        return np.array(ticks[: len(self.manifest.steps)], dtype=np.uint32)
 
     def checkpoint(self) -> int:
         """Save parameters and steps_done to the device's storage; returns the sequence number."""
-        return protocol.Checkpointed.unpack(
-            self.link.request(Command.CHECKPOINT, timeout_s=STORAGE_TIMEOUT_S)
-        ).sequence
+        return protocol.Checkpointed.unpack(self.link.request(Command.CHECKPOINT, timeout_s=STORAGE_TIMEOUT_S)).sequence
 
     def restore(self) -> protocol.Restored:
         """Go back to the newest good checkpoint."""

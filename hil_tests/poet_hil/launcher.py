@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from poet_hil import process
 from poet_hil.errors import DigestMismatch, TargetBusy, TargetDied, TargetError, TargetMissing
 from poet_hil.manifest import Build
+from poet_hil.results import writable
 from poet_hil.target import Target, log_tail
 from poet_hil.targets import host, qemu
 from poet_hil.targets.process import AttachedTarget
@@ -41,9 +42,7 @@ class Running(BaseModel):
         return self.pid is None or process.identity(self.pid) == self.started
 
 
-def start_detached(
-    build: Build, *, kind: Literal["qemu", "host"] = "qemu", timeout_s: float = 10.0
-) -> Running:
+def start_detached(build: Build, *, kind: Literal["qemu", "host"] = "qemu", timeout_s: float = 10.0) -> Running:
     """Start the build's firmware in a process that outlives this one, and note it in run/target.json.
 
     TargetBusy when one runs already.
@@ -55,9 +54,7 @@ def start_detached(
             f"`poet stop`, or go on with `poet train`."
         )
     program, log_name = (
-        (qemu.qemu_program(build), qemu.LOG_NAME)
-        if kind == "qemu"
-        else (host.host_program(build), host.LOG_NAME)
+        (qemu.qemu_program(build), qemu.LOG_NAME) if kind == "qemu" else (host.host_program(build), host.LOG_NAME)
     )
     started = process.start(program, build.run_dir, build.run_dir / log_name, timeout_s=timeout_s)
     pid = started.process.pid
@@ -73,12 +70,10 @@ def start_detached(
     )
     try:
         _save(build, running)
-    except OSError as error:
+    except BaseException:
+        # Nobody would know of the process.
         process.end(pid, timeout_s=timeout_s)
-        raise TargetError(
-            f"{build.run_dir} cannot be written ({error.strerror}), so {program.name} was ended again. Free "
-            f"space or give write access, and run `poet flash` again."
-        ) from error
+        raise
     return running
 
 
@@ -92,7 +87,6 @@ def remember_port(build: Build, url: str) -> Running:
         baud=board.baud,
         manifest_sha256=build.manifest_sha256,
     )
-    build.run_dir.mkdir(parents=True, exist_ok=True)
     _save(build, running)
     return running
 
@@ -102,7 +96,7 @@ def find(build: Build) -> Running | None:
     path = build.run_dir / STATE_NAME
     try:
         return Running.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValidationError) as error:
         raise TargetError(
@@ -119,8 +113,7 @@ def attach(build: Build) -> Target:
     log = build.run_dir / running.log if running.log is not None else None
     if not running.alive():
         raise TargetDied(
-            f"{running.name} (process {running.pid}) has ended. {log_tail(log)} Run `poet flash` to start it "
-            f"again."
+            f"{running.name} (process {running.pid}) has ended. {log_tail(log)} Run `poet flash` to start it again."
         )
     if running.manifest_sha256 != build.manifest_sha256:
         raise DigestMismatch(
@@ -158,12 +151,14 @@ def stop(build: Build, *, timeout_s: float = 10.0) -> bool:
 
 def _save(build: Build, running: Running) -> None:
     """Write the state whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=build.run_dir, prefix=STATE_NAME, suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(running.model_dump_json(indent=2) + "\n")
-        temporary.replace(build.run_dir / STATE_NAME)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with writable(build.run_dir):
+        build.run_dir.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=build.run_dir, prefix=STATE_NAME, suffix=".tmp")
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(running.model_dump_json(indent=2) + "\n")
+            temporary.replace(build.run_dir / STATE_NAME)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise

@@ -26,6 +26,9 @@ from poet_hil.target import Target, log_tail
 
 OnHeartbeat = Callable[[Heartbeat], None]
 
+# Heartbeats come every 0.25 s; a device that sent one is given this long for the next, however short the time-out.
+HEARTBEAT_GRACE_S = 2.0
+
 
 @dataclass
 class LinkCounts:
@@ -36,6 +39,16 @@ class LinkCounts:
     garbled: int = 0
     unexpected: int = 0
     heartbeats: int = 0
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request as it goes out, and how long and how often to wait for its answer."""
+
+    command: Command
+    wire: bytes
+    timeout_s: float
+    tries: int
 
 
 class Link:
@@ -60,6 +73,7 @@ class Link:
         self.tries = tries
         self.on_heartbeat = on_heartbeat
         self.counts = LinkCounts()
+        self._last: _Asked | None = None
         # An answer that a former session left on the way should not have the number of one that we wait for.
         self._seq = secrets.randbelow(1 << 16) if first_seq is None else first_seq
 
@@ -74,14 +88,28 @@ class Link:
         """Send a request and return its response's payload. DeviceError when the device refuses."""
         self._seq = (self._seq + 1) & 0xFFFF
         self.counts.requests += 1
-        wire = encode(Frame(command, self._seq, payload=payload))
-        wait_s = self.timeout_s if timeout_s is None else timeout_s
-        tries = self.tries if tries is None else tries
+        self._last = _Asked(
+            command,
+            encode(Frame(command, self._seq, payload=payload)),
+            self.timeout_s if timeout_s is None else timeout_s,
+            self.tries if tries is None else tries,
+        )
+        return self._ask(self._last, again=command is Command.HELLO)
+
+    def finish(self, command: Command) -> bytes | None:
+        """Return the payload that the last request was interrupted for, or None when it was not this command.
+
+        Asks it again under its number: a device that executed it already repeats its answer.
+        """
+        return self._ask(self._last, again=True) if self._last and self._last.command is command else None
+
+    def _ask(self, asked: _Asked, *, again: bool) -> bytes:
+        command, wait_s, tries = asked.command, asked.timeout_s, asked.tries
         for attempt in range(tries):
             if attempt:
                 self.counts.retries += 1
             # The delimiter in front ends whatever half frame the device may hold after a disturbance.
-            self.target.send(DELIMITER + wire if attempt or command is Command.HELLO else wire)
+            self.target.send(DELIMITER + asked.wire if attempt or again else asked.wire)
             response = self._await(command, wait_s)
             if response is not None:
                 return self._payload(command, response)
@@ -127,7 +155,7 @@ class Link:
                 self.counts.garbled += 1
             else:
                 if frame.type == Command.HEARTBEAT:
-                    deadline = time.monotonic() + wait_s
+                    deadline = time.monotonic() + max(wait_s, HEARTBEAT_GRACE_S)
                     self._heard(frame)
                 elif frame.type == command | RESPONSE and frame.seq == self._seq:
                     return frame

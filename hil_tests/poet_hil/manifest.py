@@ -132,7 +132,6 @@ class Manifest(_Frozen):
     steps: tuple[Step, ...]
     """The marked steps of one training step, in order."""
     infer_steps: Annotated[int, Field(ge=0)] = 0
-    """Marked steps of inference; the firmware numbers them after those of training."""
     arena_bytes: Bytes
     budget_bytes: Bytes
     peak_bytes: Bytes
@@ -155,6 +154,11 @@ class Manifest(_Frozen):
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
                 raise ValueError(f"{path!r} is not a path inside the project folder")
         return self
+
+    @property
+    def marked_steps(self) -> int:
+        """Schedule steps that the firmware times: those of training, then those of inference."""
+        return len(self.steps) + self.infer_steps
 
     @property
     def batch(self) -> int:

@@ -36,27 +36,23 @@ class Started:
     url: str
 
 
-def start(
-    program: Program, folder: Path, log: Path, *, timeout_s: float = 10.0, append: bool = False
-) -> Started:
+def start(program: Program, folder: Path, log: Path, *, timeout_s: float = 10.0, append: bool = False) -> Started:
     """Start a program in `folder`, its output in `log`, and wait until its port is open.
 
     It gets a session of its own, so that Ctrl-C in the terminal does not end it. TargetDied when it ends
     early or does not open its port within `timeout_s` seconds.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for attempt in range(_START_TRIES):
         port = _free_port()
-        with log.open("ab" if append else "wb") as output:
-            process = subprocess.Popen(
-                program.argv(port),
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        if _wait_for_port(process, port, timeout_s):
+        process = _popen(program, port, folder, log, append)
+        try:
+            ready = _wait_for_port(process, port, timeout_s)
+        except BaseException:
+            # Ctrl-C: nobody would know of the process.
+            process.kill()
+            process.wait()
+            raise
+        if ready:
             # Reaps the process when it ends while we live; it goes on when we end first.
             threading.Thread(target=process.wait, daemon=True).start()
             return Started(process, f"socket://127.0.0.1:{port}")
@@ -123,12 +119,38 @@ def end(pid: int, *, timeout_s: float) -> bool:
             os.kill(pid, request)
         except ProcessLookupError:
             return True
-        deadline = time.monotonic() + wait_s
-        while time.monotonic() < deadline:
-            if identity(pid) != started:
-                return request is signal.SIGTERM
-            time.sleep(_POLL_S)
+        if has_ended(pid, started, within_s=wait_s):
+            return request is signal.SIGTERM
     return False
+
+
+def has_ended(pid: int, started: str, *, within_s: float) -> bool:
+    """Tell whether the process that `started` names ends within some seconds."""
+    deadline = time.monotonic() + within_s
+    while identity(pid) == started:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def _popen(program: Program, port: int, folder: Path, log: Path, append: bool) -> subprocess.Popen[bytes]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with log.open("ab" if append else "wb") as output:
+            return subprocess.Popen(
+                program.argv(port),
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise TargetError(
+            f"{program.name} cannot be started in {folder} ({error}). Check that the folder can be written, "
+            f"and make the firmware again on this machine with `poet build`."
+        ) from error
 
 
 def _free_port() -> int:

@@ -23,9 +23,7 @@ DELIMITER = b"\0"
 _HEADER = struct.Struct("<BBHh")
 _CRC = struct.Struct("<I")
 BODY_BYTES = _HEADER.size + PAYLOAD_BYTES + _CRC.size
-FRAME_BYTES = (
-    BODY_BYTES + (BODY_BYTES + 253) // 254 + 1
-)  # COBS adds a byte for each 254 begun, then the delimiter
+FRAME_BYTES = BODY_BYTES + (BODY_BYTES + 253) // 254 + 1  # COBS adds a byte for each 254 begun, then the delimiter
 
 
 class Command(IntEnum):
@@ -286,6 +284,4 @@ def unpack_profile(payload: bytes) -> tuple[int, tuple[int, ...]]:
         first, count = _PROFILE_HEAD.unpack_from(payload)
         if len(payload) == _PROFILE_HEAD.size + 4 * count:
             return first, struct.unpack_from(f"<{count}I", payload, _PROFILE_HEAD.size)
-    raise ProtocolError(
-        f"The device's PROFILE payload of {len(payload)} bytes is malformed. {_OTHER_VERSION}"
-    )
+    raise ProtocolError(f"The device's PROFILE payload of {len(payload)} bytes is malformed. {_OTHER_VERSION}")

@@ -83,9 +83,7 @@ class StandIn:
         self._label = bytearray(m.label.bytes)
         self._output = bytearray(m.output.bytes)
         self._written: set[int] = set()
-        self._params = [
-            bytearray(np.linspace(-1, 1, math.prod(p.shape), dtype="<f4").tobytes()) for p in m.params
-        ]
+        self._params = [bytearray(np.linspace(-1, 1, math.prod(p.shape), dtype="<f4").tobytes()) for p in m.params]
         self.steps_done = 0
         self.frames_dropped = 0
         self._last_error = 0
@@ -120,7 +118,7 @@ class StandIn:
             payload, status = b"", refused.status
             self._last_error = status
         if frame.type == Command.TRAIN:
-            total = len(self.manifest.steps)
+            total = self.manifest.marked_steps
             beats = (Heartbeat.LAYOUT.pack(n, total, n * TICK_HZ) for n in range(self.heartbeats))
             before = b"".join(encode(Frame(Command.HEARTBEAT, frame.seq, payload=beat)) for beat in beats)
         answer = encode(Frame(frame.type | RESPONSE, frame.seq, status, payload))
@@ -153,7 +151,7 @@ class StandIn:
             m.label.bytes,
             m.output.bytes,
             len(m.params),
-            len(m.steps),
+            m.marked_steps,
             self.steps_done,
             TICK_HZ,
             m.board.id.encode(),
@@ -236,9 +234,9 @@ class StandIn:
 
     def _profile(self, payload: bytes) -> bytes:
         (first,) = struct.unpack("<I", payload)
-        if first > len(self.manifest.steps):
+        if first > self.manifest.marked_steps:
             raise _Refused(Status.RANGE)
-        ticks = range(first, min(first + _PROFILE_MOST, len(self.manifest.steps)))
+        ticks = range(first, min(first + _PROFILE_MOST, self.manifest.marked_steps))
         return struct.pack(f"<II{len(ticks)}I", first, len(ticks), *ticks)
 
     def _checkpoint(self, _: bytes) -> bytes:
@@ -264,9 +262,7 @@ def _leave(data: bytes) -> bytes:
 class StandInTarget(Target):
     """A stand-in in this process; what goes to and from it may be disturbed. It never waits."""
 
-    def __init__(
-        self, device: StandIn, *, to_device: Disturb = _leave, from_device: Disturb = _leave
-    ) -> None:
+    def __init__(self, device: StandIn, *, to_device: Disturb = _leave, from_device: Disturb = _leave) -> None:
         self.name = "the stand-in"
         self.device = device
         self.to_device = to_device

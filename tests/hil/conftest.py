@@ -59,6 +59,7 @@ MANIFEST: dict[str, Any] = {
         _step(2, "page_in", "conv.out"),
         _step(3, "compute", "conv", recompute=True),
     ],
+    "infer_steps": 1,
     "arena_bytes": 1000,
     "budget_bytes": 1024,
     "peak_bytes": 900,

@@ -20,9 +20,7 @@ def saved(folder: Path, **arrays: Any) -> Path:
 
 
 def test_a_split_file_gives_both_parts(tmp_path: Path) -> None:
-    split = load_npz(
-        saved(tmp_path, x_train=X, y_train=Y, x_test=X[:2].astype("u1"), y_test=Y[:2].astype("u1"))
-    )
+    split = load_npz(saved(tmp_path, x_train=X, y_train=Y, x_test=X[:2].astype("u1"), y_test=Y[:2].astype("u1")))
     assert split.train is not None and split.test is not None
     assert (len(split.train), len(split.test)) == (4, 2)
     assert split.test.x.dtype == np.float32 and split.test.y.dtype == np.int64

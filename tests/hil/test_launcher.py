@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from poet_hil import launcher, process
 from poet_hil.device import DeviceClient
-from poet_hil.errors import DigestMismatch, TargetBusy, TargetDied, TargetError, TargetMissing
+from poet_hil.errors import DigestMismatch, SessionError, TargetBusy, TargetDied, TargetError, TargetMissing
 from poet_hil.link import Link
 from poet_hil.manifest import Build, load_build
 from poet_hil.process import Program
@@ -111,9 +111,7 @@ def test_another_process_with_the_same_id_is_left_alone(build: Build) -> None:
         other.wait()
 
 
-def test_a_build_made_anew_needs_flashing(
-    build: Build, make_build: MakeBuild, manifest_data: dict[str, Any]
-) -> None:
+def test_a_build_made_anew_needs_flashing(build: Build, make_build: MakeBuild, manifest_data: dict[str, Any]) -> None:
     launcher.start_detached(build, kind="host")
     newer = make_build({**manifest_data, "model_digest": "0" * 32})
     with pytest.raises(DigestMismatch, match="poet flash"):
@@ -250,3 +248,32 @@ def test_a_build_folder_may_be_given_relatively(build: Build, monkeypatch: pytes
     launcher.start_detached(relative, kind="host")
     assert train_once(build) == 1
     launcher.stop(relative)
+
+
+def test_a_program_for_another_machine_is_an_error(build: Build) -> None:
+    build.host_executable.write_bytes(b"\x7fELF nonsense")
+    with pytest.raises(TargetError, match="cannot be started"):
+        launcher.start_detached(build, kind="host")
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(build: Build) -> None:
+    build.run_dir.write_text("a file where the folder should be")
+    with pytest.raises(TargetError, match="cannot be started"):
+        launcher.start_detached(build, kind="host")
+    with pytest.raises(SessionError, match="cannot be written"):
+        launcher.remember_port(build, "COM3")
+
+
+def test_an_interrupt_while_starting_leaves_no_process(
+    make_build: MakeBuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = make_build(script=f"echo $$ > '{tmp_path}/pid'; exec sleep 60")
+
+    def interrupted(*_: object, **__: object) -> None:
+        wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("socket.create_connection", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        launcher.start_detached(build, kind="host")
+    assert process.identity(int((tmp_path / "pid").read_text())) is None

@@ -187,7 +187,7 @@ def test_heartbeats_reach_the_callback_in_order(manifest: Manifest) -> None:
     link.on_heartbeat = heard.append
     ready(link)
     link.request(Command.TRAIN, request_train(0.1))
-    assert [(beat.step_index, beat.steps_total) for beat in heard] == [(0, 4), (1, 4), (2, 4)]
+    assert [(beat.step_index, beat.steps_total) for beat in heard] == [(0, 5), (1, 5), (2, 5)]
 
 
 def test_heartbeats_extend_the_deadline(manifest: Manifest) -> None:
@@ -212,11 +212,9 @@ def test_heartbeats_extend_the_deadline(manifest: Manifest) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(seed=st.integers(0, 2**32), rate=st.sampled_from([0.001, 0.01, 0.03]))
-def test_noise_on_both_ways_gives_right_answers_or_an_error(
-    manifest: Manifest, seed: int, rate: float
-) -> None:
+def test_noise_on_both_ways_gives_right_answers_or_an_error(manifest: Manifest, seed: int, rate: float) -> None:
     """Every answer that is accepted is the one that a quiet line gives, and every step was trained once."""
-    link, device = linked(manifest, Noise(seed, rate), Noise(seed + 1, rate), tries=8)
+    link, device = linked(manifest, Noise(seed, rate), Noise(seed + 1, rate), tries=20)
     client, quiet = DeviceClient(link, manifest), DeviceClient(linked(manifest)[0], manifest)
     x = np.linspace(0, 1, 16, dtype=np.float32).reshape(1, 1, 4, 4)
     try:

@@ -22,9 +22,7 @@ def test_a_build_knows_its_files(make_build: Callable[..., Any], tmp_path: Path)
     assert build.manifest.sample_shape == (1, 4, 4) and build.manifest.batch == 1
 
 
-def test_fields_of_a_newer_generator_are_left_out(
-    make_build: Callable[..., Any], manifest_data: Data
-) -> None:
+def test_fields_of_a_newer_generator_are_left_out(make_build: Callable[..., Any], manifest_data: Data) -> None:
     manifest_data["later"] = {"more": 1}
     assert make_build(manifest_data).manifest.abi == 1
 

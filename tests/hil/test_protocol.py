@@ -28,9 +28,7 @@ frames = st.builds(
 
 def constants(header: str) -> dict[str, int]:
     text = re.sub(r"/\*.*?\*/", "", (HEADERS / header).read_text(encoding="utf-8"), flags=re.S)
-    found = re.findall(
-        r"(?:#define\s+|^\s+)(POET_\w+)\s*=?\s*(-?(?:0x[0-9A-Fa-f]+|\d+))u?\b", text, flags=re.M
-    )
+    found = re.findall(r"(?:#define\s+|^\s+)(POET_\w+)\s*=?\s*(-?(?:0x[0-9A-Fa-f]+|\d+))u?\b", text, flags=re.M)
     return {name: int(value, 0) for name, value in found}
 
 
@@ -41,9 +39,7 @@ def test_numbers_are_those_of_the_c_header() -> None:
     assert header["POET_LINK_RESPONSE"] == protocol.RESPONSE
     overhead = header["POET_LINK_HEADER_BYTES"] + header["POET_LINK_CRC_BYTES"]
     assert overhead + protocol.PAYLOAD_BYTES == protocol.BODY_BYTES
-    commands = {
-        name.removeprefix("POET_CMD_"): v for name, v in header.items() if name.startswith("POET_CMD_")
-    }
+    commands = {name.removeprefix("POET_CMD_"): v for name, v in header.items() if name.startswith("POET_CMD_")}
     commands["HEARTBEAT"] = header["POET_HEARTBEAT"]
     assert commands == {command.name: int(command) for command in Command}
 

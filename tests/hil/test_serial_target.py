@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import serial
 from poet_hil.device import DeviceClient
 from poet_hil.errors import LinkTimeout, TargetBusy, TargetDied, TargetError, TargetMissing
 from poet_hil.link import Link
@@ -18,6 +20,7 @@ from poet_hil.manifest import Manifest
 from poet_hil.protocol import FRAME_BYTES, Command
 from poet_hil.standin import StandIn, serve
 from poet_hil.targets.serial import SerialTarget
+from serial.rfc2217 import PortManager
 
 X = np.ones((1, 1, 4, 4), np.float32)
 
@@ -173,12 +176,14 @@ def test_a_silent_peer_is_given_up_in_time(peer: Callable[[Serve], str]) -> None
 
 def test_frames_come_whole_whatever_way_their_bytes_arrive(peer: Callable[[Serve], str]) -> None:
     def talk(client: socket.socket) -> None:
+        client.recv(1)  # what comes before the port is open is not kept
         for piece in (b"\0\0ab", b"c\0d", b"\0" + b"x" * (FRAME_BYTES + 2), b"\0end\0"):
             client.sendall(piece)
             time.sleep(0.02)
         client.recv(1)
 
     with SerialTarget(peer(talk)) as target:
+        target.send(b"\0")
         deadline = time.monotonic() + 5
         frames = [target.expect(deadline) for _ in range(5)]
     assert frames == [b"abc", b"d", b"x" * (FRAME_BYTES + 1), b"x", b"end"]
@@ -191,3 +196,35 @@ def test_closing_twice_is_fine(terminal: str) -> None:
     target.open()
     target.close()
     target.close()
+
+
+@pytest.fixture
+def remote(address: str) -> Iterator[str]:
+    """The stand-in, shared by RFC 2217."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = serial.serial_for_url(address, timeout=0.01)
+
+    def run() -> None:
+        client, _ = listener.accept()
+        with client:
+            client.settimeout(0.01)
+            manager = PortManager(port, client.makefile("wb", buffering=0))
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    data = client.recv(4096)
+                    if not data:
+                        return
+                    port.write(b"".join(manager.filter(data)))
+                client.sendall(b"".join(manager.escape(port.read(4096))))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    yield f"rfc2217://127.0.0.1:{listener.getsockname()[1]}"
+    thread.join(timeout=5)
+    port.close()
+    listener.close()
+
+
+@pytest.mark.filterwarnings("ignore:set(Daemon|Name).*:DeprecationWarning")
+def test_a_board_elsewhere(remote: str, manifest: Manifest) -> None:
+    exercise(SerialTarget(remote), manifest)

@@ -14,7 +14,8 @@ from poet_hil.errors import DatasetError, SessionError, TargetDied, TrainingStop
 from poet_hil.link import Link
 from poet_hil.manifest import Manifest
 from poet_hil.protocol import Command
-from poet_hil.session import StepReport, TrainingSession, TrainPlan, load_weights, weights_digest
+from poet_hil.results import load_weights, weights_digest
+from poet_hil.session import StepReport, TrainingSession, TrainPlan
 from poet_hil.standin import StandIn, StandInTarget
 
 PLAN = TrainPlan(learning_rate=0.5, epochs=3)
@@ -81,18 +82,14 @@ def test_shuffling_visits_every_sample_once_a_pass(manifest: Manifest, tmp_path:
         (TrainPlan(learning_rate=0.1, epochs=0), "0 passes"),
     ],
 )
-def test_a_senseless_plan_is_refused(
-    manifest: Manifest, tmp_path: Path, plan: TrainPlan, message: str
-) -> None:
+def test_a_senseless_plan_is_refused(manifest: Manifest, tmp_path: Path, plan: TrainPlan, message: str) -> None:
     training, device = session(manifest, tmp_path)
     with pytest.raises(SessionError, match=message):
         training.train(data(), plan)
     assert not device.executed
 
 
-def test_bad_data_are_refused_before_the_device_or_a_file_is_touched(
-    manifest: Manifest, tmp_path: Path
-) -> None:
+def test_bad_data_are_refused_before_the_device_or_a_file_is_touched(manifest: Manifest, tmp_path: Path) -> None:
     training, device = session(manifest, tmp_path)
     bad = data()
     bad.y[2] = 3
@@ -133,9 +130,7 @@ def test_a_device_that_restarts_meanwhile_is_noticed(manifest: Manifest, tmp_pat
         if report.step == 2:
             device.steps_done = 0
 
-    with pytest.raises(
-        TrainingStopped, match=r"step 3 .* counts 1 trained steps where 4 are due: it was restarted"
-    ):
+    with pytest.raises(TrainingStopped, match=r"step 3 .* counts 1 trained steps where 4 are due: it was restarted"):
         training.train(data(), PLAN, on_step=restart)
 
 
@@ -184,9 +179,7 @@ def test_evaluation_counts_by_class(manifest: Manifest, tmp_path: Path) -> None:
     assert progress[-1] == (7, 7)
 
 
-def test_batches_leave_out_what_does_not_fill_one_and_evaluate_everything(
-    manifest: Manifest, tmp_path: Path
-) -> None:
+def test_batches_leave_out_what_does_not_fill_one_and_evaluate_everything(manifest: Manifest, tmp_path: Path) -> None:
     batched = Manifest.model_validate(
         {
             **manifest.model_dump(),
@@ -219,3 +212,73 @@ def test_the_digest_follows_the_order_of_the_manifest(manifest: Manifest) -> Non
     backwards = dict(reversed(weights.items()))
     assert weights_digest(weights, manifest) == weights_digest(backwards, manifest)
     assert re.fullmatch("[0-9a-f]{64}", weights_digest(weights, manifest))
+
+
+class Interrupted(StandInTarget):
+    """Ctrl-C comes when the answer to the given command of step 4 is waited for; the next wait gets it."""
+
+    command = Command.TRAIN
+    left = 1
+
+    def expect(self, deadline: float) -> bytes | None:
+        if self.left and self.device.steps_done >= 4 and self.device.executed[self.command] == 5:
+            self.left -= 1
+            raise KeyboardInterrupt
+        return super().expect(deadline)
+
+
+@pytest.mark.parametrize(("command", "steps"), [(Command.TRAIN, 5), (Command.WRITE_INPUT, 4), (Command.WRITE_LABEL, 4)])
+def test_a_run_can_be_resumed_after_ctrl_c(manifest: Manifest, tmp_path: Path, command: Command, steps: int) -> None:
+    whole = session(manifest, tmp_path / "whole")[0].train(data(), PLAN)
+    target = Interrupted(StandIn(manifest))
+    target.command = command
+    training = TrainingSession(DeviceClient(Link(target), manifest), tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        training.train(data(), PLAN)
+    assert target.device.steps_done == steps
+    assert len(rows(tmp_path / "run" / "losses.partial.csv")) == steps
+    again = TrainingSession(DeviceClient(Link(target), manifest), tmp_path / "run")
+    result = again.train(data(), PLAN, resume=True)
+    assert result.losses.tobytes() == whole.losses.tobytes()
+    assert result.weights_digest == whole.weights_digest
+
+
+def test_an_interrupt_before_a_step_does_not_repeat_the_one_before(manifest: Manifest, tmp_path: Path) -> None:
+    training, _ = session(manifest, tmp_path)
+
+    class Samples(np.ndarray):  # type: ignore[type-arg]
+        def __getitem__(self, index: object) -> object:
+            if np.array_equal(np.asarray(index), [2]):
+                raise KeyboardInterrupt
+            return np.asarray(self)[index]
+
+    ordered = data()
+    with pytest.raises(KeyboardInterrupt):
+        training.train(Dataset(ordered.x.view(Samples), ordered.y, "data"), PLAN)
+    assert [row["step"] for row in rows(tmp_path / "run" / "losses.partial.csv")] == ["0", "1"]
+
+
+def test_results_that_cannot_be_written_are_an_error(manifest: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file where the folder should be")
+    training, _ = session(manifest, tmp_path)
+    with pytest.raises(SessionError, match=r"cannot be written to .*run .*access"):
+        training.train(data(), PLAN)
+
+
+def test_a_full_disk_is_an_error(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training, _ = session(manifest, tmp_path)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(SessionError, match="No space left"):
+        training.train(data(), PLAN)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["losses.partial.csv"]
+
+
+def test_weights_that_are_no_weights_are_an_error(tmp_path: Path) -> None:
+    for content in (b"", b"PK\3\4"):
+        (tmp_path / "weights.npz").write_bytes(content)
+        with pytest.raises(SessionError, match="poet train"):
+            load_weights(tmp_path / "weights.npz")

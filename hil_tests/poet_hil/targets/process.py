@@ -82,7 +82,9 @@ class AttachedTarget(SerialTarget):
 
     def end_of_process(self) -> str | None:
         """Say that the process is gone; how it ended is known to nobody."""
-        return None if process.identity(self._pid) == self._started else f"process {self._pid} has ended"
+        # The connection breaks a moment before the process is gone.
+        gone = process.has_ended(self._pid, self._started, within_s=1.0)
+        return f"process {self._pid} has ended" if gone else None
 
 
 def _lock(path: Path, name: str) -> IO[bytes]:
@@ -96,7 +98,6 @@ def _lock(path: Path, name: str) -> IO[bytes]:
         except OSError as error:
             file.close()
             raise TargetBusy(
-                f"The target {name} is in use by another poet command. Wait until that ends, or end it, and "
-                f"try again."
+                f"The target {name} is in use by another poet command. Wait until that ends, or end it, and try again."
             ) from error
     return file

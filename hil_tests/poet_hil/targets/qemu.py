@@ -19,8 +19,7 @@ def qemu_program(build: Build) -> Program:
     qemu = build.manifest.board.qemu
     if qemu is None:
         raise TargetError(
-            f"The board {build.manifest.board.id} has no emulator. Give the port of a board, or plan for a "
-            f"qemu_ board."
+            f"The board {build.manifest.board.id} has no emulator. Give the port of a board, or plan for a qemu_ board."
         )
     executable = shutil.which(EXECUTABLE)
     if executable is None:

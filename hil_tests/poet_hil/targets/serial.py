@@ -23,9 +23,7 @@ _BUSY_WORDS = ("lock", "busy", "in use", "access is denied")
 class SerialTarget(Target):
     """A device on a port. `baud` is bits a second; a socket ignores it."""
 
-    def __init__(
-        self, url: str, baud: int = 115200, *, name: str | None = None, log: Path | None = None
-    ) -> None:
+    def __init__(self, url: str, baud: int = 115200, *, name: str | None = None, log: Path | None = None) -> None:
         self.url = url
         self.baud = baud
         self.name = name or url
@@ -44,7 +42,8 @@ class SerialTarget(Target):
                 self.url,
                 baudrate=self.baud,
                 timeout=_READ_POLL_S,
-                write_timeout=_WRITE_TIMEOUT_S,
+                # pyserial refuses a write time-out on rfc2217, and locks only what is a device of this machine.
+                write_timeout=None if self.url.startswith("rfc2217://") else _WRITE_TIMEOUT_S,
                 exclusive=None if "://" in self.url else True,
             )
         except (serial.SerialException, OSError, ValueError) as error:
