@@ -11,8 +11,13 @@ setup: $(STAMP)-python $(STAMP)-system
 demo: setup
 	$(BIN)/python examples/digits/demo.py
 
+# The firmware that hil_tests run on QEMU.
+HIL_BUILD := build/hil
+
 test: setup lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/poet plan examples/digits/digits.onnx --board qemu_netduinoplus2 --ram 28K --dir $(HIL_BUILD)
+	$(BIN)/poet build --dir $(HIL_BUILD)
+	POET_BUILD_DIR=$(HIL_BUILD) $(BIN)/python -m pytest -n 2
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,0 +1,165 @@
+"""What goes wrong says what, where and what to do: one paragraph, an exit code, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+MODEL = REPOSITORY / "examples" / "digits" / "digits.onnx"
+PLAN = ["plan", str(MODEL), "--board", "qemu_netduinoplus2"]
+
+
+def run(folder: Path, *arguments: str, path: str | None = None) -> tuple[int, str]:
+    command = [str(Path(sys.executable).parent / "poet"), *arguments]
+    env = {**os.environ, "COLUMNS": "400", **({"PATH": path} if path is not None else {})}
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120, env=env)
+    text = result.stdout + result.stderr
+    assert "Traceback" not in text, text
+    return result.returncode, text
+
+
+def fails(folder: Path, *arguments: str, words: list[str], path: str | None = None, code: int = 1) -> str:
+    found, text = run(folder, *arguments, path=path)
+    assert found == code, text
+    assert all(word in text for word in words), text
+    return text
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("planned")
+    code, text = run(folder, *PLAN, "--ram", "64K")
+    assert code == 0, text
+    return folder
+
+
+def test_unknown_board_gives_nearest_names(tmp_path: Path) -> None:
+    fails(tmp_path, "plan", str(MODEL), "--board", "qemu_netduino2", "--ram", "32K", words=["qemu_netduinoplus2", "boards"])
+    assert not (tmp_path / "build").exists()
+
+
+def test_budget_too_small(tmp_path: Path) -> None:
+    fails(tmp_path, *PLAN, "--ram", "10K", words=["10240", "bytes"])
+    assert not (tmp_path / "build").exists()
+
+
+@pytest.mark.parametrize("ram", ["0", "-1", "lots", "1.3", "nan"])
+def test_ram_that_is_no_size(tmp_path: Path, ram: str) -> None:
+    fails(tmp_path, *PLAN, f"--ram={ram}", words=["32K"], code=2)
+
+
+@pytest.mark.parametrize("deadline", ["-1", "nan", "inf"])
+def test_deadline_that_is_no_factor(tmp_path: Path, deadline: str) -> None:
+    fails(tmp_path, *PLAN, "--ram", "64K", f"--deadline={deadline}", words=["--deadline"], code=2)
+
+
+def test_impossible_deadline(tmp_path: Path) -> None:
+    fails(tmp_path, *PLAN, "--ram", "28K", "--deadline", "0.5", words=["deadline"])
+
+
+def test_corrupt_model(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x07garbage")
+    fails(tmp_path, "plan", "m.onnx", "--board", "qemu_netduinoplus2", "--ram", "32K", words=["m.onnx", "not a valid ONNX"])
+
+
+@pytest.mark.parametrize("command", ["build", "flash", "eval", "train", "verify", "stop", "report"])
+def test_commands_out_of_order(tmp_path: Path, command: str) -> None:
+    np.savez(tmp_path / "d.npz", x=np.zeros((2, 1, 8, 8), np.float32), y=np.zeros(2, np.int32))
+    extra = ["--data", "d.npz"] if command in ("train", "eval") else []
+    fails(tmp_path, command, *extra, words=["poet "])
+
+
+def test_damaged_plan(tmp_path: Path, planned: Path) -> None:
+    for name in ("plan.json", "schedule.json"):
+        target = tmp_path / name
+        subprocess.run(["cp", "-r", str(planned / "build"), str(target)], check=True)
+        (target / name).write_text((target / name).read_text()[:-40])
+        fails(tmp_path, "build", "--dir", str(target), words=[name])
+
+
+def test_schedule_that_was_tampered_with(tmp_path: Path, planned: Path) -> None:
+    subprocess.run(["cp", "-r", str(planned / "build"), str(tmp_path / "build")], check=True)
+    path = tmp_path / "build" / "schedule.json"
+    schedule = json.loads(path.read_text())
+    computes = [step for step in schedule["steps"] if step["do"] == "compute"]
+    computes[3]["offset"] = computes[2]["offset"]
+    path.write_text(json.dumps(schedule))
+    fails(tmp_path, "build", words=["overwrites"])
+
+
+def test_compiler_missing(planned: Path) -> None:
+    fails(planned, "build", words=["gcc-arm-none-eabi"], path="/nonexistent")
+    assert not (planned / "build" / "project" / "firmware.elf").exists()
+
+
+@pytest.mark.emulated
+def test_everything_that_needs_a_firmware(planned: Path, tmp_path: Path) -> None:
+    code, text = run(planned, "build")
+    if code and "gcc-arm-none-eabi" in text:
+        assert "CI" not in os.environ, text
+        pytest.skip("no Arm compiler")
+    assert code == 0, text
+    fails(planned, "flash", words=["qemu-system-arm"], path="/usr/nothing")
+    good = {"x": np.zeros((20, 1, 8, 8), np.float32), "y": np.zeros(20, np.int32)}
+    np.savez(tmp_path / "good.npz", **good)
+    np.savez(tmp_path / "label.npz", **{**good, "y": np.array([0] * 19 + [10])})
+    np.savez(tmp_path / "shape.npz", **{**good, "x": np.zeros((20, 8, 8, 2), np.float32)})
+    np.savez(tmp_path / "names.npz", images=good["x"])
+    (tmp_path / "text.npz").write_text("hello")
+    fails(planned, "train", "--data", str(tmp_path / "good.npz"), words=["poet flash"])
+    assert run(planned, "flash")[0] == 0
+    try:
+        for name, words in {
+            "label.npz": ["19", "10"],
+            "shape.npz": ["[8, 8, 2]", "[1, 8, 8]"],
+            "names.npz": ["x_train"],
+            "text.npz": ["text.npz"],
+            "none.npz": ["none.npz"],
+        }.items():
+            fails(planned, "train", "--data", str(tmp_path / name), words=words)
+            assert not (planned / "build" / "run" / "weights.npz").exists()
+        # Another model's firmware on the device: the build changed, the running target did not.
+        manifest = planned / "build" / "project" / "manifest.json"
+        original = manifest.read_text()
+        other = json.loads(original)
+        other["model_digest"] = "0" * 32
+        manifest.write_text(json.dumps(other))
+        fails(planned, "train", "--data", str(tmp_path / "good.npz"), words=["poet flash"])
+        manifest.write_text(original)
+        # The device dies in the middle of a run.
+        state = json.loads((planned / "build" / "run" / "target.json").read_text())
+        trainer = subprocess.Popen(
+            [str(Path(sys.executable).parent / "poet"), "train", "--data", str(tmp_path / "good.npz"), "--epochs", "5000"],
+            cwd=planned,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        partial = planned / "build" / "run" / "losses.partial.csv"
+        while trainer.poll() is None and not (partial.exists() and partial.stat().st_size > 400):
+            pass
+        os.kill(state["pid"], 9)
+        output, _ = trainer.communicate(timeout=60)
+        assert trainer.returncode == 1 and "Traceback" not in output, output
+        assert "poet flash" in " ".join(output.split()) and "step" in output
+        assert not (planned / "build" / "run" / "trained.onnx").exists()
+        assert not (planned / "build" / "run" / "losses.csv").exists()
+    finally:
+        run(planned, "stop")
+
+
+def test_serial_port_that_is_not_there(planned: Path, tmp_path: Path) -> None:
+    fails(planned, "flash", "--port", "/dev/nothing", words=["firmware.elf"]) if not (
+        planned / "build" / "project" / "firmware.elf"
+    ).exists() else None
+    code, text = run(tmp_path, "plan", str(MODEL), "--board", "disco_f407vg", "--ram", "64K")
+    assert code == 0, text
+    assert run(tmp_path, "build")[0] == 0
+    fails(tmp_path, "flash", words=["--port"])

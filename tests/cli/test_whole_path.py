@@ -1,0 +1,81 @@
+"""plan, build, flash, train, eval, verify, stop: as a user types them, on the emulated board, at three budgets."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+MODEL = REPOSITORY / "examples" / "digits" / "digits.onnx"
+STEPS = 60
+
+
+def poet(folder: Path, *arguments: str) -> str:
+    command = [str(Path(sys.executable).parent / "poet"), *arguments]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "digits.npz"
+    script = REPOSITORY / "examples" / "digits" / "make_data.py"
+    subprocess.run([sys.executable, str(script), str(path)], check=True)
+    return path
+
+
+def need_tools() -> None:
+    for tool in ("arm-none-eabi-gcc", "qemu-system-arm"):
+        if shutil.which(tool) is None:
+            assert "CI" not in os.environ, f"{tool} must be there in CI"
+            pytest.skip(f"{tool} is not installed")
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize(
+    ("ram", "extra", "pages", "recomputes"),
+    [
+        ("28K", [], True, True),
+        ("20K", [], True, True),
+        ("32K", [], False, True),
+        ("28K", ["--params", "storage"], True, False),
+        ("28K", ["--train", "last:1"], False, False),
+    ],
+    ids=["28K", "20K", "32K", "params on storage", "last layer"],
+)
+def test_train_eval_verify(
+    tmp_path: Path, data: Path, ram: str, extra: list[str], pages: bool, recomputes: bool
+) -> None:
+    need_tools()
+    out = poet(tmp_path, "plan", str(MODEL), "--board", "qemu_netduinoplus2", "--ram", ram, "--deadline", "3", *extra)
+    assert "Next: poet build" in out
+    assert "Next: poet flash" in poet(tmp_path, "build")
+    assert "Next: poet train" in poet(tmp_path, "flash")
+    try:
+        poet(tmp_path, "train", "--data", str(data), "--steps", str(STEPS), "--lr", "0.02")
+        assert "Accuracy" in poet(tmp_path, "eval", "--data", str(data))
+    finally:
+        poet(tmp_path, "stop")
+    assert poet(tmp_path, "verify").count("equal") == 2
+    run = tmp_path / "build" / "run"
+    record = json.loads((run / "run.json").read_text())
+    assert record["steps"] == STEPS and record["bit_identical"] is True
+    assert record["arena_high_water_bytes"] == record["arena_bytes"] == record["peak_bytes"] <= record["budget_bytes"]
+    assert 0 < record["stack_high_water_bytes"] < record["stack_bytes"]
+    assert (record["page_outs"] > 0) == pages and (record["page_ins"] > 0) == pages
+    assert recomputes is False or record["recompute_calls"] > 0
+    predictions = np.load(run / "predictions.npy")
+    session = onnxruntime.InferenceSession(run / "trained.onnx", providers=["CPUExecutionProvider"])
+    with np.load(data) as arrays:
+        there = [int(session.run(None, {"image": image[None]})[0].argmax()) for image in arrays["x_test"]]
+    assert predictions.tolist() == there
+    assert "<html" in (tmp_path / "build" / "report.html").read_text()[:200].lower()
