@@ -57,22 +57,21 @@ def start_detached(build: Build, *, kind: Literal["qemu", "host"] = "qemu", time
         (qemu.qemu_program(build), qemu.LOG_NAME) if kind == "qemu" else (host.host_program(build), host.LOG_NAME)
     )
     started = process.start(program, build.run_dir, build.run_dir / log_name, timeout_s=timeout_s)
-    pid = started.process.pid
-    running = Running(
-        kind=kind,
-        name=program.name,
-        url=started.url,
-        baud=build.manifest.board.baud,
-        pid=pid,
-        started=process.identity(pid),
-        log=log_name,
-        manifest_sha256=build.manifest_sha256,
-    )
     try:
+        running = Running(
+            kind=kind,
+            name=program.name,
+            url=started.url,
+            baud=build.manifest.board.baud,
+            pid=started.process.pid,
+            started=process.identity(started.process.pid),
+            log=log_name,
+            manifest_sha256=build.manifest_sha256,
+        )
         _save(build, running)
     except BaseException:
         # Nobody would know of the process.
-        process.end(pid, timeout_s=timeout_s)
+        process.end_child(started.process, timeout_s=timeout_s)
         raise
     return running
 

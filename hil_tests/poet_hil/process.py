@@ -49,8 +49,7 @@ def start(program: Program, folder: Path, log: Path, *, timeout_s: float = 10.0,
             ready = _wait_for_port(process, port, timeout_s)
         except BaseException:
             # Ctrl-C: nobody would know of the process.
-            process.kill()
-            process.wait()
+            end_child(process, timeout_s=2.0)
             raise
         if ready:
             # Reaps the process when it ends while we live; it goes on when we end first.
@@ -58,8 +57,7 @@ def start(program: Program, folder: Path, log: Path, *, timeout_s: float = 10.0,
             return Started(process, f"socket://127.0.0.1:{port}")
         code = process.poll()
         if code is None:
-            end(process.pid, timeout_s=2.0)
-            process.wait()
+            end_child(process, timeout_s=2.0)
             raise TargetDied(
                 f"{program.name} did not open its port 127.0.0.1:{port} within {timeout_s:g} s. "
                 f"{log_tail(log)} See the log; `poet doctor` checks the tools."
@@ -86,24 +84,41 @@ def how_it_ended(code: int) -> str:
 
 def identity(pid: int) -> str | None:
     """Tell a process from a later one with the same id: when it started. None when it does not run."""
-    stat = Path("/proc") / str(pid) / "stat"
     if Path("/proc/self/stat").exists():
-        try:
-            # The name in parentheses may hold anything. Behind it come the state and, 20th, the start time.
-            fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        except OSError:
-            return None
-        return None if fields[0] in "ZX" else fields[19]
+        return _identity_from_proc(pid)
     ps = shutil.which("ps")
     if ps is None:
         raise TargetError(
-            "Processes cannot be told apart on this system, so that emulated targets cannot be kept running. "
-            "Use Linux or macOS, or a board on a serial port."
+            "Processes cannot be told apart on this system, so that emulated targets cannot be kept running. Use "
+            "Linux or macOS, or a board on a serial port."
         )
-    shown = subprocess.run(
-        [ps, "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    ).stdout.split(maxsplit=1)
+    return _identity_from_ps(pid, ps)
+
+
+def _identity_from_proc(pid: int) -> str | None:
+    try:
+        text = (Path("/proc") / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    # The name in parentheses may hold anything. Behind it come the state and, 20th, the start time.
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _identity_from_ps(pid: int, ps: str) -> str | None:
+    command = [ps, "-o", "stat=", "-o", "lstart=", "-p", str(pid)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split(maxsplit=1)
     return None if len(shown) < 2 or shown[0].startswith("Z") else shown[1].strip()
+
+
+def end_child(process: subprocess.Popen[bytes], *, timeout_s: float) -> None:
+    """End a process that this one started: ask it to, so that it writes out what it holds, then kill it."""
+    process.terminate()
+    try:
+        process.wait(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def end(pid: int, *, timeout_s: float) -> bool:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -187,6 +188,18 @@ def test_what_ignores_the_request_to_end_is_killed(tmp_path: Path) -> None:
     assert stubborn.wait() == -signal.SIGKILL
     stubborn.stdout.close()
     assert process.end(stubborn.pid, timeout_s=0.2)
+
+
+@pytest.mark.skipif(shutil.which("ps") is None, reason="ps is not installed")
+def test_a_process_is_told_from_others_without_proc_too() -> None:
+    ps = str(shutil.which("ps"))
+    sleeper = subprocess.Popen(["sleep", "60"])
+    started = process._identity_from_ps(sleeper.pid, ps)
+    assert started is not None and process._identity_from_ps(sleeper.pid, ps) == started
+    sleeper.kill()
+    wait_for(lambda: process._identity_from_ps(sleeper.pid, ps) is None)
+    sleeper.wait()
+    assert process._identity_from_ps(sleeper.pid, ps) is None
 
 
 def test_a_host_target_power_cycles(build: Build) -> None:

@@ -34,8 +34,7 @@ class ProcessTarget(SerialTarget):
         """Disconnect and end the program properly, so that no write is lost."""
         super().close()
         if self._process is not None:
-            process.end(self._process.pid, timeout_s=10.0)
-            self._process.wait()
+            process.end_child(self._process, timeout_s=10.0)
             self._process = None
 
     def end_of_process(self) -> str | None:

@@ -103,10 +103,13 @@ class SerialTarget(Target):
 
     def _died(self, error: Exception) -> TargetDied:
         end = self.end_of_process()
-        what = end if end is not None else f"the connection is gone ({error})"
+        if end is not None:
+            return TargetDied(
+                f"The target {self.name} stopped: {end}. {log_tail(self.log)} Run `poet flash` to start it again."
+            )
         return TargetDied(
-            f"The target {self.name} stopped: {what}. {log_tail(self.log)} Check cable and power of a board, "
-            f"then run `poet flash` to start again."
+            f"The target {self.name} stopped: the connection is gone ({error}). {log_tail(self.log)} Check "
+            f"cable and power of a board, then run `poet flash` to start again."
         )
 
     def _cannot_open(self, error: Exception) -> TargetError:
