@@ -172,7 +172,7 @@ def run(tight: Plan, losses: tuple[LossPoint, ...]) -> RunSummary:
         steps=1200,
         seconds=61.5,
         weights_digest="ab" * 32,
-        arena_high_water_bytes=tight.train.schedule.peak_bytes,
+        arena_high_water_bytes=tight.train.schedule.arena_bytes,
         stack_high_water_bytes=812,
         stack_bytes=4096,
         test_accuracy=0.9722,

@@ -131,7 +131,7 @@ def test_loss_curve_marks_changes_of_the_rate(losses: tuple[LossPoint, ...]) -> 
 def test_loss_curve_of_a_long_run_stays_small() -> None:
     points = tuple(LossPoint(i, 0, 0.01, 1.0 / (i + 1)) for i in range(30_000))
     plot = loss_plot(points)
-    assert len(plot.figure["data"][0]["x"]) <= 4000 and "One step in 8 is drawn." in plot.note
+    assert len(plot.figure["data"][0]["x"]) <= 6000 and "One step in 5 is drawn." in plot.note
 
 
 def test_loss_curve_of_one_step() -> None:

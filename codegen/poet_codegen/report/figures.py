@@ -17,7 +17,7 @@ from poet_codegen.report.timeline import Do, Instance, Memory, Origin, Timeline
 Figure = Mapping[str, Any]
 
 _HATCH = {Origin.RECOMPUTED: "/", Origin.PAGED_IN: "."}
-_MOST_POINTS = 4000
+_MOST_POINTS = 6000
 _AXIS = {
     "gridcolor": "var(--grid)",
     "linecolor": "var(--rule)",

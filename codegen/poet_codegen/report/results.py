@@ -82,8 +82,11 @@ def _memory(plan: Plan, facts: RunFacts) -> list[Fact]:
     out: list[Fact] = []
     touched, schedule = facts.arena_high_water_bytes, plan.train.schedule
     if touched is not None:
-        same = touched == schedule.peak_bytes
-        note = "equals the schedule's peak" if same else f"the schedule's peak is {exact_bytes(schedule.peak_bytes)}"
+        same = touched == schedule.arena_bytes
+        # Packing may leave holes, and then the highest byte in use lies above the most bytes live at once.
+        what = "peak" if schedule.arena_bytes == schedule.peak_bytes else "highest address"
+        planned = f"the schedule's {what}"
+        note = f"equals {planned}" if same else f"{planned} is {exact_bytes(schedule.arena_bytes)}"
         out.append(Fact("Arena touched", exact_bytes(touched), f"painted memory on the device; {note}", _verdict(same)))
     stack, there = facts.stack_high_water_bytes, facts.stack_bytes
     if stack is not None:
