@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
 from poet_hil.errors import LinkError
 from poet_solver.errors import PoetError
@@ -36,10 +35,7 @@ board_commands.register(app)
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 interrupted."""
     try:
-        app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        app()
     except (PoetError, LinkError) as error:
         error_console().print(f"[bold red]Error:[/] {_plain(str(error))}", highlight=False)
         sys.exit(1)
@@ -47,11 +43,9 @@ def main() -> None:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         error_console().print(f"[bold red]Error:[/] {_plain(what)}. Free space or give access, and try again.")
         sys.exit(1)
-    except (KeyboardInterrupt, click.Abort):
+    except KeyboardInterrupt:
         error_console().print("[bold]Interrupted.[/] Run the same command again; what was finished before is kept.")
         sys.exit(130)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
 
 
 def _plain(text: str) -> str:
