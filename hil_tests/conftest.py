@@ -79,12 +79,7 @@ def make_target(pytestconfig: pytest.Config, build: Build, tmp_path_factory: pyt
         if port:
             return SerialTarget(port, board.baud)
         kind = HostTarget if on_host else QemuTarget
-        try:
-            return kind(build, tmp_path_factory.mktemp("run"))
-        except TargetMissing as error:
-            if os.environ.get("CI"):
-                pytest.fail(str(error), pytrace=False)
-            pytest.skip(str(error))
+        return kind(build, tmp_path_factory.mktemp("run"))
 
     return make
 
@@ -92,7 +87,14 @@ def make_target(pytestconfig: pytest.Config, build: Build, tmp_path_factory: pyt
 @pytest.fixture(scope="session")
 def target(make_target: MakeTarget, build: Build) -> Iterator[Target]:
     """The running target; one that does not answer fails here, once for all tests."""
-    with make_target() as target:
+    try:
+        target = make_target()
+        target.open()
+    except TargetMissing as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))
+    with target:
         DeviceClient(Link(target), build.manifest).hello()
         yield target
 

@@ -160,7 +160,7 @@ def request_profile(first: int) -> bytes:
     return struct.pack("<I", first)
 
 
-class _Response:
+class Response:
     """A payload of fixed layout."""
 
     LAYOUT: ClassVar[struct.Struct]
@@ -177,7 +177,7 @@ class _Response:
 
 
 @dataclass(frozen=True)
-class Hello(_Response):
+class Hello(Response):
     """What the device is. Sizes in bytes, `tick_hz` in ticks a second, names NUL-padded as received."""
 
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<16s16s9I32s16s16s24s")
@@ -204,7 +204,7 @@ def text(field: bytes) -> str:
 
 
 @dataclass(frozen=True)
-class TrainStep(_Response):
+class TrainStep(Response):
     """What a training step gave: the loss as a float32 value, steps trained so far, duration in ticks."""
 
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<fIQ")
@@ -224,7 +224,7 @@ def float_bits(value: float) -> str:
 
 
 @dataclass(frozen=True)
-class InferDone(_Response):
+class InferDone(Response):
     """Duration of a forward run in ticks."""
 
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<Q")
@@ -232,7 +232,7 @@ class InferDone(_Response):
 
 
 @dataclass(frozen=True)
-class DeviceStatus(_Response):
+class DeviceStatus(Response):
     """Counters since reset; page and recompute counts are of the last training step; high waters in bytes."""
 
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<9Ii")
@@ -249,7 +249,7 @@ class DeviceStatus(_Response):
 
 
 @dataclass(frozen=True)
-class Checkpointed(_Response):
+class Checkpointed(Response):
     """Sequence number of the checkpoint that was written."""
 
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<I")
@@ -257,7 +257,7 @@ class Checkpointed(_Response):
 
 
 @dataclass(frozen=True)
-class Restored(_Response):
+class Restored(Response):
     """Sequence number of the checkpoint in use now, and the steps that had been trained then."""
 
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<II")
@@ -266,7 +266,7 @@ class Restored(_Response):
 
 
 @dataclass(frozen=True)
-class Heartbeat(_Response):
+class Heartbeat(Response):
     """The device is at schedule step `step_index` of `steps_total`, `ticks` after it began."""
 
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IIQ")

@@ -71,10 +71,17 @@ def keep(data: bytes) -> bytes:
 
 
 def linked(
-    manifest: Manifest, to_device: Disturb = keep, from_device: Disturb = keep, **options: int
+    manifest: Manifest,
+    to_device: Disturb = keep,
+    from_device: Disturb = keep,
+    *,
+    heartbeats: int = 0,
+    tries: int = 4,
+    first_seq: int | None = None,
 ) -> tuple[Link, StandIn]:
-    device = StandIn(manifest, heartbeats=options.pop("heartbeats", 0))
-    return Link(StandInTarget(device, to_device=to_device, from_device=from_device), **options), device
+    device = StandIn(manifest, heartbeats=heartbeats)
+    target = StandInTarget(device, to_device=to_device, from_device=from_device)
+    return Link(target, tries=tries, first_seq=first_seq), device
 
 
 def ready(link: Link) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import re
 import struct
 import zlib
@@ -57,14 +56,15 @@ def test_payload_layouts_are_those_of_the_c_header() -> None:
     """The header's comments give each payload as {u32 name, ...}; the structs have those fields, in order."""
     text = (HEADERS / "protocol.h").read_text(encoding="utf-8")
     codes = {"u32": "I", "i32": "i", "u64": "Q", "f32": "f"}
-    for command, response in {
+    responses: dict[str, type[protocol.Response]] = {
         "POET_CMD_HELLO": protocol.Hello,
         "POET_CMD_TRAIN": protocol.TrainStep,
         "POET_CMD_INFER": protocol.InferDone,
         "POET_CMD_STATUS": protocol.DeviceStatus,
         "POET_CMD_CHECKPOINT": protocol.Checkpointed,
         "POET_CMD_RESTORE": protocol.Restored,
-    }.items():
+    }
+    for command, response in responses.items():
         comment = text[: text.index(f"{command} =")].rpartition("/*")[2]
         fields = comment.partition("-> {")[2].partition("}")[0].replace("*", " ").split(",")
         layout, names = "<", []
@@ -74,7 +74,7 @@ def test_payload_layouts_are_those_of_the_c_header() -> None:
             layout += f"{size[:-1]}s" if size else codes[kind]
             names.append(name)
         assert struct.calcsize(layout) == response.LAYOUT.size, command
-        assert names == [field.name for field in dataclasses.fields(response)], command
+        assert ["LAYOUT", *names] == list(response.__annotations__), command
         expanded = re.sub(r"(?<!\d)(\d+)([IiQf])", lambda m: m[2] * int(m[1]), response.LAYOUT.format)
         assert expanded == layout, command
 

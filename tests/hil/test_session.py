@@ -5,6 +5,7 @@ import hashlib
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -243,18 +244,20 @@ def test_a_run_can_be_resumed_after_ctrl_c(manifest: Manifest, tmp_path: Path, c
     assert result.weights_digest == whole.weights_digest
 
 
-def test_an_interrupt_before_a_step_does_not_repeat_the_one_before(manifest: Manifest, tmp_path: Path) -> None:
-    training, _ = session(manifest, tmp_path)
+def test_an_interrupt_before_a_step_does_not_repeat_the_one_before(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, device = session(manifest, tmp_path)
+    write_sample = training.device.write_sample
 
-    class Samples(np.ndarray):  # type: ignore[type-arg]
-        def __getitem__(self, index: object) -> object:
-            if np.array_equal(np.asarray(index), [2]):
-                raise KeyboardInterrupt
-            return np.asarray(self)[index]
+    def interrupted(*sample: Any) -> None:
+        if device.steps_done == 2:
+            raise KeyboardInterrupt
+        write_sample(*sample)
 
-    ordered = data()
+    monkeypatch.setattr(training.device, "write_sample", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        training.train(Dataset(ordered.x.view(Samples), ordered.y, "data"), PLAN)
+        training.train(data(), PLAN)
     assert [row["step"] for row in rows(tmp_path / "run" / "losses.partial.csv")] == ["0", "1"]
 
 

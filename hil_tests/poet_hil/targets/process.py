@@ -53,7 +53,11 @@ class ProcessTarget(SerialTarget):
             started = process.start(self.program, self.folder, self.log, append=append)
             self._process = started.process
             self.url = started.url
-        super().open()
+        try:
+            super().open()
+        except BaseException:
+            self.close()
+            raise
 
 
 class AttachedTarget(SerialTarget):
@@ -70,7 +74,11 @@ class AttachedTarget(SerialTarget):
         """Connect; TargetBusy when another session is connected."""
         if self._lock is None:
             self._lock = _lock(self._lock_path, self.name)
-        super().open()
+        try:
+            super().open()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Disconnect."""
