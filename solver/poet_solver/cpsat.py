@@ -64,7 +64,7 @@ class Interrupt:
             solver.stop_search()
 
 
-def search(
+def search_model(
     model: Model,
     memory_rows: Sequence[Row],
     limits: SearchLimits,

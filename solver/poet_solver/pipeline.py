@@ -1,4 +1,4 @@
-"""Problem -> Schedule: paging-only start, CP-SAT over growing families, offsets, replay (DESIGN §5).
+"""Problem -> Schedule (DESIGN §5): paging-only start, CP-SAT with anchor cuts over growing families, bounds, replay.
 
 "Optimal" means: no schedule of the family named in `bound_family` uses less energy by more than one part in 10,000.
 """
@@ -6,31 +6,35 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from poet_solver.cpsat import Interrupt, SearchLimits, search
-from poet_solver.errors import InfeasibleError
+from poet_solver.baselines.keep import keep_plan
+from poet_solver.cpsat import Interrupt, SearchLimits, search_model
+from poet_solver.cuts import Anchor
+from poet_solver.incumbent import Progress, Search
+from poet_solver.lp import fix_by_reduced_cost, relax
 from poet_solver.memory import memory_of, tighten
-from poet_solver.model import Freedom, Model, build_model
-from poet_solver.net import Net, build_net
-from poet_solver.pack import layout_of, pack, peak_bytes, steps_of
-from poet_solver.plan import Action, Do, Plan, actions_of_plan, complete, plan_of_point, point_of_plan
+from poet_solver.model import Freedom, Model, Row, build_model
+from poet_solver.net import build_net
+from poet_solver.pack import layout_of, peak_bytes
+from poet_solver.place import check_floor, infeasible, place
+from poet_solver.plan import plan_of_point, point_of_plan
 from poet_solver.problem import Problem
-from poet_solver.replay import replay, replay_steps
-from poet_solver.schedule import Schedule, Status
-from poet_solver.slots import PAGING_ONLY, WIDE, Family
+from poet_solver.schedule import Schedule
+from poet_solver.slots import LISTED, PAGING_ONLY, WIDE, Family, count_slots
 
-OPTIMAL_GAP = 1e-4
-"""Relative gap in total energy at which a schedule is called optimal."""
+_SMALL_SLOTS = 4000
+"""A wide family of so many slots is searched whole."""
 
-_MOST_SLOTS = 9000
-"""A larger family is not searched whole."""
+_LARGE_SLOTS = 30_000
+"""No model of more slots is built."""
 
 
 class Technique(StrEnum):
@@ -40,95 +44,6 @@ class Technique(StrEnum):
     PAGE = "page"
     REMAT = "remat"
     KEEP = "keep"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """News from a running solve."""
-
-    phase: str
-    elapsed_s: float
-    energy_j: float
-    """Of the best schedule so far; infinity before the first."""
-    bound_j: float
-    """Best lower bound so far, of the final family."""
-
-    @property
-    def gap(self) -> float:
-        """Relative distance of the two."""
-        return 1.0 if math.isinf(self.energy_j) else max(0.0, self.energy_j - self.bound_j) / self.energy_j
-
-
-@dataclass
-class Search:
-    """The best plan and bound so far."""
-
-    net: Net
-    deadline: float
-    progress: Callable[[Progress], None] | None
-    started: float
-    interrupt: Interrupt
-    plan: Plan | None = None
-    actions: tuple[Action, ...] = ()
-    energy_j: float = math.inf
-    bound_j: float = 0.0
-    freedom: Freedom | None = None
-    """What `bound_j` holds for."""
-    phase: str = "start"
-    has_overrun: bool = False
-    """A point broke a budget by rounding: the search is repeated strictly."""
-
-    @property
-    def left_s(self) -> float:
-        """Seconds until the deadline."""
-        return self.deadline - time.monotonic()
-
-    @property
-    def closed(self) -> bool:
-        """Nothing is left to find in the family of the bound."""
-        return self.energy_j - self.bound_j <= 1e-6 * self.energy_j
-
-    def tell(self) -> None:
-        """Report progress."""
-        if self.progress is not None:
-            elapsed = time.monotonic() - self.started
-            self.progress(Progress(self.phase, elapsed, self.energy_j, self.bound_j))
-
-    def offer(self, plan: Plan) -> bool:
-        """Take the plan if it is legal and better."""
-        actions = complete(self.net, actions_of_plan(self.net, plan))
-        energy, seconds, wear = costs_of(self.net, actions)
-        problem = self.net.problem
-        if (problem.deadline_s is not None and seconds > problem.deadline_s * (1 + 1e-9)) or (
-            problem.wear_budget_bytes is not None and wear > problem.wear_budget_bytes * (1 + 1e-9)
-        ):
-            self.has_overrun = True
-            return False
-        if energy >= self.energy_j or peak_bytes(layout_of(self.net, actions).rectangles) > self.net.ram_bytes:
-            return False
-        self.plan, self.actions, self.energy_j = plan, actions, energy
-        self.tell()
-        return True
-
-    def raise_bound(self, bound_j: float) -> None:
-        """Take a better lower bound."""
-        if bound_j > self.bound_j:
-            self.bound_j = min(bound_j, self.energy_j)
-            self.tell()
-
-
-def costs_of(net: Net, actions: tuple[Action, ...]) -> tuple[float, float, float]:
-    """Energy in joules (idle power included), time in seconds, wear in bytes."""
-    energy = seconds = wear = 0.0
-    for do, what, m in actions:
-        if do is Do.FREE:
-            continue
-        cost = net.modes[what][m] if do is Do.COMPUTE else (net.page_in if do is Do.PAGE_IN else net.page_out)[what]
-        assert cost is not None
-        energy += cost.energy_j
-        seconds += cost.time_s
-        wear += cost.wear_bytes
-    return energy, seconds, wear
 
 
 def freedom_of(technique: Technique, family: Family) -> Freedom:
@@ -164,7 +79,7 @@ def solve(
     started = time.monotonic()
     budget: int | None = None
     while True:
-        state = search_plan(
+        search = search_plan(
             problem,
             deadline=started + time_limit_s,
             interrupt=interrupt,
@@ -174,11 +89,11 @@ def solve(
             technique=technique,
             progress=progress,
         )
-        peak = peak_bytes(layout_of(state.net, state.actions).rectangles)
-        schedule = _place(problem, state, budget, peak, time.monotonic() - started)
+        schedule = place(problem, search, budget, time.monotonic() - started)
         if schedule is not None:
             return schedule
-        budget = peak - _step_down(state.net)
+        peak = peak_bytes(layout_of(search.net, search.actions).rectangles)
+        budget = peak - min((size for size in search.net.size if size), default=1)
 
 
 def search_plan(
@@ -198,134 +113,127 @@ def search_plan(
     """
     net = build_net(problem, ram_bytes)
     check_floor(problem, net)
-    state = Search(net, deadline, progress, time.monotonic(), interrupt)
-    _search_families(state, technique, seed, threads)
-    if state.plan is None:
-        raise _infeasible(problem, net, technique, state.bound_j)
-    return state
+    search = Search(net, deadline, interrupt, progress)
+    _Run(search, technique, seed, threads).all()
+    if not search.actions:
+        raise infeasible(problem, net, technique, search.bound_j)
+    return search
 
 
-def _step_down(net: Net) -> int:
-    """By how much the memory budget is lowered when a schedule could not be packed: its smallest tensor."""
-    return min((size for size in net.size if size), default=1)
+class _Run:
+    """One search: which families, in which order, on which thread."""
 
+    def __init__(self, search: Search, technique: Technique, seed: int, threads: int) -> None:
+        self.search = search
+        self.technique = technique
+        self.seed = seed
+        self.threads = threads
+        self.anchors: tuple[Anchor, ...] = ()
+        self.lock = threading.Lock()
 
-def _place(problem: Problem, state: Search, budget: int | None, peak: int, solve_s: float) -> Schedule | None:
-    """Offsets at the schedule's peak, else anywhere within the budget; then the replay. None: no packing found.
-
-    `budget` is not None when the memory budget was lowered because a better schedule could not be packed.
-    """
-    net = state.net
-    layout = layout_of(net, state.actions)
-    ceiling = problem.ram_bytes if problem.ram_bytes is not None else 2 * peak
-    offsets = pack(layout.rectangles, peak, 20.0)
-    if offsets is None and ceiling > peak:
-        offsets = pack(layout.rectangles, ceiling, 20.0)
-    if offsets is None:
-        return None
-    steps = steps_of(net, state.actions, layout, offsets)
-    found = replay_steps(problem, steps)
-    bound = min(state.bound_j, found.energy.total)
-    assert state.freedom is not None
-    family = state.freedom.describe()
-    if budget is not None:
-        family += f", that need at most {budget} bytes before they are given addresses"
-    is_optimal = found.energy.total - bound <= OPTIMAL_GAP * found.energy.total
-    schedule = Schedule(
-        problem_digest=problem.digest(),
-        status=Status.OPTIMAL if is_optimal else Status.FEASIBLE,
-        steps=steps,
-        energy=found.energy,
-        time=found.time,
-        wear_bytes=found.wear_bytes,
-        peak_bytes=found.peak_bytes,
-        arena_bytes=found.arena_bytes,
-        lower_bound_j=bound,
-        bound_family=family,
-        solve_s=solve_s,
-    )
-    replay(problem, schedule)
-    return schedule
-
-
-def check_floor(problem: Problem, net: Net) -> None:
-    """Raise InfeasibleError when one op alone does not fit."""
-    op = net.largest_op()
-    if problem.ram_bytes is not None and net.floor_bytes(op) > problem.ram_bytes:
-        raise _infeasible(problem, net, Technique.BOTH, 0.0)
-
-
-def _infeasible(problem: Problem, net: Net, technique: Technique, bound_j: float) -> InfeasibleError:
-    op = net.largest_op()
-    needed, there = net.floor_bytes(op), problem.ram_bytes or 0
-    what = {"start": "the tensors that start in RAM", "end": "the tensors that must end in RAM"}
-    name = what.get(net.names[op], f"op {net.names[op]}") if op in (0, net.end) else f"op {net.names[op]}"
-    if problem.ram_bytes is not None and needed > there:
-        text = f"{problem.name}: {name} alone needs {needed} bytes, the RAM budget is {there} bytes. Raise the budget."
-    elif math.isinf(bound_j):
-        text = (
-            f"{problem.name}: no schedule of technique '{technique}' fits {there} bytes of RAM, the deadline and the "
-            f"wear budget together, although {name}, the largest, needs only {needed} bytes. Raise a budget; "
-            "'poet-solver min-ram' finds the smallest RAM that works."
-        )
-    else:
-        text = (
-            f"{problem.name}: no schedule of technique '{technique}' was found in time for {there} bytes of RAM "
-            f"({name}, the largest, needs {needed} bytes). Raise the time limit or a budget."
-        )
-    return InfeasibleError(text, op_name=net.names[op], needed_bytes=needed, budget_bytes=there)
-
-
-def _search_families(state: Search, technique: Technique, seed: int, threads: int) -> None:
-    """Search ever wider families, each hinting the next."""
-    del threads
-    families = [PAGING_ONLY, Family(hops=4), Family(hops=8), Family(), WIDE]
-    if technique in (Technique.PAGE, Technique.KEEP):
-        families = [PAGING_ONLY]
-    shares = np.linspace(0.1, 0.3, len(families))
-    for number, family in enumerate(families):
-        freedom = freedom_of(technique, family)
-        model = build_model(state.net, freedom)
-        if len(model.keys) > _MOST_SLOTS:
-            break
-        tighten(model)
-        state.freedom = freedom
-        state.bound_j = 0.0
-        state.phase = family.describe()
-        is_final = number == len(families) - 1
-        limit = state.left_s if is_final else state.left_s * float(shares[number])
-        _search_one(state, model, SearchLimits(time_s=max(limit, 0.5), seed=seed))
-        if state.interrupt.stop or state.left_s <= 0:
-            break
-        if math.isinf(state.bound_j) and family.recompute:
-            break
-
-
-def _search_one(state: Search, model: Model, limits: SearchLimits) -> None:
-    rows = memory_of(model).binding_rows()
-    hint = point_of_plan(model, state.plan) if state.plan is not None else None
-
-    def on_point(point: NDArray[np.float64], _energy_j: float) -> None:
-        state.offer(plan_of_point(model, point))
-
-    for strict in (False, True):
-        state.has_overrun = False
-        result = search(
-            model,
-            rows,
-            replace(limits, strict=strict),
-            hint=hint,
-            below_j=state.energy_j,
-            on_point=on_point,
-            on_bound=None if strict else state.raise_bound,
-            interrupt=state.interrupt,
-        )
-        if result.point is not None:
-            state.offer(plan_of_point(model, result.point))
-        if not strict:
-            if result.infeasible and state.plan is not None:
-                state.raise_bound(state.energy_j)
-            else:
-                state.raise_bound(result.bound_j)
-        if not state.has_overrun:
+    def all(self) -> None:
+        """Run every phase that the deadline leaves room for."""
+        search = self.search
+        search.offer(keep_plan(search.net))
+        if self.technique in (Technique.PAGE, Technique.KEEP):
+            search.widest = freedom_of(self.technique, PAGING_ONLY).describe()
+            self.explore(PAGING_ONLY, search.left_s)
             return
+        wide = freedom_of(self.technique, WIDE).describe()
+        search.widest = wide
+        search.raise_bound(wide, sum(min(m.energy_j for m in modes) for modes in search.net.modes))
+        if search.is_closed(wide):
+            return
+        self.explore(PAGING_ONLY, search.left_s * 0.1)
+        if count_slots(search.net, WIDE) <= _SMALL_SLOTS:
+            for family, share in ((Family(hops=4), 0.15), (Family(hops=8), 0.2), (WIDE, 1.0)):
+                if not search.is_closed(wide):
+                    self.explore(family, search.left_s * share, lp_share=0.3)
+            return
+        if self.threads >= 2:
+            with ThreadPoolExecutor(2) as pool:
+                futures = [pool.submit(self.grow), pool.submit(self.prove)]
+                for future in futures:
+                    future.result()
+        else:
+            self.grow(share=0.5)
+            self.prove()
+
+    def grow(self, share: float = 1.0) -> None:
+        """Better and better schedules from growing families."""
+        until = time.monotonic() + share * self.search.left_s
+        hops = (4, 6, 8, 12, 16, 24)
+        for number, hop in enumerate(hops):
+            family = Family(hops=hop)
+            left = until - time.monotonic()
+            if left < 1 or count_slots(self.search.net, family) > _LARGE_SLOTS:
+                break
+            self.explore(family, left / max(2, len(hops) - number) if number else left / 3, lp_share=0.4)
+
+    def prove(self) -> None:
+        """Bound and improve over the family of the instances' listed bounds."""
+        if count_slots(self.search.net, LISTED) <= _LARGE_SLOTS:
+            self.explore(LISTED, self.search.left_s, lp_share=0.45, lb_tree=True)
+
+    def explore(self, family: Family, time_s: float, lp_share: float = 0.0, lb_tree: bool = False) -> None:
+        """LP with cuts for a share of the time, reduced-cost fixing, then CP-SAT on what is left of the model."""
+        search = self.search
+        until = time.monotonic() + min(time_s, search.left_s)
+        freedom = freedom_of(self.technique, family)
+        name = freedom.describe()
+        search.enter(name)
+        model = build_model(search.net, freedom)
+        tighten(model)
+        cap = search.energy_j
+        cuts: tuple[Row, ...] = ()
+        if lp_share and time.monotonic() < until and not model.contradiction:
+            relaxation = relax(
+                model,
+                memory_of(model),
+                time.monotonic() + lp_share * (until - time.monotonic()),
+                on_bound=lambda bound: search.raise_bound(name, min(bound, search.energy_j)),
+                should_stop=lambda: search.interrupt.stop,
+                goal_j=search.energy_j,
+                known=self.anchors,
+            )
+            with self.lock:
+                self.anchors = tuple(dict.fromkeys((*self.anchors, *relaxation.anchors)))
+            cuts = relaxation.cuts
+            cap = search.energy_j
+            if math.isfinite(cap):
+                fix_by_reduced_cost(model, relaxation, cap)
+                tighten(model)
+        if model.contradiction:
+            search.raise_bound(name, cap)
+        elif not search.is_closed(name):
+            self.branch(model, name, cuts, until, lb_tree, cap)
+
+    def branch(self, model: Model, name: str, cuts: tuple[Row, ...], until: float, lb_tree: bool, cap: float) -> None:
+        """CP-SAT on a model from which nothing better than `cap` joules was removed."""
+        search = self.search
+        rows = memory_of(model).binding_rows()
+        hint = point_of_plan(model, search.plan) if search.plan is not None else None
+
+        def on_point(point: NDArray[np.float64], _energy_j: float) -> None:
+            search.offer(plan_of_point(model, point))
+
+        for strict in (False, True):
+            search.has_overrun = False
+            limits = SearchLimits(max(0.2, until - time.monotonic()), self.seed, lb_tree=lb_tree, strict=strict)
+            result = search_model(
+                model,
+                rows,
+                limits,
+                cuts=cuts,
+                hint=hint,
+                below_j=search.energy_j,
+                on_point=on_point,
+                on_bound=None if strict else lambda bound: search.raise_bound(name, min(bound, cap)),
+                interrupt=search.interrupt,
+            )
+            if result.point is not None:
+                search.offer(plan_of_point(model, result.point))
+            if not strict:
+                search.raise_bound(name, min(result.bound_j, cap))
+            if not search.has_overrun:
+                return

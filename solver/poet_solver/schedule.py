@@ -82,6 +82,15 @@ class Costs:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """A lower bound on the energy of every schedule of a family."""
+
+    family: str
+    """In words."""
+    energy_j: float
+
+
+@dataclass(frozen=True)
 class Schedule:
     """A solved schedule. Every figure in it is recomputed by replay() before anybody sees it."""
 
@@ -103,6 +112,8 @@ class Schedule:
     """In words, the family of schedules that the bound holds for."""
     solve_s: float = 0.0
     notes: tuple[str, ...] = field(default=())
+    other_bounds: tuple[Bound, ...] = ()
+    """Bounds on narrower families, where they were worked out."""
 
     @property
     def energy_j(self) -> float:

@@ -10,7 +10,19 @@ from typing import Any
 
 from poet_solver.errors import ProblemError
 from poet_solver.problem import Problem
-from poet_solver.schedule import Compute, Costs, Free, Home, PageIn, PageOut, Schedule, Status, Step, step_to_dict
+from poet_solver.schedule import (
+    Bound,
+    Compute,
+    Costs,
+    Free,
+    Home,
+    PageIn,
+    PageOut,
+    Schedule,
+    Status,
+    Step,
+    step_to_dict,
+)
 
 
 def schedule_to_json(schedule: Schedule) -> str:
@@ -35,6 +47,7 @@ def schedule_to_json(schedule: Schedule) -> str:
         "energy_by_kind_j": asdict(schedule.energy),
         "time_by_kind_s": asdict(schedule.time),
         "counts": step_counts(schedule.steps),
+        "other_bounds": [asdict(bound) for bound in schedule.other_bounds],
         "notes": list(schedule.notes),
     }
     steps = ",\n".join("  " + json.dumps(step_to_dict(step)) for step in schedule.steps)
@@ -87,6 +100,11 @@ def parse_schedule(text: str, source: str = "schedule", problem: Problem | None 
         bound_family=_typed(data, "bound_family", str, source),
         solve_s=_number(data, "solve_s", source),
         notes=tuple(str(note) for note in data.get("notes", [])),
+        other_bounds=tuple(
+            Bound(_typed(item, "family", str, source), _number(item, "energy_j", source))
+            for item in data.get("other_bounds", [])
+            if isinstance(item, dict)
+        ),
     )
 
 

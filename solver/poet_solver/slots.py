@@ -106,6 +106,11 @@ def _within(
     return sorted(seen - {t})
 
 
+def count_slots(net: Net, family: Family) -> int:
+    """How many slots the family has."""
+    return net.n_ops + family.passes * sum(len(ops) for ops in candidates(net, family))
+
+
 def slot_keys(net: Net, family: Family) -> list[SlotKey]:
     """Every slot of the family in time order."""
     keys: list[SlotKey] = []

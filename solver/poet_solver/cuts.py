@@ -1,0 +1,142 @@
+"""Anchor cuts (DESIGN §5): every read has a source.
+
+**Theorem.** Let tensor v be read resident at the mandatory slot s, W any set of tensors that contains v, t0 <= s a
+stage boundary, and call a run of an op an entry when it makes a tensor of W in RAM and reads no resident tensor of W.
+If every op that can enter had its first run before t0, then
+
+    sum_{w in W} H_w(t0)  +  sum_{w in W, t0<=t<=s} P_w(t)  +  sum_{entries u, t0<=t<=s} R_u(t)  >=  1
+
+H_w(t0): w is held over the start of stage t0. Proof: trace the instance read at s back. It crosses the start of t0
+(H), or began by a page-in (P), or was made by an entry, whose first run is over, so again (R), or was made from a
+resident tensor of W: repeat there. Slots fall strictly, so it ends. An entry first run inside [t0, s] would count as
+the constant 1.
+
+Sets W are paths v, an input of v's op, an input of that one's op, ...: as good as exact minimum cuts were in trials.
+The cut speaks of stages only, so it serves the slot model and the stage relaxation alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from poet_solver.net import Net
+
+Floats = NDArray[np.float64]
+
+_DEPTH = 9
+_PER_READ = 12
+"""Cuts given for one read in one round."""
+_MOST_PATHS = 140
+"""Paths tried for one tensor."""
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """One cut: the tensors of W, the ops that enter it, from stage t0 to stage s."""
+
+    tensors: tuple[int, ...]
+    entries: tuple[tuple[int, int], ...]
+    """(op, mode) pairs."""
+    t0: int
+    s: int
+
+
+@dataclass(frozen=True)
+class StagePoint:
+    """A (fractional) point summed over stages: rows are tensors or ops, columns stages."""
+
+    held: Floats
+    """[tensor, t]: held over the start of stage t."""
+    paged: Floats
+    """[tensor, t]: paged in within stage t."""
+    rerun: dict[tuple[int, int], Floats]
+    """(op, mode) -> recomputations within every stage."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """A candidate W."""
+
+    tensors: tuple[int, ...]
+    entries: tuple[tuple[int, int], ...]
+    earliest: int
+    """First stage t0 that the theorem allows: after the first run of every entry."""
+
+
+def paths_of(net: Net, v: int) -> list[Path]:
+    """Candidate sets W for reads of `v`, shortest first."""
+    out: list[Path] = []
+    queue: list[tuple[int, ...]] = [(v,)]
+    at = 0
+    while at < len(queue) and len(out) < _MOST_PATHS:
+        tensors = queue[at]
+        at += 1
+        inside = set(tensors)
+        entries = tuple(
+            (op, m)
+            for op in sorted({net.producer[w] for w in tensors})
+            for m, mode in enumerate(net.modes[op])
+            if inside & set(mode.to_ram) and not inside & set(mode.resident)
+        )
+        out.append(Path(tensors, entries, max((op for op, _ in entries), default=0) + 1))
+        if len(tensors) < _DEPTH:
+            queue += [(*tensors, u) for u in net.operands[net.producer[tensors[-1]]] if u not in inside]
+    return out
+
+
+class Separator:
+    """Finds violated cuts; remembers which it gave."""
+
+    def __init__(self, net: Net) -> None:
+        self.net = net
+        self.given: set[Anchor] = set()
+        self.paths: dict[int, list[Path]] = {}
+        self.readers: dict[int, list[int]] = {}
+        for s in range(net.n_ops):
+            always = set.intersection(*(set(mode.resident) for mode in net.modes[s]))
+            for v in always:
+                if net.producer[v] < s - 1:
+                    self.readers.setdefault(v, []).append(s)
+
+    def violated(self, point: StagePoint, most: int = 3000, tolerance: float = 1e-3) -> list[Anchor]:
+        """The most violated cuts of every read, at most `most` of them, the worst first."""
+        found: list[tuple[float, Anchor]] = []
+        for v, reads in self.readers.items():
+            first = self.net.producer[v] + 1
+            if point.held[v, first : reads[-1] + 1].min() > 1 - tolerance:
+                continue
+            found += self._of_tensor(point, v, reads, tolerance)
+        found.sort(key=lambda pair: pair[0])
+        chosen = [anchor for _, anchor in found[:most]]
+        self.given.update(chosen)
+        return chosen
+
+    def _of_tensor(self, point: StagePoint, v: int, reads: list[int], tolerance: float) -> list[tuple[float, Anchor]]:
+        best: dict[int, list[tuple[float, Anchor]]] = {}
+        if v not in self.paths:
+            self.paths[v] = paths_of(self.net, v)
+        for path in self.paths[v]:
+            if path.earliest > reads[-1]:
+                continue
+            rows = list(path.tensors)
+            held = point.held[rows].sum(axis=0)
+            inside = point.paged[rows].sum(axis=0)
+            for entry in path.entries:
+                if entry in point.rerun:
+                    inside = inside + point.rerun[entry]
+            upto = np.cumsum(inside)
+            start = held - upto + inside
+            start[: path.earliest] = np.inf
+            for s in reads:
+                if s < path.earliest:
+                    continue
+                t0 = int(np.argmin(start[: s + 1]))
+                left = start[t0] + upto[s]
+                if left < 1 - tolerance:
+                    anchor = Anchor(path.tensors, path.entries, t0, s)
+                    if anchor not in self.given:
+                        best.setdefault(s, []).append((left, anchor))
+        return [pair for pairs in best.values() for pair in sorted(pairs, key=lambda pair: pair[0])[:_PER_READ]]

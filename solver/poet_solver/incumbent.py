@@ -1,0 +1,132 @@
+"""The best plan and bounds of a running solve, shared by its threads."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from poet_solver.cpsat import Interrupt
+from poet_solver.net import Net
+from poet_solver.pack import layout_of, peak_bytes
+from poet_solver.plan import Action, Do, Plan, actions_of_plan, complete
+
+CLOSED_GAP = 1e-6
+"""Relative gap at which a family counts as solved."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """News from a running solve."""
+
+    phase: str
+    elapsed_s: float
+    energy_j: float
+    """Of the best schedule so far; infinity before the first."""
+    bound_j: float
+    """Best lower bound so far, over every schedule in the given order of first computations."""
+
+    @property
+    def gap(self) -> float:
+        """Relative distance of the two."""
+        return 1.0 if math.isinf(self.energy_j) else max(0.0, self.energy_j - self.bound_j) / self.energy_j
+
+
+@dataclass
+class Search:
+    """Incumbent and bounds; every method may be called from any thread."""
+
+    net: Net
+    deadline: float
+    """Monotonic seconds."""
+    interrupt: Interrupt
+    progress: Callable[[Progress], None] | None = None
+    started: float = field(default_factory=time.monotonic)
+    plan: Plan | None = None
+    actions: tuple[Action, ...] = ()
+    energy_j: float = math.inf
+    bounds: dict[str, float] = field(default_factory=dict)
+    """Family, in words -> lower bound in joules on its schedules."""
+    widest: str = ""
+    """The family whose bound is reported first; it contains all others."""
+    phase: str = "start"
+    has_overrun: bool = False
+    """A point broke a budget by rounding: the search is to be repeated strictly."""
+    first_s: float = math.inf
+    """Seconds until the first plan."""
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline, 0 after an interrupt."""
+        return 0.0 if self.interrupt.stop else self.deadline - time.monotonic()
+
+    @property
+    def bound_j(self) -> float:
+        """Bound of the widest family."""
+        return self.bounds.get(self.widest, 0.0)
+
+    def bound_of(self, family: str) -> float:
+        """Best bound on a family: its own or that of the widest, which contains it."""
+        return max(self.bounds.get(family, 0.0), self.bound_j)
+
+    def is_closed(self, family: str) -> bool:
+        """No schedule of the family is better than the incumbent by more than a rounding error."""
+        return math.isfinite(self.energy_j) and self.energy_j - self.bound_of(family) <= CLOSED_GAP * self.energy_j
+
+    def offer(self, plan: Plan) -> bool:
+        """Take the plan if it is legal and better."""
+        return self.offer_actions(complete(self.net, actions_of_plan(self.net, plan)), plan)
+
+    def offer_actions(self, actions: tuple[Action, ...], plan: Plan | None) -> bool:
+        """Take a complete action list if it is legal and better; `plan` None when the slots cannot express it."""
+        energy, seconds, wear = costs_of(self.net, actions)
+        problem = self.net.problem
+        with self._lock:
+            if (problem.deadline_s is not None and seconds > problem.deadline_s * (1 + 1e-9)) or (
+                problem.wear_budget_bytes is not None and wear > problem.wear_budget_bytes * (1 + 1e-9)
+            ):
+                self.has_overrun = True
+                return False
+            if energy >= self.energy_j or peak_bytes(layout_of(self.net, actions).rectangles) > self.net.ram_bytes:
+                return False
+            self.actions, self.energy_j = actions, energy
+            self.plan = plan or self.plan
+            self.first_s = min(self.first_s, time.monotonic() - self.started)
+            self.tell()
+            return True
+
+    def raise_bound(self, family: str, bound_j: float) -> None:
+        """Take a better lower bound."""
+        with self._lock:
+            if bound_j > self.bounds.get(family, 0.0):
+                self.bounds[family] = bound_j
+                self.tell()
+
+    def enter(self, phase: str) -> None:
+        """Start a phase."""
+        with self._lock:
+            self.phase = phase
+            self.tell()
+
+    def tell(self) -> None:
+        """Report progress."""
+        if self.progress is not None:
+            elapsed = time.monotonic() - self.started
+            self.progress(Progress(self.phase, elapsed, self.energy_j, min(self.bound_j, self.energy_j)))
+
+
+def costs_of(net: Net, actions: tuple[Action, ...]) -> tuple[float, float, float]:
+    """Energy in joules (idle power included), time in seconds, wear in bytes."""
+    energy = seconds = wear = 0.0
+    for do, what, m in actions:
+        if do is Do.FREE:
+            continue
+        cost = net.modes[what][m] if do is Do.COMPUTE else (net.page_in if do is Do.PAGE_IN else net.page_out)[what]
+        assert cost is not None
+        energy += cost.energy_j
+        seconds += cost.time_s
+        wear += cost.wear_bytes
+    return energy, seconds, wear

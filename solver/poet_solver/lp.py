@@ -1,0 +1,155 @@
+"""LP relaxation of the slot model with memory rows and anchor cuts generated where they are violated.
+
+Solved through MathOpt's incremental interface, so that a round costs only the dual pivots its new rows cause.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from ortools.math_opt.python import mathopt
+
+from poet_solver.cuts import Anchor, Separator
+from poet_solver.memory import Memory
+from poet_solver.model import Model, Row
+from poet_solver.stages import StageView
+
+Floats = NDArray[np.float64]
+
+OBJECTIVE_SCALE = 100.0
+"""The base energy in units of the LP's objective (see poet_solver.cpsat on scaling)."""
+
+_ALGORITHM = mathopt.LPAlgorithm.DUAL_SIMPLEX
+
+_MOST_MEMORY_ROWS = 300
+"""Added in one round."""
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """Result of the LP."""
+
+    bound_j: float
+    """Total energy that no point of the family beats."""
+    reduced_j: Floats
+    """Reduced costs in joules, of a dual solution that proves `bound_j`."""
+    anchors: tuple[Anchor, ...]
+    cuts: tuple[Row, ...]
+    """The anchors as rows of the model."""
+    memory_rows: tuple[Row, ...]
+    point: Floats | None
+    """The last fractional point."""
+    complete: bool
+    """No violated row was left."""
+
+
+def relax(
+    model: Model,
+    memory: Memory,
+    deadline: float,
+    on_bound: Callable[[float], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    goal_j: float = float("inf"),
+    known: Sequence[Anchor] = (),
+) -> Relaxation:
+    """Solve the relaxation until nothing is violated, `deadline` (monotonic seconds), or the bound reaches `goal_j`.
+
+    `known`: anchors found for another family of the same net; they hold for every family and start the row set.
+    """
+    view = StageView(model)
+    separator = Separator(model.net)
+    separator.given.update(known)
+    total = sum(e for e, up in zip(model.energy_j, model.upper, strict=True) if up)
+    unit = OBJECTIVE_SCALE / max(model.base_energy_j, 1e-3 * total, 1e-300)
+    lp, variables = _build(model, unit)
+    solver = mathopt.IncrementalSolver(lp, mathopt.SolverType.HIGHS)
+    byte = 1.0 / max(1, model.net.ram_bytes)
+    best = Relaxation(model.base_energy_j, np.zeros(len(model.upper)), (), (), (), None, False)
+    anchors = list(known)
+    cuts = [view.row(anchor) for anchor in known]
+    _add_rows(lp, variables, cuts, 1.0)
+    rows: list[Row] = []
+    given: set[tuple[int, bool]] = set()
+    while not should_stop():
+        left = deadline - time.monotonic()
+        if left <= 0.05:
+            break
+        result = solver.solve(
+            params=mathopt.SolveParameters(time_limit=datetime.timedelta(seconds=left), lp_algorithm=_ALGORITHM)
+        )
+        if result.termination.reason != mathopt.TerminationReason.OPTIMAL:
+            break
+        x = np.array(result.variable_values(variables))
+        bound = model.base_energy_j + _safe(result.objective_value()) / unit
+        new_rows = _violated_memory(memory, x, given)
+        new_anchors = separator.violated(view.point(x))
+        new_cuts = [view.row(anchor) for anchor in new_anchors]
+        if bound > best.bound_j or best.point is None:
+            reduced = np.array(result.reduced_costs(variables)) / unit
+            best = replace(best, bound_j=max(bound, best.bound_j), reduced_j=reduced, point=x)
+            if on_bound is not None:
+                on_bound(best.bound_j)
+        if bound >= goal_j or not (new_rows or new_cuts):
+            best = replace(best, complete=not (new_rows or new_cuts))
+            break
+        _add_rows(lp, variables, new_rows, byte)
+        _add_rows(lp, variables, new_cuts, 1.0)
+        rows += new_rows
+        cuts += new_cuts
+        anchors += new_anchors
+    return replace(best, anchors=tuple(anchors), cuts=tuple(cuts), memory_rows=tuple(rows))
+
+
+def _safe(objective: float) -> float:
+    """The objective less what the LP solver's tolerance (1e-7 on reduced costs) may have added."""
+    return objective - 1e-6 * max(1.0, abs(objective))
+
+
+def fix_by_reduced_cost(model: Model, relaxation: Relaxation, incumbent_j: float) -> int:
+    """Fix at 0 every variable that no better schedule than the incumbent can set; returns how many."""
+    slack = incumbent_j - relaxation.bound_j
+    limit = slack + 1e-6 * max(abs(incumbent_j), 1e-300)
+    fixed = 0
+    for j in np.nonzero(relaxation.reduced_j > limit)[0]:
+        if model.upper[j]:
+            model.forbid(int(j))
+            fixed += 1
+    return fixed
+
+
+def _build(model: Model, unit: float) -> tuple[mathopt.Model, list[mathopt.Variable]]:
+    lp = mathopt.Model()
+    variables = [lp.add_variable(lb=0.0, ub=float(up)) for up in model.upper]
+    for variable, energy, up in zip(variables, model.energy_j, model.upper, strict=True):
+        if energy and up:
+            lp.objective.set_linear_coefficient(variable, energy * unit)
+    _add_rows(lp, variables, model.rows, 1.0)
+    _add_rows(lp, variables, model.budgets, 1.0)
+    return lp, variables
+
+
+def _add_rows(lp: mathopt.Model, variables: list[mathopt.Variable], rows: Sequence[Row], scale: float) -> None:
+    for row in rows:
+        constraint = lp.add_linear_constraint(lb=row.lo * scale, ub=row.hi * scale)
+        for j, c in zip(row.index, row.coef, strict=True):
+            constraint.set_coefficient(variables[j], c * scale)
+
+
+def _violated_memory(memory: Memory, x: Floats, given: set[tuple[int, bool]]) -> list[Row]:
+    limit = memory.model.net.ram_bytes * (1 + 1e-7)
+    worst: list[tuple[float, int, bool]] = []
+    for substituted, usage in ((False, memory.usage(x)), (True, memory.substituted_usage(x))):
+        for slot in np.nonzero(usage > limit)[0].tolist():
+            if (slot, substituted) not in given:
+                worst.append((-float(usage[slot]), slot, substituted))
+    worst.sort()
+    out: list[Row] = []
+    for _, slot, substituted in worst[:_MOST_MEMORY_ROWS]:
+        given.add((slot, substituted))
+        out.append(memory.row(slot, substituted))
+    return out

@@ -1,0 +1,90 @@
+"""From the best plan to a schedule with addresses, replayed; and the errors when there is none."""
+
+from __future__ import annotations
+
+import math
+
+from poet_solver.errors import InfeasibleError
+from poet_solver.incumbent import Search
+from poet_solver.net import Net
+from poet_solver.pack import layout_of, pack, peak_bytes, steps_of
+from poet_solver.problem import Problem
+from poet_solver.replay import replay, replay_steps
+from poet_solver.schedule import Bound, Schedule, Status
+
+OPTIMAL_GAP = 1e-4
+"""Relative gap in total energy at which a schedule is called optimal."""
+
+_PACK_S = 20.0
+
+
+def place(problem: Problem, search: Search, lowered_to: int | None, solve_s: float) -> Schedule | None:
+    """Offsets at the schedule's peak, else anywhere within the budget; then the replay. None: no packing found.
+
+    `lowered_to` is the memory budget of the search where it was lowered because a better schedule could not be packed.
+    """
+    net = search.net
+    layout = layout_of(net, search.actions)
+    peak = peak_bytes(layout.rectangles)
+    ceiling = problem.ram_bytes if problem.ram_bytes is not None else 2 * peak
+    offsets = pack(layout.rectangles, peak, _PACK_S)
+    if offsets is None and ceiling > peak:
+        offsets = pack(layout.rectangles, ceiling, _PACK_S)
+    if offsets is None:
+        return None
+    steps = steps_of(net, search.actions, layout, offsets)
+    found = replay_steps(problem, steps)
+    repaired = "" if lowered_to is None else f", that need at most {lowered_to} bytes before they are given addresses"
+    energy = found.energy.total
+    bounds = tuple(
+        Bound(family + repaired, min(search.bound_of(family), energy))
+        for family in search.bounds
+        if family != search.widest
+    )
+    bound = min(search.bound_j, energy)
+    schedule = Schedule(
+        problem_digest=problem.digest(),
+        status=Status.OPTIMAL if energy - bound <= OPTIMAL_GAP * energy else Status.FEASIBLE,
+        steps=steps,
+        energy=found.energy,
+        time=found.time,
+        wear_bytes=found.wear_bytes,
+        peak_bytes=found.peak_bytes,
+        arena_bytes=found.arena_bytes,
+        lower_bound_j=bound,
+        bound_family=search.widest + repaired,
+        solve_s=solve_s,
+        other_bounds=bounds,
+        notes=(f"first schedule after {search.first_s:.2f} s",),
+    )
+    replay(problem, schedule)
+    return schedule
+
+
+def check_floor(problem: Problem, net: Net) -> None:
+    """Raise InfeasibleError when one op alone does not fit."""
+    op = net.largest_op()
+    if problem.ram_bytes is not None and net.floor_bytes(op) > problem.ram_bytes:
+        raise infeasible(problem, net, "any", 0.0)
+
+
+def infeasible(problem: Problem, net: Net, technique: str, bound_j: float) -> InfeasibleError:
+    """The error that says what does not fit; `bound_j` infinite when it is proven that nothing does."""
+    op = net.largest_op()
+    needed, there = net.floor_bytes(op), problem.ram_bytes or 0
+    what = {"start": "the tensors that start in RAM", "end": "the tensors that must end in RAM"}
+    name = what.get(net.names[op], f"op {net.names[op]}") if op in (0, net.end) else f"op {net.names[op]}"
+    if problem.ram_bytes is not None and needed > there:
+        text = f"{problem.name}: {name} alone needs {needed} bytes, the RAM budget is {there} bytes. Raise the budget."
+    elif math.isinf(bound_j):
+        text = (
+            f"{problem.name}: no schedule of technique '{technique}' fits {there} bytes of RAM, the deadline and the "
+            f"wear budget together, although {name}, the largest, needs only {needed} bytes. Raise a budget; "
+            "'poet-solver min-ram' finds the smallest RAM that works."
+        )
+    else:
+        text = (
+            f"{problem.name}: no schedule of technique '{technique}' was found in time for {there} bytes of RAM "
+            f"({name}, the largest, needs {needed} bytes). Raise the time limit or a budget."
+        )
+    return InfeasibleError(text, op_name=net.names[op], needed_bytes=needed, budget_bytes=there)
