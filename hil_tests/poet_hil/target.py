@@ -59,4 +59,4 @@ def log_tail(log: Path | None, lines: int = 5) -> str:
         return f"Its log {log} cannot be read ({error.strerror})."
     if not last:
         return f"Its log {log} is empty."
-    return f"The last lines of its log {log}: " + " | ".join(last)
+    return f"The last lines of its log {log}: {' | '.join(last)}."
