@@ -16,6 +16,7 @@ from poet_hil.device import DeviceClient
 from poet_hil.errors import DatasetError, TargetMissing
 from poet_hil.link import Link
 from poet_hil.manifest import Build, load_build
+from poet_hil.protocol import Heartbeat
 from poet_hil.session import StepReport, TrainingSession, TrainPlan
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,7 +26,7 @@ from poet_codegen.cli.build_commands import Folder
 from poet_codegen.cli.console import console, dir_option, error_console, facts, next_step, size
 from poet_codegen.cli.run_record import RunRecord, read_record, write_record
 from poet_codegen.export import with_weights
-from poet_codegen.folder import BuildFolder, sha256, write_atomic
+from poet_codegen.folder import BuildFolder, remove, sha256, write_atomic
 from poet_codegen.onnx_import import read_model
 from poet_codegen.platformio.firmware import upload_firmware
 from poet_codegen.report import write_report
@@ -119,10 +120,13 @@ def train_command(
     build = load_build(dir)
     train_set = _part(data, "train")
     plan = TrainPlan(rate, steps, epochs, _RATE[schedule], shuffle)
-    with _device(build) as device, _bar("Training") as bar:
+    with _bar("Training") as bar, _device(build, bar) as device:
         session = TrainingSession(device, folder.run)
         task = bar.add_task("loss -", total=None)
         first_step = 0 if resume else device.hello().steps_done
+        # From the first step on, what an earlier run left is not of this device's weights any more.
+        for stale in ("run.json", "trained.onnx", "predictions.npy"):
+            remove(folder.run / stale)
 
         def on_step(report: StepReport) -> None:
             text = f"loss {report.loss:.4f}"
@@ -191,7 +195,7 @@ def eval_command(
     folder = BuildFolder(dir)
     build = load_build(dir)
     test_set = _part(data, "test")
-    with _device(build) as device, _bar("Evaluating") as bar:
+    with _bar("Evaluating") as bar, _device(build, bar) as device:
         task = bar.add_task("", total=len(test_set))
         session = TrainingSession(device, folder.run)
         result = session.evaluate(test_set, on_sample=lambda done, total: bar.update(task, completed=done, total=total))
@@ -217,11 +221,16 @@ def _part(path: Path, part: Literal["train", "test"]) -> Dataset:
 
 
 @contextmanager
-def _device(build: Build) -> Iterator[DeviceClient]:
+def _device(build: Build, bar: Progress | None = None) -> Iterator[DeviceClient]:
+    def on_heartbeat(beat: Heartbeat) -> None:
+        if bar is not None:
+            for task in bar.tasks:
+                bar.update(task.id, description=f"in step {beat.step_index} of {beat.steps_total} of the schedule")
+
     target = launcher.attach(build)
     target.open()
     try:
-        yield DeviceClient(Link(target), build.manifest)
+        yield DeviceClient(Link(target, on_heartbeat=on_heartbeat), build.manifest)
     finally:
         target.close()
 
