@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from poet_solver.pipeline import Progress, solve
+from poet_solver.incumbent import Progress
+from poet_solver.pipeline import solve
 from poet_solver.replay import replay
 from poet_solver.schedule import Schedule
 from poet_solver.schedule_io import read_schedule, schedule_to_json

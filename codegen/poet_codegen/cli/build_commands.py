@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from poet_solver.pipeline import Progress, Technique, solve
+from poet_solver.incumbent import Progress
+from poet_solver.pipeline import Technique, solve
 from poet_solver.schedule import Schedule, Status
 from poet_solver.schedule_io import step_counts
 from rich.markup import escape
