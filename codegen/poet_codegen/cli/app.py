@@ -32,6 +32,10 @@ verify_command.register(app)
 board_commands.register(app)
 
 
+# What typer exits with on Ctrl-C.
+_INTERRUPTED = 130
+
+
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 interrupted."""
     try:
@@ -43,9 +47,11 @@ def main() -> None:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         error_console().print(f"[bold red]Error:[/] {_plain(what)}. Free space or give access, and try again.")
         sys.exit(1)
-    except KeyboardInterrupt:
-        error_console().print("[bold]Interrupted.[/] Run the same command again; what was finished before is kept.")
-        sys.exit(130)
+    except SystemExit as done:
+        if done.code == _INTERRUPTED:
+            hint = "`poet train --resume` goes on with a training run; other commands are simply run again."
+            error_console().print(f"[bold]Interrupted.[/] {hint}")
+        raise
 
 
 def _plain(text: str) -> str:
