@@ -79,3 +79,14 @@ def test_train_eval_verify(
         there = [int(session.run(None, {"image": image[None]})[0].argmax()) for image in arrays["x_test"]]
     assert predictions.tolist() == there
     assert "<html" in (tmp_path / "build" / "report.html").read_text()[:200].lower()
+
+
+@pytest.mark.emulated
+def test_without_a_budget_the_arena_gets_what_the_firmware_leaves(tmp_path: Path) -> None:
+    need_tools()
+    poet(tmp_path, "plan", str(MODEL), "--board", "qemu_netduinoplus2")
+    budget = json.loads((tmp_path / "build" / "plan.json").read_text())["ram_bytes"]
+    poet(tmp_path, "build")
+    sizes = json.loads((tmp_path / "build" / "project" / "sizes.json").read_text())
+    other = sizes["ram_static_bytes"] - sizes["arena_bytes"]
+    assert budget == sizes["ram_total_bytes"] - sizes["stack_bytes"] - other

@@ -14,6 +14,8 @@ from poet_solver.schedule import Schedule, Status
 from poet_solver.schedule_io import step_counts
 from rich.markup import escape
 
+from poet_codegen.board import load_board
+from poet_codegen.budget import fit_to_board
 from poet_codegen.build import build
 from poet_codegen.cli.console import console, dir_option, error_console, facts, next_step, si, size
 from poet_codegen.cli.quantities import parse_size
@@ -35,7 +37,12 @@ def register(app: typer.Typer) -> None:
 def plan_command(
     model: Annotated[Path, typer.Argument(help="ONNX model with fixed shapes, float32, whose output are logits.")],
     board: Annotated[str, typer.Option(help="Board name (see `poet boards`), or a path to your own .toml.")],
-    ram: Annotated[str, typer.Option(help="RAM for tensors (the arena): bytes, 32K or 1M.")],
+    ram: Annotated[
+        str | None,
+        typer.Option(
+            help="RAM for tensors (the arena): bytes, 32K or 1M. Default: all that the linked firmware leaves."
+        ),
+    ] = None,
     deadline: Annotated[
         float,
         typer.Option(help="Longest step, as a multiple of its pure compute time; paging counts. 0: none."),
@@ -61,17 +68,21 @@ def plan_command(
 
     Example: [cyan]poet plan model.onnx --board qemu_netduinoplus2 --ram 32K --deadline 2.0[/]
     """
-    ram_bytes = parse_size(ram)
+    ram_bytes = parse_size(ram) if ram is not None else None
     if not math.isfinite(deadline) or deadline < 0:
         raise typer.BadParameter(f"--deadline {deadline}: give a multiple of the compute time, such as 2.0.")
-    request = make_request(model, board, ram_bytes, deadline or None, params, train, technique.value, seed)
+    description = load_board(board)
     with error_console().status("Reading the model") as status:
 
         def show(news: Progress) -> None:
             best = "no schedule yet" if math.isinf(news.energy_j) else f"best {si(news.energy_j, 'J')}"
             status.update(f"Solving, {news.phase}: {best}, bound {si(news.bound_j, 'J')}, gap {news.gap:.2%}")
 
-        plan = make_plan(request, model, threads=threads, time_limit_s=time_limit, progress=show)
+        def make(budget: int) -> Plan:
+            request = make_request(model, board, budget, deadline or None, params, train, technique.value, seed)
+            return make_plan(request, model, threads=threads, time_limit_s=time_limit, progress=show)
+
+        plan = make(ram_bytes) if ram_bytes is not None else fit_to_board(description, make)
         folder = BuildFolder(out)
         save_plan(plan, model, folder)
         status.update("Writing the report")
