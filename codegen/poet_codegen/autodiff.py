@@ -57,7 +57,7 @@ def build_training_graph(forward: Graph, trainable: frozenset[str]) -> Graph:
     `trainable` names the parameters that learn; gradients nobody needs are not built. Nodes of one layer stand in the
     order input gradient, then updates, so that the gradient of the layer's output can die there.
     """
-    unknown = trainable - {p.name for p in forward.params()}
+    unknown = trainable - {p.name for p in forward.of_kind(Kind.PARAM)}
     if unknown:
         raise ModelError(f"There is no parameter {min(unknown)!r} to train. See `poet plan --help` on --train.")
     builder = GraphBuilder(forward.name, forward)
@@ -141,7 +141,19 @@ def fuse_updates(graph: Graph) -> Graph:
 
 
 def inference_graph(forward: Graph) -> Graph:
-    """The forward graph with its answer as a static buffer that the host reads."""
+    """The forward graph with its answer as a static buffer that the host reads.
+
+    Raises ModelError unless the model has one float32 input and one output: firmware has one buffer of each.
+    """
+    sample = forward.one(Kind.INPUT)
+    if sample.dtype is not DType.FLOAT32:
+        raise ModelError(
+            f"Input {sample.name!r} has type {sample.dtype.value}; firmware takes float32 samples. Convert the model."
+        )
+    if len(forward.outputs) != 1:
+        raise ModelError(
+            f"The model must have exactly one output, the logits, but has {len(forward.outputs)}. Export it with one."
+        )
     answer = forward.tensors[forward.outputs[0]]
     tensors = dict(forward.tensors)
     if answer.kind is not Kind.VALUE:

@@ -9,17 +9,20 @@ import onnx
 from onnx import numpy_helper
 
 from poet_codegen.errors import ModelError
-from poet_codegen.graph import Array
+from poet_codegen.graph import Array, Kind
+from poet_codegen.onnx_import import import_onnx
 
 
 def with_weights(proto: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.ModelProto:
     """A copy of the model whose initializers (or Constant nodes) hold `weights`, by name; nothing else changes.
 
+    Constants that the import computed are no part of the model and are left out.
     Raises ModelError when a name or shape is not the model's.
     """
     result = onnx.ModelProto()
     result.CopyFrom(proto)
-    left = dict(weights)
+    computed = {tensor.name for tensor in import_onnx(proto).graph.of_kind(Kind.CONSTANT)}
+    left = {name: array for name, array in weights.items() if name not in computed}
     for initializer in result.graph.initializer:
         if initializer.name in left:
             _replace(initializer, left.pop(initializer.name))

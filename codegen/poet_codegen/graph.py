@@ -45,6 +45,7 @@ class Kind(StrEnum):
     LOSS = "loss"  # a static float
     LEARNING_RATE = "learning_rate"  # a static float the host may change between steps
     PARAM = "param"  # a parameter before its update (or frozen)
+    CONSTANT = "constant"  # numbers that never train; read in place from flash, like a frozen parameter
     UPDATED = "updated"  # the same parameter after its update
     VALUE = "value"  # everything else: lives in the arena
 
@@ -109,6 +110,12 @@ class Node:
         assert isinstance(value, int), (self.op, name)
         return value
 
+    def float(self, name: str) -> float:
+        """An attribute that is a number."""
+        value = self.attrs[name]
+        assert isinstance(value, float), (self.op, name)
+        return value
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -135,8 +142,8 @@ class Graph:
         return found[0]
 
     def params(self) -> tuple[Tensor, ...]:
-        """Parameters in declaration order; the order of manifest.json and of the firmware's table."""
-        return self.of_kind(Kind.PARAM)
+        """Parameters and constants in declaration order; the order of manifest.json and of the firmware's table."""
+        return self.of_kind(Kind.PARAM, Kind.CONSTANT)
 
     def learned(self) -> frozenset[str]:
         """Names of the parameters that this graph updates."""

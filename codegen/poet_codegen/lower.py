@@ -122,7 +122,7 @@ def lower(
 def _in_arena(tensor: Tensor, outside: Mapping[str, Kind], learned: frozenset[str]) -> bool:
     if tensor.name in outside:
         return False
-    return tensor.kind is not Kind.PARAM or tensor.name in learned
+    return tensor.kind not in (Kind.PARAM, Kind.CONSTANT) or tensor.name in learned
 
 
 def _tensor(

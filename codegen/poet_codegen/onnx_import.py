@@ -1,8 +1,8 @@
-"""ONNX model -> forward graph and its weights. Every refusal names the node and says what to do."""
+"""ONNX model -> forward graph and its weights. Every refusal names the node and says what to do; all come at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,16 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, checker, helper, numpy_helper
 
 from poet_codegen.errors import ModelError
-from poet_codegen.graph import Array, AttrValue, Graph, GraphBuilder, Kind, Node, Role, Tensor
+from poet_codegen.graph import Array, AttrValue, DType, Graph, GraphBuilder, Kind, Node, Role, Tensor
+from poet_codegen.onnx_fold import fold, may_fold
 from poet_codegen.ops import registry
+
+_MOST_FAULTS = 20
+_INPUT_TYPES: dict[int, DType] = {
+    TensorProto.FLOAT: DType.FLOAT32,
+    TensorProto.INT32: DType.INT32,
+    TensorProto.INT64: DType.INT32,
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,14 @@ class ImportedNode:
     label: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    attrs: dict[str, Any]
+    attrs: Mapping[str, Any]
+    opset: int
+    """Version of the operator set that the model is written in."""
+    proto: onnx.NodeProto
+
+    def has(self, position: int) -> bool:
+        """Whether an optional input is there."""
+        return position < len(self.inputs) and bool(self.inputs[position])
 
     def refuse(self, why: str, todo: str) -> ModelError:
         """An error about this node."""
@@ -34,7 +49,7 @@ class ImportedNode:
 
 @dataclass(frozen=True)
 class Model:
-    """A forward graph with the initial values of its parameters."""
+    """A forward graph with the initial values of its parameters and constants."""
 
     graph: Graph
     weights: dict[str, Array]
@@ -47,50 +62,133 @@ class Importer:
         self.builder = builder
         self.constants = constants
         self.weights: dict[str, Array] = {}
+        self.computed: set[str] = set()
+        """Constants that the model computes from others: they never train."""
         self._names: dict[str, str] = {}
+        self._aliases: dict[str, str] = {}
 
     def bind(self, onnx_name: str, tensor: Tensor) -> str:
         """Declare a tensor for an ONNX value; returns its name in the graph."""
         self._names[onnx_name] = self.builder.tensor(tensor)
         return self._names[onnx_name]
 
-    def value(self, node: ImportedNode, position: int) -> Tensor:
-        """The tensor an input names; an initializer becomes a parameter at its first use."""
-        onnx_name = node.inputs[position]
-        if onnx_name not in self._names:
-            if onnx_name not in self.constants:
-                raise node.refuse(f"input {onnx_name!r} is not computed by any node before it", "Check the model.")
-            self._parameter(node, onnx_name)
-        return self.builder.tensors[self._names[onnx_name]]
+    def alias(self, node: ImportedNode) -> None:
+        """Let a node's first output be its first input."""
+        if self.shape_of(node.inputs[0]) is None:
+            raise node.refuse(f"input {node.inputs[0]!r} is not computed by any node before it", "Check the model.")
+        self._aliases[node.outputs[0]] = self._source(node.inputs[0])
+
+    def _source(self, onnx_name: str) -> str:
+        return self._aliases.get(onnx_name, onnx_name)
+
+    def is_constant(self, onnx_name: str) -> bool:
+        """Whether a value is known at import."""
+        return self._source(onnx_name) in self.constants
+
+    def is_parameter(self, onnx_name: str) -> bool:
+        """Whether a constant is one that could train, so that what is computed from it must stay in the graph."""
+        source = self._source(onnx_name)
+        array = self.constants.get(source)
+        return array is not None and array.dtype == np.float32 and array.ndim > 0 and source not in self.computed
+
+    def value(self, node: ImportedNode, position: int, dtype: DType = DType.FLOAT32) -> Tensor:
+        """The tensor an input names; an initializer becomes a parameter at its first use.
+
+        Raises ModelError when there is none or it has another element type.
+        """
+        if not node.has(position):
+            raise node.refuse(f"input {position} is missing", "Check the model.")
+        source = self._source(node.inputs[position])
+        if source not in self._names:
+            if source not in self.constants:
+                raise node.refuse(f"input {source!r} is not computed by any node before it", "Check the model.")
+            self._declare(node, source)
+        tensor = self.builder.tensors[self._names[source]]
+        if tensor.dtype is not dtype:
+            raise node.refuse(
+                f"reads {tensor.name!r}, which has type {tensor.dtype.value}",
+                f"It works on {dtype.value}; convert the model.",
+            )
+        return tensor
+
+    def shape_of(self, onnx_name: str) -> tuple[int, ...] | None:
+        """Shape of a value of any type, or None when nothing has computed it."""
+        source = self._source(onnx_name)
+        if source in self.constants:
+            return tuple(self.constants[source].shape)
+        return self.builder.tensors[self._names[source]].shape if source in self._names else None
 
     def constant(self, node: ImportedNode, position: int) -> np.ndarray[Any, Any]:
         """A constant input's value. Raises ModelError when it is computed at run time."""
         name = node.inputs[position]
-        if name not in self.constants:
+        if not self.is_constant(name):
             raise node.refuse(
                 f"input {position} ({name!r}) must be a constant",
                 "Simplify the model, for example with onnxsim.",
             )
-        return self.constants[name]
+        return self.constants[self._source(name)]
 
-    def _parameter(self, node: ImportedNode, onnx_name: str) -> None:
-        array = self.constants[onnx_name]
+    def ints(self, node: ImportedNode, position: int, attribute: str) -> tuple[int, ...] | None:
+        """Integers that are a constant input in newer operator sets and an attribute in older ones; None: absent."""
+        if attribute in node.attrs:
+            return tuple(int(v) for v in node.attrs[attribute])
+        return tuple(int(v) for v in self.constant(node, position).ravel()) if node.has(position) else None
+
+    def literal(self, node: ImportedNode, position: int) -> float | None:
+        """A one-element constant that kernels may hold as a number.
+
+        Those are what exporters write for numbers in the source; an initializer with an axis may be a parameter.
+        """
+        source = self._source(node.inputs[position])
+        array = self.constants.get(source)
+        if array is None or array.size != 1 or not np.issubdtype(array.dtype, np.number) or self.is_parameter(source):
+            return None
+        return float(array.ravel()[0])
+
+    def hold(self, node: ImportedNode, name: str, array: Array) -> Tensor:
+        """Declare a constant that the importer computed."""
+        declared = self.builder.tensor(Tensor(f"{node.outputs[0]}.{name}", array.shape, kind=Kind.CONSTANT))
+        self.weights[declared] = np.ascontiguousarray(array, np.float32)
+        return self.builder.tensors[declared]
+
+    def _declare(self, node: ImportedNode, source: str) -> None:
+        array = self.constants[source]
         if array.dtype != np.float32:
             raise node.refuse(
-                f"parameter {onnx_name!r} has type {array.dtype}",
+                f"parameter {source!r} has type {array.dtype}",
                 "Only float32 parameters train; convert the model.",
             )
-        name = self.bind(onnx_name, Tensor(onnx_name, tuple(array.shape), kind=Kind.PARAM))
+        kind = Kind.CONSTANT if source in self.computed else Kind.PARAM
+        name = self.bind(source, Tensor(source, tuple(array.shape), kind=kind))
         self.weights[name] = np.ascontiguousarray(array)
 
-    def add(self, node: ImportedNode, op: str, inputs: Sequence[Tensor], attrs: dict[str, AttrValue]) -> None:
-        """Append a node of the graph for the first output of an ONNX node."""
+    def step(
+        self,
+        node: ImportedNode,
+        op: str,
+        inputs: Sequence[Tensor],
+        attrs: Mapping[str, AttrValue],
+        names: Sequence[str] = (),
+    ) -> tuple[Tensor, ...]:
+        """Append a node of the graph; its outputs take `names`, or names like the ONNX node's output."""
         draft = Node(op, tuple(t.name for t in inputs), (), node.label, Role.FORWARD, attrs)
-        (shape,) = registry.get(op).shapes(tuple(inputs), draft)
-        if any(size < 1 for size in shape):
-            raise node.refuse(f"its output would have shape {list(shape)}", "Check kernel, stride and padding.")
-        output = self.bind(node.outputs[0], Tensor(node.outputs[0], shape))
-        self.builder.node(Node(op, draft.inputs, (output,), node.label, Role.FORWARD, attrs))
+        shapes = registry.get(op).shapes(tuple(inputs), draft)
+        for shape in shapes:
+            if any(size < 1 for size in shape):
+                raise node.refuse(f"its output would have shape {list(shape)}", "Check kernel, stride and padding.")
+        wishes = [*names, *[""] * (len(shapes) - len(names))]
+        outputs = tuple(
+            self.builder.tensor(Tensor(wish or f"{node.outputs[0]}.{op}", shape))
+            for wish, shape in zip(wishes, shapes, strict=True)
+        )
+        self.builder.node(Node(op, draft.inputs, outputs, node.label, Role.FORWARD, attrs))
+        return tuple(self.builder.tensors[name] for name in outputs)
+
+    def add(self, node: ImportedNode, op: str, inputs: Sequence[Tensor], attrs: Mapping[str, AttrValue]) -> None:
+        """Append a node of the graph whose outputs are those of an ONNX node."""
+        for onnx_name, tensor in zip(node.outputs, self.step(node, op, inputs, attrs, node.outputs), strict=False):
+            if onnx_name:
+                self._names[onnx_name] = tensor.name
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -118,44 +216,135 @@ def read_model(path: Path) -> onnx.ModelProto:
 def import_onnx(proto: onnx.ModelProto) -> Model:
     """Turn a checked ONNX model into a forward graph.
 
-    Raises ModelError for unsupported ops (all of them listed), dynamic shapes and attributes outside an op's limits.
+    What depends on constants alone is computed here, so that exporters' shape arithmetic disappears. Raises ModelError
+    for dynamic shapes, and one that lists all nodes that are unsupported or outside an op's limits; nodes that
+    depend on such a one cannot be judged and are left out.
     """
     graph = proto.graph
-    constants: dict[str, np.ndarray[Any, Any]] = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
-    nodes = [_node(index, node) for index, node in enumerate(graph.node)]
-    compute = []
-    for node in nodes:
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    importer = Importer(
+        GraphBuilder(graph.name or "model"), {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    )
+    inputs = [value for value in graph.input if value.name not in importer.constants]
+    if not inputs:
+        raise ModelError("The model must have an input, but has none. Export it with one.")
+    for value in inputs:
+        shape, dtype = _static_shape(value)
+        importer.bind(value.name, Tensor(value.name, shape, dtype, Kind.INPUT))
+    _Loader(importer, opset).load(graph.node)
+    answers = []
+    for output in graph.output:
+        reader = ImportedNode("output", output.name, (output.name,), (), {}, opset, onnx.NodeProto())
+        answers.append(importer.value(reader, 0).name)
+    model = importer.builder.graph(answers)
+    needed = without_dead_nodes(model)
+    return Model(needed, {name: array for name, array in importer.weights.items() if name in needed.tensors})
+
+
+class _Loader:
+    """Loads nodes in order and collects what is wrong with them."""
+
+    def __init__(self, importer: Importer, opset: int) -> None:
+        self._importer = importer
+        self._opset = opset
+        self._unsupported: list[ImportedNode] = []
+        self._refused: list[ModelError] = []
+        self._poisoned: set[str] = set()
+        """Values that cannot be known because of a fault."""
+        self._poisoned_constants: set[str] = set()
+        """Those of them that are constants, could they be computed."""
+
+    def load(self, protos: Sequence[onnx.NodeProto]) -> None:
+        for index, proto in enumerate(protos):
+            node = _node(index, proto, self._opset)
+            try:
+                self._load(node)
+            except ModelError as error:
+                self._refused.append(error)
+                self._poisoned.update(node.outputs)
+        if self._unsupported or self._refused:
+            raise ModelError("\n".join([*self._about_unsupported(), *self._about_refused()]))
+
+    def _load(self, node: ImportedNode) -> None:
+        importer = self._importer
+        op = registry.onnx_ops().get(node.op_type)
+        poisoned = self._poisoned.intersection(node.inputs)
         if node.op_type == "Constant":
-            constants[node.outputs[0]] = _constant(node)
+            importer.constants[node.outputs[0]] = _constant(node)
+        elif node.op_type in ("Shape", "Size"):
+            if poisoned:
+                self._poisoned.update(node.outputs)
+                self._poisoned_constants.update(node.outputs)
+            else:
+                self._load_shape(node)
+        elif poisoned and all(self._is_constant(name) for name in node.inputs if name):
+            self._poisoned.update(node.outputs)
+            self._poisoned_constants.update(node.outputs)
+        elif may_fold(node.proto, op is not None, importer.is_constant, importer.is_parameter):
+            for name, array in fold(node, importer.constant).items():
+                importer.constants[name] = array
+                importer.computed.add(name)
+        elif op is None:
+            self._unsupported.append(node)
+            self._poisoned.update(node.outputs)
+        elif poisoned:
+            self._poisoned.update(node.outputs)
         else:
-            compute.append(node)
-    _refuse_unsupported(compute)
-    builder = GraphBuilder(graph.name or "model")
-    importer = Importer(builder, constants)
-    inputs = [value for value in graph.input if value.name not in constants]
-    if len(inputs) != 1:
-        names = ", ".join(repr(value.name) for value in inputs) or "none"
-        raise ModelError(f"The model must have exactly one input, but has {len(inputs)} ({names}). Export it with one.")
-    shape = _static_shape(inputs[0])
-    importer.bind(inputs[0].name, Tensor(inputs[0].name, shape, kind=Kind.INPUT))
-    for node in compute:
-        registry.onnx_ops()[node.op_type].load(importer, node)
-    if len(graph.output) != 1:
-        raise ModelError(
-            f"The model must have exactly one output, the logits, but has {len(graph.output)}. Export it with one."
-        )
-    output = graph.output[0].name
-    answer = importer.value(ImportedNode("output", output, (output,), (), {}), 0)
-    return Model(builder.graph([answer.name]), importer.weights)
+            op.load(importer, node)
+
+    def _is_constant(self, name: str) -> bool:
+        return self._importer.is_constant(name) or name in self._poisoned_constants
+
+    def _load_shape(self, node: ImportedNode) -> None:
+        shape = self._importer.shape_of(node.inputs[0])
+        if shape is None:
+            raise node.refuse(f"input {node.inputs[0]!r} is not computed by any node before it", "Check the model.")
+        if node.op_type == "Size":
+            result = np.asarray(np.prod(shape, dtype=np.int64))
+        else:
+            result = np.asarray(shape[slice(node.attrs.get("start", 0), node.attrs.get("end"))], np.int64)
+        self._importer.constants[node.outputs[0]] = result
+        self._importer.computed.add(node.outputs[0])
+
+    def _about_unsupported(self) -> list[str]:
+        bad = self._unsupported
+        if not bad:
+            return []
+        listed = ", ".join(f"{node.label!r} ({node.op_type})" for node in bad[:_MOST_FAULTS])
+        more = f" and {len(bad) - _MOST_FAULTS} more" if len(bad) > _MOST_FAULTS else ""
+        known = ", ".join(sorted(registry.onnx_ops()))
+        return [
+            f"The model has operators that poet-mcu cannot train: {listed}{more}. Supported are {known}, Constant. "
+            "Replace those layers, or cut the model before them."
+        ]
+
+    def _about_refused(self) -> list[str]:
+        lines = [str(error) for error in self._refused[:_MOST_FAULTS]]
+        more = len(self._refused) - len(lines)
+        return [*lines, f"There are {more} more such nodes."] if more else lines
 
 
-def _node(index: int, node: onnx.NodeProto) -> ImportedNode:
+def without_dead_nodes(graph: Graph) -> Graph:
+    """The graph without nodes that no output depends on, and without tensors that nothing mentions."""
+    needed = set(graph.outputs)
+    kept: list[Node] = []
+    for node in reversed(graph.nodes):
+        if needed.intersection(node.outputs):
+            needed.update(node.inputs, node.outputs)
+            kept.append(node)
+    tensors = {name: t for name, t in graph.tensors.items() if name in needed or t.kind is Kind.INPUT}
+    return Graph(graph.name, tensors, tuple(reversed(kept)), graph.outputs)
+
+
+def _node(index: int, node: onnx.NodeProto, opset: int) -> ImportedNode:
     attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     # Optional inputs and outputs left out at the end stand as empty names.
     inputs = list(node.input)
     while inputs and not inputs[-1]:
         inputs.pop()
-    return ImportedNode(node.op_type, node.name or f"{node.op_type}_{index}", tuple(inputs), tuple(node.output), attrs)
+    op_type = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+    label = node.name or f"{node.op_type}_{index}"
+    return ImportedNode(op_type, label, tuple(inputs), tuple(node.output), attrs, opset, node)
 
 
 def _constant(node: ImportedNode) -> np.ndarray[Any, Any]:
@@ -172,25 +361,12 @@ def _constant(node: ImportedNode) -> np.ndarray[Any, Any]:
     raise node.refuse("holds no dense numeric value", "Export the model with plain constants.")
 
 
-def _refuse_unsupported(nodes: Sequence[ImportedNode]) -> None:
-    bad = [node for node in nodes if node.op_type not in registry.onnx_ops()]
-    if not bad:
-        return
-    listed = ", ".join(f"{node.label!r} ({node.op_type})" for node in bad[:20])
-    more = f" and {len(bad) - 20} more" if len(bad) > 20 else ""
-    known = ", ".join(sorted(registry.onnx_ops()))
-    raise ModelError(
-        f"The model has operators that poet-mcu cannot train: {listed}{more}. Supported are {known}, Constant. "
-        "Replace those layers, or cut the model before them."
-    )
-
-
-def _static_shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+def _static_shape(value: onnx.ValueInfoProto) -> tuple[tuple[int, ...], DType]:
     kind = value.type.tensor_type
-    if kind.elem_type != TensorProto.FLOAT:
+    if kind.elem_type not in _INPUT_TYPES:
         found = TensorProto.DataType.Name(kind.elem_type)
         raise ModelError(
-            f"Input {value.name!r} has type {found}; only float32 inputs are supported. Convert the model."
+            f"Input {value.name!r} has type {found}; float32 and integer inputs are supported. Convert the model."
         )
     shape = []
     for axis, dim in enumerate(kind.shape.dim):
@@ -203,4 +379,4 @@ def _static_shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
                 f"--dim_param {name} --dim_value 1 in.onnx out.onnx`."
             )
         shape.append(dim.dim_value)
-    return tuple(shape)
+    return tuple(shape), _INPUT_TYPES[kind.elem_type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 from poet_codegen.errors import ModelError, nearest_names
-from poet_codegen.graph import Graph
+from poet_codegen.graph import Graph, Kind
 
 
 def select_trainable(graph: Graph, pattern: str) -> frozenset[str]:
@@ -14,13 +14,13 @@ def select_trainable(graph: Graph, pattern: str) -> frozenset[str]:
     'all'; 'last:N', those of the last N nodes that have parameters; 'bias', those of one axis; or names with * and ?,
     comma separated. Raises ModelError when the pattern is malformed or chooses nothing.
     """
-    names = [param.name for param in graph.params()]
+    names = [param.name for param in graph.of_kind(Kind.PARAM)]
     if not names:
         raise ModelError("The model has no float32 parameters, so there is nothing to train. Export it with weights.")
     if pattern == "all":
         return frozenset(names)
     if pattern == "bias":
-        return _some({p.name for p in graph.params() if len(p.shape) == 1}, pattern, names)
+        return _some({p.name for p in graph.of_kind(Kind.PARAM) if len(p.shape) == 1}, pattern, names)
     if pattern.startswith("last:"):
         count = pattern.removeprefix("last:")
         if not count.isdigit() or int(count) < 1:

@@ -91,7 +91,9 @@ def test_attributes_outside_the_limits(
 
 def test_integer_input_is_refused(make_model: Maker) -> None:
     text = refusal(make_model([helper.make_node("Relu", ["x"], ["y"])], [1, 4], {}, x_type=TensorProto.INT32))
-    assert "INT32" in text and "float32" in text
+    assert "int32" in text and "float32" in text
+    text = refusal(make_model([helper.make_node("Relu", ["x"], ["y"])], [1, 4], {}, x_type=TensorProto.BOOL))
+    assert "BOOL" in text and "float32" in text
 
 
 @pytest.mark.parametrize("data", [b"", b"not a model", b"\x08\x09\x12\xff\xff", b"{}"])

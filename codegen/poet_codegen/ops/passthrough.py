@@ -1,0 +1,69 @@
+"""Ops that leave a value as it is: they vanish at import."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnx import TensorProto
+
+from poet_codegen.graph import DType
+from poet_codegen.ops.registry import register
+from poet_codegen.ops.reshape import Reshape
+
+if TYPE_CHECKING:
+    from poet_codegen.onnx_import import ImportedNode, Importer
+
+
+class Identity(Reshape):
+    """y is x."""
+
+    name = "Identity"
+    onnx = ("Identity",)
+    supported = "anything"
+
+    def load(self, importer: Importer, node: ImportedNode) -> None:
+        """Import ONNX Identity."""
+        importer.alias(node)
+
+
+class Cast(Reshape):
+    """y is x: a conversion of float32 to float32, or of integers to integers."""
+
+    name = "Cast"
+    onnx = ("Cast",)
+    supported = "float32 to float32, integers to integers; anything among constants"
+
+    def load(self, importer: Importer, node: ImportedNode) -> None:
+        """Import ONNX Cast."""
+        kinds = {
+            TensorProto.FLOAT: DType.FLOAT32,
+            TensorProto.INT32: DType.INT32,
+            TensorProto.INT64: DType.INT32,
+        }
+        if node.attrs["to"] not in kinds:
+            wanted = TensorProto.DataType.Name(node.attrs["to"])
+            raise node.refuse(f"converts to {wanted}", f"Supported: {self.supported}.")
+        importer.value(node, 0, kinds[node.attrs["to"]])
+        importer.alias(node)
+
+
+class Dropout(Reshape):
+    """y is x, as in inference."""
+
+    name = "Dropout"
+    onnx = ("Dropout",)
+    supported = "as in inference: it drops nothing; no mask output"
+
+    def load(self, importer: Importer, node: ImportedNode) -> None:
+        """Import ONNX Dropout."""
+        importer.value(node, 0)
+        training = importer.constant(node, 2).any() if node.has(2) else False
+        if training:
+            raise node.refuse("is in training mode", "Export the model in evaluation mode.")
+        if len([name for name in node.outputs if name]) > 1:
+            raise node.refuse("returns its mask", "Export the model in evaluation mode.")
+        importer.alias(node)
+
+
+for _op in (Identity(), Cast(), Dropout()):
+    register(_op)

@@ -1,0 +1,143 @@
+"""What the importer folds, passes through and refuses, over whole models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from poet_codegen.autodiff import inference_graph
+from poet_codegen.errors import ModelError
+from poet_codegen.export import with_weights
+from poet_codegen.graph import Kind
+from poet_codegen.onnx_import import import_onnx
+
+Maker = Callable[..., onnx.ModelProto]
+node = helper.make_node
+
+
+def floats(name: str, shape: list[int]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
+def test_every_fault_is_named_and_only_faults(make_model: Maker) -> None:
+    nodes = [
+        node("Sinh", ["x"], ["a"], "unknown op"),
+        node("Relu", ["a"], ["b"], "behind it"),
+        node("Gemm", ["b", "w"], ["c"], "also behind it"),
+        node("Gemm", ["x", "w"], ["d"], "wrong extent"),
+        node("Gemm", ["x", "half"], ["e"], "wrong type"),
+        node("MaxPool", ["x"], ["f"], "wrong rank", kernel_shape=[2, 2]),
+        node("Shape", ["b"], ["g"], "shape of what is unknown"),
+        node("NonZero", ["g"], ["h"], "could be folded"),
+        node("Add", ["c", "d"], ["y"], "fine"),
+    ]
+    model = make_model(nodes, [1, 4], {"w": np.ones((3, 2), np.float32), "half": np.ones((4, 2), np.float16)})
+    with pytest.raises(ModelError) as caught:
+        import_onnx(model)
+    text = str(caught.value)
+    assert all(f"'{name}'" in text for name in ("unknown op", "wrong extent", "wrong type", "wrong rank")), text
+    assert not any(f"'{name}'" in text for name in ("behind it", "also behind it", "could be folded", "fine")), text
+
+
+def test_shape_arithmetic_disappears(make_model: Maker) -> None:
+    """What exporters write for x.view(x.size(0), -1)."""
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "zero"], ["n"], axis=0),
+        node("Unsqueeze", ["n", "axes"], ["n1"]),
+        node("Concat", ["n1", "rest"], ["target"], axis=0),
+        node("Identity", ["x"], ["same"]),
+        node("Dropout", ["same"], ["kept"]),
+        node("Cast", ["kept"], ["cast"], to=TensorProto.FLOAT),
+        node("Reshape", ["cast", "target"], ["flat"]),
+        node("Identity", ["w"], ["tied"]),
+        node("Gemm", ["flat", "tied"], ["y"]),
+    ]
+    constants = {"zero": np.array(0), "axes": np.array([0]), "rest": np.array([-1]), "w": np.ones((8, 3), np.float32)}
+    model = import_onnx(make_model(nodes, [2, 2, 4], constants))
+    assert [n.op for n in model.graph.nodes] == ["Reshape", "Dense"]
+    assert model.graph.tensors["flat"].shape == (2, 8)
+    assert list(model.weights) == ["w"]
+
+
+def test_computed_constants_never_train(make_model: Maker) -> None:
+    nodes = [
+        node("Sqrt", ["half"], ["root"]),
+        node("Cast", ["root"], ["table"], to=TensorProto.FLOAT),
+        node("Add", ["x", "table"], ["a"]),
+        node("Gemm", ["a", "w"], ["y"]),
+    ]
+    proto = make_model(nodes, [2, 4], {"half": np.full((2, 4), 4, np.float16), "w": np.ones((4, 2), np.float32)})
+    model = import_onnx(proto)
+    assert [t.name for t in model.graph.of_kind(Kind.CONSTANT)] == ["table"]
+    assert np.array_equal(model.weights["table"], np.full((2, 4), 2, np.float32))
+    back = with_weights(proto, {name: array + 1 for name, array in model.weights.items()})
+    assert np.array_equal(import_onnx(back).weights["table"], model.weights["table"])
+
+
+@pytest.mark.parametrize(
+    ("proto", "shape", "constants", "expected"),
+    [
+        (node("Squeeze", ["x"], ["y"]), [1, 2, 1, 3], {}, (2, 3)),
+        (node("Squeeze", ["x", "c"], ["y"]), [1, 2, 1, 3], {"c": np.array([-2])}, (1, 2, 3)),
+        (node("Unsqueeze", ["x", "c"], ["y"]), [2, 3], {"c": np.array([3, 0])}, (1, 2, 3, 1)),
+        (node("Flatten", ["x"], ["y"], axis=-1), [2, 3, 4], {}, (6, 4)),
+        (node("Flatten", ["x"], ["y"], axis=0), [2, 3], {}, (1, 6)),
+        (node("Reshape", ["x", "c"], ["y"]), [2, 3, 4], {"c": np.array([0, -1])}, (2, 12)),
+        (node("Reshape", ["x", "c"], ["y"], allowzero=1), [2, 3], {"c": np.array([3, -1])}, (3, 2)),
+    ],
+)
+def test_views(
+    make_model: Maker, proto: onnx.NodeProto, shape: list[int], constants: Any, expected: tuple[int, ...]
+) -> None:
+    assert import_onnx(make_model([proto], shape, constants)).graph.tensors["y"].shape == expected
+
+
+@pytest.mark.parametrize(
+    ("proto", "constants"),
+    [
+        (node("Squeeze", ["x", "c"], ["y"]), {"c": np.array([1])}),
+        (node("Unsqueeze", ["x", "c"], ["y"]), {"c": np.array([0, 0])}),
+        (node("Reshape", ["x", "c"], ["y"], allowzero=1), {"c": np.array([0, 6])}),
+        (node("Cast", ["x"], ["y"], to=TensorProto.INT32), {}),
+        (node("Dropout", ["x", "r", "c"], ["y"]), {"r": np.float32(0.5), "c": np.array(True)}),
+    ],
+)
+def test_views_that_are_refused(make_model: Maker, proto: onnx.NodeProto, constants: Any) -> None:
+    with pytest.raises(ModelError, match=proto.op_type):
+        import_onnx(make_model([proto], [2, 3], constants))
+
+
+def test_dead_nodes_are_left_out(make_model: Maker) -> None:
+    nodes = [node("Gemm", ["x", "v"], ["unread"]), node("Gemm", ["x", "w"], ["y"])]
+    model = import_onnx(make_model(nodes, [1, 2], {k: np.ones((2, 2), np.float32) for k in "vw"}))
+    assert len(model.graph.nodes) == 1 and list(model.weights) == ["w"]
+
+
+def test_firmware_has_one_input_and_one_output() -> None:
+    graph = helper.make_graph(
+        [node("Add", ["a", "b"], ["y"]), node("Relu", ["y"], ["z"])],
+        "two",
+        [floats("a", [2, 2]), floats("b", [2, 2])],
+        [floats("y", [2, 2]), floats("z", [2, 2])],
+        [],
+    )
+    model = import_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+    assert len(model.graph.of_kind(Kind.INPUT)) == 2 and model.graph.outputs == ("y", "z")
+    with pytest.raises(ModelError, match="exactly one input"):
+        inference_graph(model.graph)
+
+
+def test_a_constant_that_cannot_be_computed(make_model: Maker) -> None:
+    nodes = [node("Concat", ["p", "q"], ["c"], "joins", axis=1), node("Reshape", ["x", "c"], ["y"])]
+    model = make_model(
+        nodes,
+        [2, 2],
+        {"p": np.array([[1, 2]]), "q": np.zeros((3, 1), np.int64)},
+    )
+    with pytest.raises(ModelError, match=r"joins.*cannot be computed"):
+        import_onnx(model)
