@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from ortools.sat.python import cp_model
 
+from poet_solver.interrupt import Interrupt
 from poet_solver.model import Model, Row
 
 SCALE = 1e8
@@ -48,20 +49,6 @@ class SearchResult:
     infeasible: bool
     optimal: bool
     solve_s: float
-
-
-@dataclass
-class Interrupt:
-    """Shared by searches and their caller: set `stop` and every search returns its best so far."""
-
-    stop: bool = False
-    solvers: list[cp_model.CpSolver] = field(default_factory=list)
-
-    def set(self) -> None:
-        """Stop all running searches."""
-        self.stop = True
-        for solver in self.solvers:
-            solver.stop_search()
 
 
 def search_model(
@@ -109,6 +96,7 @@ def search_model(
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = limits.workers
     solver.parameters.random_seed = limits.seed
+    solver.parameters.catch_sigint_signal = False
     solver.parameters.linearization_level = 2
     solver.parameters.absolute_gap_limit = limits.relative_gap * max(model.base_energy_j, 1e-300) * unit
     solver.parameters.relative_gap_limit = 0.0
@@ -129,13 +117,8 @@ def search_model(
     if on_bound is not None:
         report = on_bound
         solver.best_bound_callback = lambda bound: report(to_joules(bound))
-    if interrupt is not None:
-        interrupt.solvers.append(solver)
-        if interrupt.stop:
-            return SearchResult(None, model.base_energy_j, False, False, 0.0)
-    status = solver.solve(cp, _OnSolution())
-    if interrupt is not None:
-        interrupt.solvers.remove(solver)
+    with (interrupt or Interrupt()).watching(solver):
+        status = solver.solve(cp, _OnSolution())
     elapsed = time.monotonic() - started
     if status == cp_model.INFEASIBLE:
         return SearchResult(None, math.inf, True, False, elapsed)

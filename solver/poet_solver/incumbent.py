@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from poet_solver.cpsat import Interrupt
+from poet_solver.interrupt import Interrupt
 from poet_solver.net import Net
 from poet_solver.pack import layout_of, peak_bytes
-from poet_solver.plan import Action, Do, Plan, actions_of_plan, complete
+from poet_solver.plan import Action, Do, Plan, actions_of_plan, complete, plan_of_actions
 
 CLOSED_GAP = 1e-6
 """Relative gap at which a family counts as solved."""
@@ -51,6 +51,8 @@ class Search:
     """Family, in words -> lower bound in joules on its schedules."""
     widest: str = ""
     """The family whose bound is reported first; it contains all others."""
+    reported: set[str] = field(default_factory=set)
+    """Other families whose bounds are worth reporting."""
     phase: str = "start"
     has_overrun: bool = False
     """A point broke a budget by rounding: the search is to be repeated strictly."""
@@ -78,10 +80,10 @@ class Search:
 
     def offer(self, plan: Plan) -> bool:
         """Take the plan if it is legal and better."""
-        return self.offer_actions(complete(self.net, actions_of_plan(self.net, plan)), plan)
+        return self.offer_actions(complete(self.net, actions_of_plan(self.net, plan)))
 
-    def offer_actions(self, actions: tuple[Action, ...], plan: Plan | None) -> bool:
-        """Take a complete action list if it is legal and better; `plan` None when the slots cannot express it."""
+    def offer_actions(self, actions: tuple[Action, ...]) -> bool:
+        """Take a complete action list if it is legal and better."""
         energy, seconds, wear = costs_of(self.net, actions)
         problem = self.net.problem
         with self._lock:
@@ -93,7 +95,7 @@ class Search:
             if energy >= self.energy_j or peak_bytes(layout_of(self.net, actions).rectangles) > self.net.ram_bytes:
                 return False
             self.actions, self.energy_j = actions, energy
-            self.plan = plan or self.plan
+            self.plan = plan_of_actions(self.net, actions)
             self.first_s = min(self.first_s, time.monotonic() - self.started)
             self.tell()
             return True

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ortools.math_opt.python import mathopt
 
 from poet_solver.cuts import Anchor, Separator
+from poet_solver.interrupt import Interrupt
 from poet_solver.memory import Memory
 from poet_solver.model import Model, Row
 from poet_solver.stages import StageView
@@ -53,7 +54,7 @@ def relax(
     memory: Memory,
     deadline: float,
     on_bound: Callable[[float], None] | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    interrupt: Interrupt | None = None,
     goal_j: float = float("inf"),
     known: Sequence[Anchor] = (),
 ) -> Relaxation:
@@ -75,12 +76,14 @@ def relax(
     _add_rows(lp, variables, cuts, 1.0)
     rows: list[Row] = []
     given: set[tuple[int, bool]] = set()
-    while not should_stop():
+    interrupt = interrupt or Interrupt()
+    while not interrupt.stop:
         left = deadline - time.monotonic()
         if left <= 0.05:
             break
         result = solver.solve(
-            params=mathopt.SolveParameters(time_limit=datetime.timedelta(seconds=left), lp_algorithm=_ALGORITHM)
+            params=mathopt.SolveParameters(time_limit=datetime.timedelta(seconds=left), lp_algorithm=_ALGORITHM),
+            interrupter=interrupt.linear,
         )
         if result.termination.reason != mathopt.TerminationReason.OPTIMAL:
             break

@@ -10,15 +10,18 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from poet_solver.baselines.hybrid import evolve
 from poet_solver.baselines.keep import keep_plan
-from poet_solver.cpsat import Interrupt, SearchLimits, search_model
+from poet_solver.cpsat import SearchLimits, search_model
 from poet_solver.cuts import Anchor
 from poet_solver.incumbent import Progress, Search
+from poet_solver.interrupt import Interrupt
 from poet_solver.lp import fix_by_reduced_cost, relax
 from poet_solver.memory import memory_of, tighten
 from poet_solver.model import Freedom, Model, Row, build_model
@@ -28,7 +31,7 @@ from poet_solver.place import check_floor, infeasible, place
 from poet_solver.plan import plan_of_point, point_of_plan
 from poet_solver.problem import Problem
 from poet_solver.schedule import Schedule
-from poet_solver.slots import LISTED, PAGING_ONLY, WIDE, Family, count_slots
+from poet_solver.slots import LISTED, MANDATORY, PAGING_ONLY, WIDE, Family, count_slots
 
 _SMALL_SLOTS = 4000
 """A wide family of so many slots is searched whole."""
@@ -144,8 +147,10 @@ class _Run:
         search.raise_bound(wide, sum(min(m.energy_j for m in modes) for modes in search.net.modes))
         if search.is_closed(wide):
             return
+        is_small = count_slots(search.net, WIDE) <= _SMALL_SLOTS
+        self.evolve(min(0.05 * search.left_s, 0.3 if is_small else 8.0), most=300 if is_small else 3000)
         self.explore(PAGING_ONLY, search.left_s * 0.1)
-        if count_slots(search.net, WIDE) <= _SMALL_SLOTS:
+        if is_small:
             for family, share in ((Family(hops=4), 0.15), (Family(hops=8), 0.2), (WIDE, 1.0)):
                 if not search.is_closed(wide):
                     self.explore(family, search.left_s * share, lp_share=0.3)
@@ -158,6 +163,19 @@ class _Run:
         else:
             self.grow(share=0.5)
             self.prove()
+
+    def evolve(self, time_s: float, most: int) -> None:
+        """Greedy starts, evolved."""
+        search = self.search
+        search.enter("greedy starts")
+        until = time.monotonic() + time_s
+        evolve(
+            search.net,
+            self.seed,
+            lambda number: number >= most or time.monotonic() > until or search.interrupt.stop,
+            search.offer_actions,
+            page=self.technique is Technique.BOTH,
+        )
 
     def grow(self, share: float = 1.0) -> None:
         """Better and better schedules from growing families."""
@@ -173,6 +191,7 @@ class _Run:
     def prove(self) -> None:
         """Bound and improve over the family of the instances' listed bounds."""
         if count_slots(self.search.net, LISTED) <= _LARGE_SLOTS:
+            self.search.reported.add(freedom_of(self.technique, LISTED).describe())
             self.explore(LISTED, self.search.left_s, lp_share=0.45, lb_tree=True)
 
     def explore(self, family: Family, time_s: float, lp_share: float = 0.0, lb_tree: bool = False) -> None:
@@ -182,6 +201,9 @@ class _Run:
         freedom = freedom_of(self.technique, family)
         name = freedom.describe()
         search.enter(name)
+        if search.plan is not None and family.recompute:
+            known = tuple(key for key, _ in search.plan.runs if key[1] != MANDATORY)
+            freedom = replace(freedom, family=replace(family, extra=known))
         model = build_model(search.net, freedom)
         tighten(model)
         cap = search.energy_j
@@ -192,7 +214,7 @@ class _Run:
                 memory_of(model),
                 time.monotonic() + lp_share * (until - time.monotonic()),
                 on_bound=lambda bound: search.raise_bound(name, min(bound, search.energy_j)),
-                should_stop=lambda: search.interrupt.stop,
+                interrupt=search.interrupt,
                 goal_j=search.energy_j,
                 known=self.anchors,
             )

@@ -38,8 +38,8 @@ def place(problem: Problem, search: Search, lowered_to: int | None, solve_s: flo
     energy = found.energy.total
     bounds = tuple(
         Bound(family + repaired, min(search.bound_of(family), energy))
-        for family in search.bounds
-        if family != search.widest
+        for family in sorted(search.reported)
+        if family in search.bounds
     )
     bound = min(search.bound_j, energy)
     schedule = Schedule(

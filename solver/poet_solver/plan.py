@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from poet_solver.model import ONE, Model
 from poet_solver.net import Net
-from poet_solver.slots import SlotKey
+from poet_solver.slots import MANDATORY, SlotKey
 
 
 class Do(IntEnum):
@@ -58,6 +58,33 @@ def actions_of_plan(net: Net, plan: Plan) -> tuple[Action, ...]:
         actions += [(Do.PAGE_IN, v, 0) for v in sorted(before.get(key, ()))]
         actions.append((Do.COMPUTE, key[2], m))
     return tuple(actions)
+
+
+def plan_of_actions(net: Net, actions: tuple[Action, ...]) -> Plan | None:
+    """The decisions behind a complete action list; None when a stage holds more passes than slots can express."""
+    runs: list[tuple[SlotKey, int]] = []
+    pages: set[tuple[SlotKey, int]] = set()
+    waiting: set[int] = set()
+    stage = pass_ = 0
+    last = -1
+    for do, what, m in actions:
+        if do is Do.PAGE_IN:
+            waiting.add(what)
+        elif do is Do.COMPUTE:
+            if what == stage:
+                key = (stage, MANDATORY, what)
+                stage, pass_, last = stage + 1, 0, -1
+            else:
+                pass_ += what <= last
+                last = what
+                key = (stage, pass_, what)
+                if pass_ >= MANDATORY:
+                    return None
+            runs.append((key, m))
+            read = waiting & set(net.modes[what][m].resident)
+            pages.update((key, v) for v in read)
+            waiting -= read
+    return Plan(tuple(runs), frozenset(pages))
 
 
 def complete(net: Net, actions: tuple[Action, ...]) -> tuple[Action, ...]:

@@ -33,6 +33,8 @@ class Family:
     """Backward ops may be recomputed too."""
     skip_previous: bool = False
     """Leave out op t-1 and what is reached only through it, as the listed bounds of the instances do."""
+    extra: tuple[SlotKey, ...] = ()
+    """Further slots (those of a known schedule, so that the model holds it). They only widen the family."""
 
     def describe(self) -> str:
         """The family in words, for reports."""
@@ -118,4 +120,4 @@ def slot_keys(net: Net, family: Family) -> list[SlotKey]:
         for p in range(family.passes):
             keys.extend((t, p, k) for k in ops)
         keys.append((t, MANDATORY, t))
-    return keys
+    return sorted({*keys, *family.extra})

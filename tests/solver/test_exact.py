@@ -7,9 +7,9 @@ import random
 import time
 
 import pytest
-from poet_solver.cpsat import Interrupt
 from poet_solver.errors import InfeasibleError
 from poet_solver.exact import exact_optimum
+from poet_solver.interrupt import Interrupt
 from poet_solver.pipeline import search_plan, solve
 from poet_solver.problem import Problem
 from poet_solver.synthetic import random_problem

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 from poet_solver.baselines.keep import keep_everything_peak
-from poet_solver.cpsat import Interrupt
 from poet_solver.errors import InfeasibleError
 from poet_solver.incumbent import Progress
+from poet_solver.interrupt import Interrupt
 from poet_solver.pipeline import solve
 from poet_solver.problem import Mode, Op, PageCost, Place, Problem, Tensor
 from poet_solver.schedule import Status

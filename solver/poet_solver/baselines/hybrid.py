@@ -1,0 +1,140 @@
+"""Randomised greedy schedules that page and recompute, evolved: starts for the exact search.
+
+A victim is the held tensor with the least  w_v x cost^a / (bytes^b x distance^c),  where cost is the cheaper of paging
+it back (and out, if it is not stored yet) and running its op with its evicted ancestors again, and distance is the
+number of ops until its next first-time reader. The exponents, a weight w_v a tensor and a price factor a tensor
+between paging and recomputation are the genes of a start; the best start's genes are mutated, with fresh ones mixed in.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from poet_solver.baselines.greedy import Arena, GiveUp
+from poet_solver.net import Net
+from poet_solver.plan import Action
+
+
+@dataclass(frozen=True)
+class Genes:
+    """Everything random about a start."""
+
+    cost_power: float
+    bytes_power: float
+    distance_power: float
+    weight: tuple[float, ...]
+    """Logarithm of w_v."""
+    paging_price: tuple[float, ...]
+    """Logarithm of the factor on paging energy, when it is compared with recomputation."""
+
+
+def fresh_genes(net: Net, rng: random.Random) -> Genes:
+    """New genes."""
+    noise = rng.choice((0.0, 0.1, 0.5, 1.0))
+    price = math.log(rng.choice((0.3, 1.0, 1.0, 3.0)))
+    count = len(net.size)
+    return Genes(
+        rng.choice((0.5, 1.0, 1.0, 2.0)),
+        rng.choice((0.5, 1.0, 1.0)),
+        rng.choice((0.0, 0.5, 1.0, 2.0)),
+        tuple(noise * rng.gauss(0, 1) for _ in range(count)),
+        (price,) * count,
+    )
+
+
+def mutated(genes: Genes, rng: random.Random) -> Genes:
+    """The genes with a few tensors changed."""
+    rate = rng.choice((1, 2, 4, 10, 30)) / len(genes.weight)
+    spread = rng.choice((0.3, 1.0, 3.0))
+    return Genes(
+        genes.cost_power,
+        genes.bytes_power,
+        genes.distance_power,
+        tuple(w + spread * rng.gauss(0, 1) if rng.random() < rate else w for w in genes.weight),
+        tuple(w + spread * rng.gauss(0, 1) if rng.random() < rate / 2 else w for w in genes.paging_price),
+    )
+
+
+def hybrid_schedule(net: Net, genes: Genes, page: bool = True, recompute: bool = True) -> tuple[Action, ...]:
+    """The start that the genes stand for. Raises GiveUp."""
+    n = net.n_ops
+    price = [math.exp(min(p, 300.0)) for p in genes.paging_price]
+    base = [
+        math.exp(max(-300.0, min(300.0, w))) / max(1, size) ** genes.bytes_power
+        for w, size in zip(genes.weight, net.size, strict=True)
+    ]
+    power = genes.cost_power
+
+    def bring_back(arena: Arena, v: int) -> tuple[float, bool]:
+        swap = again = math.inf
+        back, out = net.page_in[v], net.page_out[v]
+        if back is not None and (v in arena.stored or (page and out is not None)):
+            swap = back.energy_j + (out.energy_j if out is not None and v not in arena.stored else 0.0)
+            swap *= price[v]
+        if recompute and arena.can_recompute(v):
+            again = _recompute_cost(arena, v, swap)
+        return min(swap, again), swap <= again
+
+    def victim(arena: Arena, pinned: set[int]) -> tuple[int, bool] | None:
+        best: tuple[float, int, bool] | None = None
+        for v in arena.held:
+            if v in pinned or not net.size[v]:
+                continue
+            cost, write = bring_back(arena, v)
+            if math.isinf(cost):
+                continue
+            distance = min(arena.next_use(v) - arena.done + 1, n)
+            score = base[v] * (cost + 1e-12) ** power / distance**genes.distance_power
+            if best is None or (score, v) < best[:2]:
+                best = (score, v, write)
+        return None if best is None else best[1:]
+
+    return Arena(net, victim).run()
+
+
+def _recompute_cost(arena: Arena, v: int, limit: float) -> float:
+    """Energy of running the op of `v` and of its evicted ancestors again, or something above `limit`."""
+    net = arena.net
+    cost, seen, queue = 0.0, set[int](), [net.producer[v]]
+    while queue and cost <= limit:
+        k = queue.pop()
+        if k in seen:
+            continue
+        seen.add(k)
+        if not net.repeatable[k]:
+            return math.inf
+        cost += net.modes[k][0].energy_j
+        for u in net.modes[k][0].resident:
+            if u in arena.held:
+                continue
+            if u in arena.stored:
+                back = net.page_in[u]
+                cost += back.energy_j if back is not None else math.inf
+            else:
+                queue.append(net.producer[u])
+    return cost
+
+
+def evolve(
+    net: Net,
+    seed: int,
+    should_stop: Callable[[int], bool],
+    offer: Callable[[tuple[Action, ...]], bool],
+    page: bool = True,
+    recompute: bool = True,
+) -> None:
+    """Offer starts until `should_stop(number of starts)`; `offer` says whether a start is the best so far."""
+    rng = random.Random(seed)
+    best: Genes | None = None
+    number = 0
+    while not should_stop(number):
+        genes = fresh_genes(net, rng) if best is None or number < 40 or rng.random() < 0.15 else mutated(best, rng)
+        number += 1
+        try:
+            if offer(hybrid_schedule(net, genes, page, recompute)):
+                best = genes
+        except GiveUp:
+            continue

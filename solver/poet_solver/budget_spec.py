@@ -1,0 +1,60 @@
+"""What `--ram 0.5`, `--ram 96K` and `--deadline 2.0` mean for a problem."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from poet_solver.baselines.keep import keep_everything_peak
+from poet_solver.errors import ProblemError
+from poet_solver.problem import Problem
+
+_UNITS = {"": 1, "B": 1, "K": 1024, "KB": 1024, "KIB": 1024, "M": 1024**2, "MB": 1024**2, "MIB": 1024**2}
+
+
+def ram_bytes_of(text: str, problem: Problem) -> int:
+    """Bytes of RAM: a share of the keep-everything peak (0.5, 80%), or bytes (65536, 96K, 1M). Raises ProblemError."""
+    share = re.fullmatch(r"(\d*\.\d+|\d+\.|1)|(\d+(?:\.\d*)?)\s*%", text.strip())
+    if share is not None:
+        value = float(share[1]) if share[1] else float(share[2]) / 100
+        if not 0 < value <= 1000:
+            raise ProblemError(
+                f"--ram {text}: a share must be above 0. Give a share such as 0.5, or bytes such as 96K."
+            )
+        return int(value * keep_everything_peak(problem))
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    if match is None or match[2].upper() not in _UNITS:
+        raise ProblemError(f"--ram {text}: not a size. Give a share such as 0.5, or bytes such as 65536, 96K or 1M.")
+    size = int(float(match[1]) * _UNITS[match[2].upper()])
+    if size <= 0:
+        raise ProblemError(f"--ram {text}: must be above 0. Give a share such as 0.5, or bytes such as 96K.")
+    return size
+
+
+def deadline_s_of(text: str, problem: Problem) -> float:
+    """Seconds: a factor of the compute time (2.0, 1.5x) or seconds (30s, 500ms). Raises ProblemError."""
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(x|s|ms)?", text.strip())
+    if match is None:
+        raise ProblemError(f"--deadline {text}: not a deadline. Give a factor such as 2.0, or seconds such as 30s.")
+    value = float(match[1])
+    if match[2] == "s":
+        return value
+    if match[2] == "ms":
+        return value / 1000
+    if value < 1:
+        raise ProblemError(f"--deadline {text}: below the compute time itself. Give a factor >= 1, or seconds: 0.5s.")
+    return value * compute_time_s(problem)
+
+
+def compute_time_s(problem: Problem) -> float:
+    """Seconds of every op once, each in its fastest mode."""
+    return sum(min(mode.time_s for mode in op.modes) for op in problem.ops)
+
+
+def with_budgets(problem: Problem, ram: str | None, deadline: str | None) -> Problem:
+    """The problem with the budgets given on the command line in place of its own."""
+    if ram is not None:
+        problem = replace(problem, ram_bytes=ram_bytes_of(ram, problem))
+    if deadline is not None:
+        problem = replace(problem, deadline_s=deadline_s_of(deadline, problem))
+    return problem

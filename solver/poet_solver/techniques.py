@@ -1,0 +1,86 @@
+"""Every way this package can schedule a problem, by the name it has on the command line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from enum import StrEnum
+
+from poet_solver.baselines.capuchin import capuchin_schedule
+from poet_solver.baselines.dtr import dtr_schedule
+from poet_solver.baselines.greedy import GiveUp
+from poet_solver.baselines.poet_milp import poet_milp
+from poet_solver.errors import ProblemError
+from poet_solver.incumbent import Progress, Search
+from poet_solver.interrupt import Interrupt
+from poet_solver.net import build_net
+from poet_solver.pipeline import Technique, solve
+from poet_solver.place import check_floor, infeasible, place
+from poet_solver.problem import Problem
+from poet_solver.schedule import Schedule
+
+
+class Method(StrEnum):
+    """Techniques of the solver, and baselines."""
+
+    BOTH = "both"
+    PAGE = "page"
+    REMAT = "remat"
+    KEEP = "keep"
+    POET_MILP = "poet-milp"
+    DTR = "dtr"
+    CAPUCHIN = "capuchin"
+
+
+def schedule_with(
+    problem: Problem,
+    method: Method,
+    *,
+    time_limit_s: float = 60.0,
+    threads: int = 1,
+    seed: int = 0,
+    progress: Callable[[Progress], None] | None = None,
+    interrupt: Interrupt | None = None,
+) -> Schedule:
+    """Schedule `problem` with a technique or a baseline; replayed. Raises InfeasibleError or ProblemError."""
+    if threads < 1:
+        raise ProblemError(f"threads: must be at least 1, is {threads}. Give the number of processor cores to use.")
+    if time_limit_s <= 0:
+        raise ProblemError(f"time limit: must be above 0 s, is {time_limit_s}. Give the seconds the search may take.")
+    interrupt = interrupt or Interrupt()
+    if method.value in set(Technique):
+        return solve(
+            problem,
+            time_limit_s=time_limit_s,
+            threads=threads,
+            seed=seed,
+            technique=Technique(method.value),
+            progress=progress,
+            interrupt=interrupt,
+        )
+    net = build_net(problem)
+    check_floor(problem, net)
+    search = Search(net, time.monotonic() + time_limit_s, interrupt, progress)
+    search.widest = "schedules in the given order of first computations"
+    search.raise_bound(search.widest, sum(min(m.energy_j for m in modes) for modes in net.modes))
+    search.enter(method.value)
+    if method is Method.POET_MILP:
+        name = "schedules that POET's program can express"
+        search.reported.add(name)
+        poet_milp(
+            net,
+            time_limit_s,
+            threads,
+            seed,
+            interrupt,
+            search.offer_actions,
+            lambda bound: search.raise_bound(name, bound),
+        )
+    else:
+        with suppress(GiveUp):
+            search.offer_actions(dtr_schedule(net) if method is Method.DTR else capuchin_schedule(net))
+    schedule = place(problem, search, None, time.monotonic() - search.started) if search.actions else None
+    if schedule is None:
+        raise infeasible(problem, net, method.value, 0.0)
+    return schedule
