@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from poet_codegen.errors import ModelError
@@ -63,23 +63,45 @@ def build_training_graph(forward: Graph, trainable: frozenset[str]) -> Graph:
     builder = GraphBuilder(forward.name, forward)
     logits = forward.outputs[0]
     dlogits = _add_loss(builder, logits)
-    wanted = _reachable_from(forward, trainable)
+    wanted = reachable_from(forward, trainable)
     if logits not in wanted:
         raise ModelError("No parameter to train reaches the model's output. Choose others with --train.")
-    tape = Tape(builder, wanted)
-    tape.grads[logits] = dlogits
     rate = builder.tensor(Tensor("learning_rate", (1,), kind=Kind.LEARNING_RATE))
-    for index in range(len(forward.nodes) - 1, -1, -1):
+
+    def update(index: int, tape: Tape) -> None:
         node = forward.nodes[index]
-        if node.outputs[0] in wanted and node.outputs[0] in tape.grads:
-            tape.at(node.label)
-            registry.get(node.op).gradient(tape, node, [tape.grads[o] for o in node.outputs])
-        for name in node.inputs:
+        for name in dict.fromkeys(node.inputs):
             # A parameter's gradient is complete once its first reader (last in reverse) was differentiated.
             if name in trainable and name in tape.grads and _first_reader(forward, name) == index:
                 _add_update(builder, name, tape.grads[name], rate, node.label)
+
+    differentiate(builder, forward, wanted, {logits: dlogits}, update)
     loss = builder.graph([]).one(Kind.LOSS)
     return builder.graph([loss.name])
+
+
+def differentiate(
+    builder: GraphBuilder,
+    forward: Graph,
+    wanted: frozenset[str],
+    seeds: Mapping[str, str],
+    after_node: Callable[[int, Tape], None] | None = None,
+) -> Tape:
+    """Append the backward pass to `builder`, which holds the forward graph.
+
+    `wanted` names the tensors that need a gradient (reachable_from), `seeds` gives those of the outputs. `after_node`
+    is called with the position of each forward node once it was differentiated, last node first.
+    """
+    tape = Tape(builder, wanted)
+    tape.grads.update(seeds)
+    for index in range(len(forward.nodes) - 1, -1, -1):
+        node = forward.nodes[index]
+        if wanted.intersection(node.outputs) and any(name in tape.grads for name in node.outputs):
+            tape.at(node.label)
+            registry.get(node.op).gradient(tape, node, [tape.grads.get(name, "") for name in node.outputs])
+        if after_node:
+            after_node(index, tape)
+    return tape
 
 
 def _add_loss(builder: GraphBuilder, logits: str) -> str:
@@ -102,7 +124,8 @@ def _add_update(builder: GraphBuilder, param: str, gradient: str, rate: str, lab
     builder.node(Node("Sgd", (param, gradient, rate), (new,), label, Role.UPDATE))
 
 
-def _reachable_from(forward: Graph, trainable: frozenset[str]) -> frozenset[str]:
+def reachable_from(forward: Graph, trainable: frozenset[str]) -> frozenset[str]:
+    """The tensors that depend on `trainable`, those included: they need gradients."""
     wanted = set(trainable)
     for node in forward.nodes:
         if wanted.intersection(node.inputs):

@@ -96,3 +96,119 @@ float poet_logf(float x)
     y -= 0.5f * z;
     return (f + y) + e * LN2_HIGH;
 }
+
+float poet_sqrtf(float x)
+{
+    uint32_t bits = bits_of(x);
+    int32_t exponent = 0;
+    if ((bits << 1) == 0 || x != x || bits == 0x7F800000u) {
+        return x;
+    }
+    if (bits >> 31) {
+        return from_bits(0x7FC00000u);
+    }
+    if (bits < 0x00800000u) {
+        bits = bits_of(x * 0x1p24f);
+        exponent = -24;
+    }
+    /* x = 2^exponent m / 2^23 with an even exponent; the root of m comes bit by bit, one more than a float has. */
+    exponent += (int32_t)(bits >> 23) - 127;
+    uint32_t rest = (bits & 0x007FFFFFu) | 0x00800000u;
+    if (exponent & 1) {
+        rest += rest;
+        exponent--;
+    }
+    rest += rest;
+    uint32_t root = 0;
+    uint32_t twice_root = 0;
+    for (uint32_t bit = 0x01000000u; bit != 0; bit >>= 1) {
+        const uint32_t trial = twice_root + bit;
+        if (trial <= rest) {
+            twice_root = trial + bit;
+            rest -= trial;
+            root += bit;
+        }
+        rest += rest;
+    }
+    /* No root lies half way between two floats, so the last bit alone decides. */
+    root += root & 1u;
+    return from_bits((uint32_t)((int32_t)(root >> 1) + 0x3F000000 + exponent / 2 * 0x00800000));
+}
+
+float poet_tanhf(float x)
+{
+    const float size = x < 0.0f ? -x : x;
+    if (size < 0.625f) {
+        const float z = x * x;
+        float p = -5.70498872745e-3f;
+        p = p * z + 2.06390887954e-2f;
+        p = p * z - 5.37397155531e-2f;
+        p = p * z + 1.33314422036e-1f;
+        p = p * z - 3.33332819422e-1f;
+        return p * z * x + x;
+    }
+    const float y = 1.0f - 2.0f / (poet_expf(size + size) + 1.0f);
+    return x < 0.0f ? -y : y;
+}
+
+float poet_erff(float x)
+{
+    const float size = x < 0.0f ? -x : x;
+    const float z = x * x;
+    if (size <= 0.921875f) {
+        float p = -5.96761703e-4f;
+        p = p * z + 4.99119423e-3f;
+        p = p * z - 2.67681349e-2f;
+        p = p * z + 1.12819925e-1f;
+        p = p * z - 3.76125336e-1f;
+        p = p * z + 1.28379166e-1f;
+        return p * x + x;
+    }
+    if (size > 4.0f) {
+        return x < 0.0f ? -1.0f : 1.0f;
+    }
+    /* erf x = 1 - e^p(x) */
+    const float high = -1.72853470e-5f * size + 3.83197126e-4f;
+    float p = high * z + (-3.88396438e-3f * size + 2.42546219e-2f);
+    p = p * size - 1.06777877e-1f;
+    p = p * size - 6.34846687e-1f;
+    p = p * size - 1.28717512e-1f;
+    p = p * size - size;
+    const float y = 1.0f - poet_expf(p);
+    return x < 0.0f ? -y : y;
+}
+
+#define MOST_MULTIPLICATIONS 64.0f /* whole exponents up to here are multiplied out */
+#define ALL_WHOLE 0x1p23f          /* from here on every float is a whole number, from twice it an even one */
+
+float poet_powf(float x, float y)
+{
+    const float size = y < 0.0f ? -y : y;
+    if (y == 0.0f || x == 1.0f) {
+        return 1.0f;
+    }
+    if (x != x || y != y) {
+        return x + y;
+    }
+    if (size <= MOST_MULTIPLICATIONS && size == (float)(int32_t)size) {
+        float power = 1.0f;
+        float factor = x;
+        for (int32_t left = (int32_t)size; left != 0; left >>= 1) {
+            power = left & 1 ? power * factor : power;
+            factor *= factor;
+        }
+        return y < 0.0f ? 1.0f / power : power;
+    }
+    const float base = x < 0.0f ? -x : x;
+    const float result = poet_expf(y * poet_logf(base));
+    if (x >= 0.0f) {
+        return result;
+    }
+    if (size >= ALL_WHOLE) {
+        return size < 2.0f * ALL_WHOLE && (int32_t)size & 1 ? -result : result;
+    }
+    if (size == (float)(int32_t)size) {
+        return (int32_t)size & 1 ? -result : result;
+    }
+    return from_bits(0x7FC00000u);
+}

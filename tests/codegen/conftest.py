@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
-import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,15 +11,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from poet_codegen.emit.steps import choose_kernels
-from poet_codegen.graph import Graph, Kind
-from poet_codegen.lower import view_roots
-from poet_codegen.platformio.flags import host_flags
-from poet_codegen.render import render
-from poet_codegen.resources import data_dir
+from poet_codegen.graph import Graph
+
+from .host_kernels import Arrays, HostKernels
 
 REPOSITORY = Path(__file__).parents[2]
-Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 @pytest.fixture(scope="session")
@@ -60,46 +54,9 @@ def run_graph(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Graph, Arra
     """run_graph(graph, values): every tensor after running all nodes in order, nothing shared, nothing dropped."""
 
     def run(graph: Graph, values: Arrays) -> Arrays:
-        kernels = choose_kernels(graph)
-        library = _compile(tmp_path_factory.mktemp("kernels"), {k.name: k for k in kernels.values()}.values())
-        root = view_roots(graph)
-        arrays = {
-            name: np.full(tensor.elements, np.nan, np.float32)
-            for name, tensor in graph.tensors.items()
-            if root[name] == name
-        }
-        for name, value in values.items():
-            dtype = np.int32 if graph.tensors[name].kind is Kind.LABEL else np.float32
-            arrays[name] = np.ascontiguousarray(value, dtype).ravel().copy()
-        for name, tensor in graph.tensors.items():
-            if tensor.updates is not None:
-                arrays[name] = arrays[tensor.updates].copy()
-        for kernel in kernels.values():
-            pointers = [arrays[root[name]].ctypes.data_as(ctypes.c_void_p) for name in kernel.arguments]
-            getattr(library, kernel.name)(*pointers)
-        return {name: arrays[root[name]].reshape(tensor.shape) for name, tensor in graph.tensors.items()}
+        return HostKernels(tmp_path_factory.mktemp("kernels"), [graph]).run(graph, values)
 
     return run
-
-
-def _compile(folder: Path, kernels: Any) -> ctypes.CDLL:
-    sources = [render(f"kernels/{kernel.template}", **kernel.values) for kernel in kernels]
-    head = '#include <math.h>\n#include <stdint.h>\n#include "poet/math.h"\n'
-    prototypes = [next(line for line in s.splitlines() if line.startswith("void ")) + ";" for s in sources]
-    code = folder / "kernels.c"
-    code.write_text(head + "\n".join(prototypes) + "\n" + "\n".join(sources))
-    firmware = data_dir("firmware")
-    target = folder / "kernels.so"
-    command = [
-        "cc",
-        *host_flags(),
-        "-Wno-missing-prototypes",
-        "-fPIC",
-        "-shared",
-        f"-I{firmware / 'include'}",
-    ]
-    subprocess.run([*command, str(code), str(firmware / "src" / "math.c"), "-o", str(target)], check=True)
-    return ctypes.CDLL(str(target))
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ def test_dynamic_shape_says_how_to_fix_it(make_model: Maker, dim: str | int) -> 
         (gemm(alpha=2.0), [1, 3], {"w": W}, ["the gemm", "alpha"]),
         (gemm(), [1, 4], {"w": W}, ["the gemm", "[1, 4]", "[3, 4]"]),
         (gemm(), [1, 3], {"w": W.astype(np.float64)}, ["'w'", "float64"]),
-        (helper.make_node("Add", ["x", "w"], ["y"], "sum"), [3, 1], {"w": W}, ["sum", "equal shape"]),
+        (helper.make_node("Add", ["x", "w"], ["y"], "sum"), [2, 4], {"w": W}, ["sum", "broadcast"]),
         (
             helper.make_node("Conv", ["x", "w"], ["y"], "c"),
             [1, 4, 5],

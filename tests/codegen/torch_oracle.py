@@ -10,10 +10,10 @@ import torch
 from onnx import helper, numpy_helper
 from torch.nn import functional as f
 
+Array = np.ndarray[Any, Any]
 
-def loss_and_gradients(
-    model: onnx.ModelProto, x: np.ndarray[Any, Any], label: np.ndarray[Any, Any]
-) -> tuple[float, dict[str, np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
+
+def loss_and_gradients(model: onnx.ModelProto, x: Array, label: Array) -> tuple[float, dict[str, Array], Array]:
     """(mean cross entropy, gradient of every float initializer, logits), in float64 from the same float32 numbers."""
     arrays = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     values: dict[str, torch.Tensor] = {
@@ -33,7 +33,62 @@ def loss_and_gradients(
     return float(loss.detach()), gradients, logits.detach().numpy()
 
 
-def _run(op: str, attrs: dict[str, Any], inputs: list[torch.Tensor]) -> torch.Tensor:
+def outputs_and_gradients(
+    model: onnx.ModelProto, feeds: dict[str, Array], seeds: list[Array]
+) -> tuple[list[Array], dict[str, Array]]:
+    """(outputs, gradient of sum(seed * output) for every float input and initializer), in float64."""
+    arrays = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer} | feeds
+    values: dict[str, torch.Tensor] = {}
+    for name, array in arrays.items():
+        is_float = array.dtype == np.float32
+        values[name] = torch.tensor(array.astype(np.float64) if is_float else array, requires_grad=is_float)
+    for node in model.graph.node:
+        attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        result = _run(node.op_type, attrs, [values[name] if name else None for name in node.input])
+        results = result if isinstance(result, tuple | list) else (result,)
+        values.update(zip(node.output, results, strict=False))
+    outputs = [values[value.name] for value in model.graph.output]
+    total = sum((out * torch.tensor(seed.astype(np.float64))).sum() for out, seed in zip(outputs, seeds, strict=True))
+    total.backward()  # type: ignore[union-attr,no-untyped-call]
+    gradients = {name: values[name].grad for name in arrays}
+    zeros = {name: np.zeros(arrays[name].shape) for name, gradient in gradients.items() if gradient is None}
+    return [o.detach().numpy() for o in outputs], zeros | {n: g.numpy() for n, g in gradients.items() if g is not None}
+
+
+_UNARY = {
+    "Neg": torch.neg,
+    "Exp": torch.exp,
+    "Log": torch.log,
+    "Sqrt": torch.sqrt,
+    "Erf": torch.erf,
+    "Tanh": torch.tanh,
+    "Sigmoid": torch.sigmoid,
+    "HardSwish": f.hardswish,
+}
+_BINARY = {"Add": torch.add, "Sub": torch.sub, "Mul": torch.mul, "Div": torch.div, "Pow": torch.pow}
+
+
+def _pointwise(op: str, attrs: dict[str, Any], x: list[Any]) -> torch.Tensor | None:
+    if op in _UNARY:
+        return _UNARY[op](x[0])
+    if op in _BINARY:
+        return _BINARY[op](x[0], x[1])
+    if op == "LeakyRelu":
+        return f.leaky_relu(x[0], attrs.get("alpha", 0.01))
+    if op == "Clip":
+        low, high = (x[i].item() if len(x) > i and x[i] is not None else None for i in (1, 2))
+        return torch.clamp(x[0], low, high)
+    if op == "HardSigmoid":
+        return torch.clamp(attrs.get("alpha", 0.2) * x[0] + attrs.get("beta", 0.5), 0.0, 1.0)
+    if op == "Gelu":
+        return f.gelu(x[0], approximate=attrs.get("approximate", b"none").decode())
+    return None
+
+
+def _run(op: str, attrs: dict[str, Any], inputs: list[Any]) -> Any:
+    known = _pointwise(op, attrs, inputs)
+    if known is not None:
+        return known
     if op == "Conv":
         top, left, bottom, right = attrs.get("pads", [0, 0, 0, 0])
         padded = f.pad(inputs[0], (left, right, top, bottom))
@@ -51,8 +106,6 @@ def _run(op: str, attrs: dict[str, Any], inputs: list[torch.Tensor]) -> torch.Te
         return inputs[0] @ w + (inputs[2] if len(inputs) > 2 else 0.0)
     if op == "Relu":
         return torch.relu(inputs[0])
-    if op == "Add":
-        return inputs[0] + inputs[1]
     if op == "Flatten":
         return inputs[0].flatten(attrs.get("axis", 1))
     if op == "Reshape":

@@ -18,7 +18,7 @@ class Identity(Reshape):
     """y is x."""
 
     name = "Identity"
-    onnx = ("Identity",)
+    onnx: tuple[str, ...] = ("Identity",)
     supported = "anything"
 
     def load(self, importer: Importer, node: ImportedNode) -> None:
@@ -30,7 +30,7 @@ class Cast(Reshape):
     """y is x: a conversion of float32 to float32, or of integers to integers."""
 
     name = "Cast"
-    onnx = ("Cast",)
+    onnx: tuple[str, ...] = ("Cast",)
     supported = "float32 to float32, integers to integers; anything among constants"
 
     def load(self, importer: Importer, node: ImportedNode) -> None:
@@ -51,7 +51,7 @@ class Dropout(Reshape):
     """y is x, as in inference."""
 
     name = "Dropout"
-    onnx = ("Dropout",)
+    onnx: tuple[str, ...] = ("Dropout",)
     supported = "as in inference: it drops nothing; no mask output"
 
     def load(self, importer: Importer, node: ImportedNode) -> None:

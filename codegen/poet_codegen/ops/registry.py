@@ -59,8 +59,8 @@ class Kernel:
 class Op(ABC):
     """One operator. Stateless; `register` makes it known."""
 
-    name: ClassVar[str]
-    onnx: ClassVar[tuple[str, ...]] = ()
+    name: str
+    onnx: tuple[str, ...] = ()
     """ONNX op types that import as this op."""
     is_view: ClassVar[bool] = False
     """True when the output is the input's bytes under another shape: no code, no memory."""
@@ -70,7 +70,7 @@ class Op(ABC):
     """False when running the op twice would change the result (updates)."""
     fused_sgd: ClassVar[str | None] = None
     """For a gradient op: the op that computes the gradient and applies the SGD update without storing it."""
-    supported: ClassVar[str] = ""
+    supported: str = ""
     """One line for the table of supported operators: limits on attributes and shapes."""
 
     def load(self, importer: Importer, node: ImportedNode) -> None:
@@ -82,7 +82,10 @@ class Op(ABC):
         """Shapes of the outputs."""
 
     def gradient(self, tape: Tape, node: Node, grads: Sequence[str]) -> None:
-        """Add nodes that compute the gradients of the inputs `tape.wants`, given those of the outputs."""
+        """Add nodes that compute the gradients of the inputs `tape.wants`, given those of the outputs.
+
+        `grads` has the name of each output's gradient; '' for one of several outputs that nobody differentiates.
+        """
         raise ModelError(f"Node {node.label!r} ({node.op}) has no gradient; freeze the layers before it.")
 
     @abstractmethod

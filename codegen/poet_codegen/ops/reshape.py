@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from poet_codegen.graph import Graph, Node, Tensor
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
@@ -18,7 +18,7 @@ class Reshape(Op):
     """A view of the input."""
 
     name = "Reshape"
-    onnx: ClassVar[tuple[str, ...]] = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+    onnx: tuple[str, ...] = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
     is_view = True
     supported = "a constant target shape or constant axes"
 

@@ -1,0 +1,193 @@
+"""Activation functions. Where the gradient can be told from the result y, it is, so that x need not live on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from poet_codegen.graph import AttrValue, Node
+from poet_codegen.ops.pointwise import Formula, OnnxPointwise, Pointwise, Pull
+from poet_codegen.ops.registry import register
+
+if TYPE_CHECKING:
+    from poet_codegen.autodiff import Tape
+    from poet_codegen.onnx_import import ImportedNode, Importer
+
+_LARGEST = 3.4028234663852886e38
+"""Largest float32: what ONNX's Clip without a limit clips to."""
+
+
+class LeakyRelu(OnnxPointwise):
+    """y = x where x > 0, else alpha x."""
+
+    def gradient(self, tape: Tape, node: Node, grads: Sequence[str]) -> None:
+        """dx from y and dy: y has x's sign, unless alpha is negative."""
+        told_from = node.outputs[0] if node.float("alpha") >= 0.0 else node.inputs[0]
+        tape.add_gradient(node.inputs[0], "LeakyReluGrad", (told_from, grads[0]), dict(node.attrs))
+
+
+class Clip(OnnxPointwise):
+    """y = x within [low, high]; high where low > high."""
+
+    def load(self, importer: Importer, node: ImportedNode) -> None:
+        """Import ONNX Clip: limits are attributes up to operator set 6, constant inputs from 11 on."""
+        limits: dict[str, AttrValue] = {}
+        for position, (onnx_name, name, default) in enumerate(
+            (("min", "low", -_LARGEST), ("max", "high", _LARGEST)), 1
+        ):
+            value = node.attrs.get(onnx_name, default)
+            if node.has(position):
+                value = importer.constant(node, position).ravel()[0]
+            limits[name] = min(max(float(value), -_LARGEST), _LARGEST)
+        importer.add(node, self.name, [importer.value(node, 0)], limits)
+
+
+class Gelu(OnnxPointwise):
+    """y = x Phi(x), with Phi the normal distribution: by erf, or its approximation by tanh (Hendrycks & Gimpel)."""
+
+    def load(self, importer: Importer, node: ImportedNode) -> None:
+        """Import ONNX Gelu in either form."""
+        form = node.attrs.get("approximate", b"none").decode()
+        importer.add(node, "GeluTanh" if form == "tanh" else self.name, [importer.value(node, 0)], {})
+
+
+def _activation(
+    name: str,
+    stem: str,
+    title: str,
+    value: str,
+    told_from: str,
+    slope: str,
+    *,
+    declare: tuple[str, ...] = (),
+    declare_slope: tuple[str, ...] = (),
+    constants: Mapping[str, float] | None = None,
+    cycles: str = "elementwise",
+    slope_cycles: str = "elementwise",
+    made: type[OnnxPointwise] | None = OnnxPointwise,
+) -> None:
+    """Register y = value(x), and its gradient: a formula of x or y (`told_from`) and dy.
+
+    `made` is None for an op that ONNX does not have under this name.
+    """
+    numbers = tuple(constants or ())
+    forward = Formula(stem, f"{title} over", ("x",), "y", value, declare, numbers, cycles)
+    lower = title[0].lower() + title[1:]
+    backward = Formula(
+        f"{stem}_grad",
+        f"Gradient of the {lower} over",
+        (told_from, "dy"),
+        "dx",
+        slope,
+        declare_slope,
+        numbers,
+        slope_cycles,
+    )
+    pulls = {"x": Pull(f"{name}Grad", (told_from, "dy"))}
+    register(made(name, forward, pulls, constants) if made else Pointwise(name, forward, pulls))
+    register(Pointwise(f"{name}Grad", backward))
+
+
+_activation("Relu", "relu", "Rectifier", "{x} > 0.0f ? {x} : 0.0f", "y", "{y} > 0.0f ? {dy} : 0.0f")
+_activation(
+    "LeakyRelu",
+    "leaky_relu",
+    "Leaky rectifier",
+    "{x} > 0.0f ? {x} : {alpha} * {x}",
+    "y",
+    "{y} > 0.0f ? {dy} : {alpha} * {dy}",
+    constants={"alpha": 0.01},
+    made=LeakyRelu,
+)
+_activation(
+    "Clip",
+    "clip",
+    "Clipping",
+    "raised > {high} ? {high} : raised",
+    "y",
+    "{y} > {low} && {y} < {high} ? {dy} : 0.0f",
+    declare=("const float raised = {x} < {low} ? {low} : {x};",),
+    constants={"low": -_LARGEST, "high": _LARGEST},
+    made=Clip,
+)
+_activation(
+    "HardSigmoid",
+    "hard_sigmoid",
+    "Hard sigmoid",
+    "line < 0.0f ? 0.0f : line > 1.0f ? 1.0f : line",
+    "y",
+    "{y} > 0.0f && {y} < 1.0f ? {alpha} * {dy} : 0.0f",
+    declare=("const float line = {alpha} * {x} + {beta};",),
+    constants={"alpha": 0.2, "beta": 0.5},
+)
+_activation(
+    "HardSwish",
+    "hard_swish",
+    "Hard swish",
+    "{x} * (line < 0.0f ? 0.0f : line > 1.0f ? 1.0f : line)",
+    "x",
+    "{x} <= -3.0f ? 0.0f : {x} >= 3.0f ? {dy} : {dy} * ({x} * 0.33333334f + 0.5f)",
+    declare=("const float line = {x} * 0.16666667f + 0.5f;",),
+)
+_activation(
+    "Sigmoid",
+    "sigmoid",
+    "Sigmoid",
+    "1.0f / (1.0f + poet_expf(-{x}))",
+    "y",
+    "{dy} * {y} * (1.0f - {y})",
+    cycles="exponential",
+)
+_activation(
+    "Tanh",
+    "tanh",
+    "Hyperbolic tangent",
+    "poet_tanhf({x})",
+    "y",
+    "{dy} * (1.0f - {y} * {y})",
+    cycles="exponential",
+)
+# d erf(x)/dx = 2 / sqrt(pi) e^(-x^2)
+_activation(
+    "Erf",
+    "erf",
+    "Error function",
+    "poet_erff({x})",
+    "x",
+    "{dy} * (1.1283792f * poet_expf(-{x} * {x}))",
+    cycles="exponential",
+    slope_cycles="exponential",
+)
+# dy/dx = Phi(x) + x phi(x)
+_activation(
+    "Gelu",
+    "gelu",
+    "GELU",
+    "0.5f * {x} * (1.0f + poet_erff({x} * 0.70710677f))",
+    "x",
+    "{dy} * (cumulative + {x} * density)",
+    declare_slope=(
+        "const float cumulative = 0.5f * (1.0f + poet_erff({x} * 0.70710677f));",
+        "const float density = 0.3989423f * poet_expf(-0.5f * {x} * {x});",
+    ),
+    cycles="exponential",
+    slope_cycles="power",
+    made=Gelu,
+)
+# y = x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3)
+_activation(
+    "GeluTanh",
+    "gelu_tanh",
+    "GELU by tanh",
+    "0.5f * {x} * (1.0f + bend)",
+    "x",
+    "{dy} * (0.5f * (1.0f + bend) + 0.5f * {x} * (1.0f - bend * bend) * slope)",
+    declare=("const float bend = poet_tanhf(0.7978846f * ({x} + 0.044715f * {x} * {x} * {x}));",),
+    declare_slope=(
+        "const float bend = poet_tanhf(0.7978846f * ({x} + 0.044715f * {x} * {x} * {x}));",
+        "const float slope = 0.7978846f * (1.0f + 0.134145f * {x} * {x});",
+    ),
+    cycles="exponential",
+    slope_cycles="exponential",
+    made=None,
+)

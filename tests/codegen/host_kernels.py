@@ -1,0 +1,76 @@
+"""Runs graphs through their generated C kernels on this machine, one kernel after the other."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from poet_codegen.autodiff import differentiate, reachable_from
+from poet_codegen.emit.steps import choose_kernels
+from poet_codegen.graph import DType, Graph, GraphBuilder, Kind, Tensor
+from poet_codegen.lower import view_roots
+from poet_codegen.ops.registry import Kernel
+from poet_codegen.platformio.flags import host_flags
+from poet_codegen.render import render
+from poet_codegen.resources import data_dir
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+class HostKernels:
+    """The kernels of some graphs in one shared object, compiled as the firmware is."""
+
+    def __init__(self, folder: Path, graphs: Iterable[Graph]) -> None:
+        kernels: dict[str, Kernel] = {}
+        for graph in graphs:
+            for kernel in choose_kernels(graph).values():
+                known = kernels.setdefault(kernel.name, kernel)
+                assert (known.template, known.values) == (kernel.template, kernel.values), kernel.name
+        sources = [render(f"kernels/{kernel.template}", **kernel.values) for kernel in kernels.values()]
+        prototypes = [next(line for line in s.splitlines() if line.startswith("void ")) + ";" for s in sources]
+        head = '#include <math.h>\n#include <stdint.h>\n#include "poet/math.h"\n'
+        code = folder / "kernels.c"
+        code.write_text(head + "\n".join(prototypes) + "\n" + "\n".join(sources))
+        firmware = data_dir("firmware")
+        target = folder / "kernels.so"
+        files = [str(code), str(firmware / "src" / "math.c")]
+        options = [*host_flags(), "-fPIC", "-shared", f"-I{firmware / 'include'}"]
+        subprocess.run(["cc", *options, *files, "-o", str(target)], check=True)
+        self._library = ctypes.CDLL(str(target))
+
+    def run(self, graph: Graph, values: Arrays) -> Arrays:
+        """Every tensor after running all nodes in order; what no kernel wrote is NaN."""
+        root = view_roots(graph)
+        arrays = {
+            name: np.full(tensor.elements, np.nan, np.float32)
+            for name, tensor in graph.tensors.items()
+            if root[name] == name
+        }
+        for name, value in values.items():
+            dtype = np.int32 if graph.tensors[name].dtype is DType.INT32 else np.float32
+            arrays[name] = np.ascontiguousarray(value, dtype).ravel().copy()
+        for name, tensor in graph.tensors.items():
+            if tensor.updates is not None:
+                arrays[name] = arrays[tensor.updates].copy()
+        for kernel in choose_kernels(graph).values():
+            pointers = [arrays[root[name]].ctypes.data_as(ctypes.c_void_p) for name in kernel.arguments]
+            getattr(self._library, kernel.name)(*pointers)
+        return {name: arrays[root[name]].reshape(tensor.shape) for name, tensor in graph.tensors.items()}
+
+
+def with_gradients(forward: Graph) -> Graph:
+    """The forward graph and its backward pass from inputs 'seed.<output>' to 'd.<input>', for all float inputs and
+    parameters."""
+    ends = [t.name for t in forward.of_kind(Kind.INPUT, Kind.PARAM) if t.dtype is DType.FLOAT32]
+    builder = GraphBuilder(forward.name, forward)
+    seeds = {
+        name: builder.tensor(Tensor(f"seed.{name}", forward.tensors[name].shape, kind=Kind.INPUT))
+        for name in forward.outputs
+    }
+    tape = differentiate(builder, forward, reachable_from(forward, frozenset(ends)), seeds)
+    graph = builder.graph([tape.grads[name] for name in ends])
+    return graph

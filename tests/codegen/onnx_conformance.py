@@ -1,0 +1,176 @@
+"""ONNX's own node tests, forward, through the generated C on this machine.
+
+    python -m tests.codegen.onnx_conformance [-v] [operator ...]
+
+Every float32 case of `onnx.backend.test` for the supported operators is run, those written as a function's body
+(`..._expanded`) too where all their operators are supported. What is an input of the case is an input of the graph;
+where the import needs a constant there, the case's value is one. Exit status 1 when a case fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+from onnx.backend.test.case.node import collect_testcases
+from poet_codegen.errors import ModelError
+from poet_codegen.graph import Kind
+from poet_codegen.onnx_import import Model, import_onnx
+from poet_codegen.ops import registry
+
+from .host_kernels import HostKernels
+
+_BATCH = 50
+"""Cases in one shared object."""
+_INTEGERS = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL)
+
+
+@dataclass
+class Tally:
+    """What became of the cases."""
+
+    passed: list[str] = field(default_factory=list)
+    not_applicable: dict[str, str] = field(default_factory=dict)
+    """Case -> reason."""
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """An imported case with its arrays by ONNX name."""
+
+    name: str
+    model: Model
+    feeds: dict[str, np.ndarray[Any, Any]]
+    expected: list[np.ndarray[Any, Any]]
+    rtol: float
+    atol: float
+
+
+class NotApplicable(Exception):
+    """The case is outside what poet-mcu is for."""
+
+
+def node_cases(ops: Collection[str]) -> Iterator[Any]:
+    """ONNX's cases whose operators are all among `ops`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = collect_testcases(None)
+    for case in found:
+        if {node.op_type for node in case.model.graph.node} <= set(ops):
+            yield case
+
+
+def load(case: Any) -> Case:
+    """Import a case. Raises NotApplicable with the reason."""
+    inputs, outputs = case.data_sets[0]
+    graph = case.model.graph
+    for value in (*graph.input, *graph.output):
+        kind = value.type.tensor_type.elem_type
+        is_output = value in list(graph.output)
+        if kind != TensorProto.FLOAT and (is_output or kind not in _INTEGERS):
+            name = TensorProto.DataType.Name(kind) if kind else value.type.WhichOneof("value")
+            raise NotApplicable(f"type {name}")
+    arrays = {value.name: np.asarray(array) for value, array in zip(graph.input, inputs, strict=True)}
+    if not arrays:
+        raise NotApplicable("no input")
+    first = graph.input[0].name
+    integers = {name for name, array in arrays.items() if array.dtype != np.float32}
+    reason = ""
+    for constants in (set(), integers, set(arrays) - {first}):
+        try:
+            model = import_onnx(_with_constants(case.model, arrays, constants))
+        except ModelError as error:
+            reason = str(error)
+            continue
+        feeds = {name: array for name, array in arrays.items() if name not in constants}
+        return Case(case.name, model, feeds, [np.asarray(o) for o in outputs], case.rtol, case.atol)
+    raise NotApplicable(reason.partition(": ")[2].split("\n")[0] or reason)
+
+
+def _with_constants(
+    model: onnx.ModelProto, arrays: dict[str, np.ndarray[Any, Any]], constants: Collection[str]
+) -> onnx.ModelProto:
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    kept = [value for value in model.graph.input if value.name not in constants]
+    del result.graph.input[:]
+    for value in kept:
+        named = result.graph.input.add()
+        named.CopyFrom(value)
+        del named.type.tensor_type.shape.dim[:]
+        for size in arrays[value.name].shape:
+            named.type.tensor_type.shape.dim.add().dim_value = size
+    result.graph.initializer.extend(numpy_helper.from_array(arrays[name], name) for name in sorted(constants))
+    return result
+
+
+def run(cases: Sequence[Case], tally: Tally) -> None:
+    """Compile the cases' kernels, run them and compare."""
+    with tempfile.TemporaryDirectory() as folder:
+        kernels = HostKernels(Path(folder), [case.model.graph for case in cases])
+        for case in cases:
+            graph = case.model.graph
+            inputs = {name: case.feeds[name] for name in (t.name for t in graph.of_kind(Kind.INPUT))}
+            result = kernels.run(graph, {**case.model.weights, **inputs})
+            try:
+                for name, expected in zip(graph.outputs, case.expected, strict=True):
+                    np.testing.assert_allclose(result[name], expected, case.rtol, case.atol)
+                    assert result[name].shape == expected.shape, "shapes differ"
+                tally.passed.append(case.name)
+            except AssertionError as error:
+                tally.failed[case.name] = " ".join(str(error).split())[:300]
+
+
+def conformance(ops: Collection[str], skip_expanded: bool = False) -> Tally:
+    """Run all cases of the operators."""
+    tally = Tally()
+    loaded: list[Case] = []
+    for case in node_cases(ops):
+        if skip_expanded and "_expanded" in case.name:
+            continue
+        try:
+            loaded.append(load(case))
+        except NotApplicable as reason:
+            tally.not_applicable[case.name] = str(reason)
+    for start in range(0, len(loaded), _BATCH):
+        run(loaded[start : start + _BATCH], tally)
+    return tally
+
+
+def supported_ops() -> set[str]:
+    """Operators that import, with those that only ever fold."""
+    return {*registry.onnx_ops(), "Constant", "Shape", "Size"}
+
+
+def main() -> int:
+    """Print the tally."""
+    parser = argparse.ArgumentParser(description="ONNX's node tests through the generated C.")
+    parser.add_argument("ops", nargs="*", help="operators to test; default: all supported")
+    parser.add_argument("-v", "--verbose", action="store_true", help="name every case that is not applicable")
+    arguments = parser.parse_args()
+    tally = conformance(set(arguments.ops) or supported_ops())
+    if arguments.verbose:
+        for name, reason in sorted(tally.not_applicable.items()):
+            print(f"not applicable  {name}: {reason}")
+    else:
+        for reason, count in sorted(Counter(tally.not_applicable.values()).items()):
+            print(f"not applicable  {count:4d} x {reason}")
+    for name, reason in sorted(tally.failed.items()):
+        print(f"FAILED          {name}: {reason}")
+    print(f"passed {len(tally.passed)}, not applicable {len(tally.not_applicable)}, failed {len(tally.failed)}")
+    return 1 if tally.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Results and gradients of every operator against PyTorch, over drawn shapes, broadcasts and attributes."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+from .op_cases import Case, broadcast_pair, check, shapes, values
+
+Check = Callable[[list[Case]], None]
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="PyTorch is not installed; it is the oracle of these tests"
+)
+CASES = 14
+"""Cases that are compiled together: one compiler run costs more than a case."""
+
+
+def drawn(strategy: st.SearchStrategy[Case], examples: int = 2) -> Any:
+    """Run a test on lists of drawn cases. No shrinking: a failure prints its model."""
+    options = settings(
+        max_examples=examples,
+        deadline=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    return lambda test: options(given(cases=st.lists(strategy, min_size=CASES, max_size=CASES))(test))
+
+
+@pytest.fixture(scope="module")
+def against_pytorch(torch_oracle: Any, tmp_path_factory: pytest.TempPathFactory) -> Check:
+    return lambda cases: check(tmp_path_factory.mktemp("ops"), torch_oracle, cases)
+
+
+@st.composite
+def arithmetic(draw: st.DrawFn) -> Case:
+    op = draw(st.sampled_from(["Add", "Sub", "Mul", "Div", "Pow"]))
+    a, b = draw(broadcast_pair())
+    if op == "Pow":
+        x, y = values(draw, a, 0.5, 2.0), values(draw, b, -3.0, 3.0)
+    else:
+        x, y = values(draw, a), values(draw, b, 0.5, 2.0, signed=True)
+    node = helper.make_node(op, ["a", "b"], ["y"])
+    kind = draw(st.sampled_from(["tensors", "parameter", "number"]))
+    if kind == "parameter" and b:
+        return Case([node], {"a": x}, {"b": y})
+    if kind == "number":
+        number = draw(st.sampled_from([2.0, 0.5, -1.0, 3.0, 0.1]))
+        return Case([node], {"a": x}, {"b": np.asarray(number, np.float32)})
+    return Case([node], {"a": x, "b": y})
+
+
+@drawn(arithmetic(), 3)
+def test_arithmetic(against_pytorch: Check, cases: list[Case]) -> None:
+    against_pytorch(cases)
+
+
+@st.composite
+def same_operand(draw: st.DrawFn) -> Case:
+    x = values(draw, draw(shapes()), 0.5, 2.0)
+    op = draw(st.sampled_from(["Add", "Sub", "Mul", "Div"]))
+    return Case([helper.make_node(op, ["a", "a"], ["y"])], {"a": x})
+
+
+@drawn(same_operand(), 1)
+def test_both_operands_the_same(against_pytorch: Check, cases: list[Case]) -> None:
+    against_pytorch(cases)
+
+
+@st.composite
+def activation(draw: st.DrawFn) -> Case:
+    choices: dict[str, list[dict[str, Any]]] = {
+        "Neg": [{}],
+        "Exp": [{}],
+        "Log": [{}],
+        "Sqrt": [{}],
+        "Erf": [{}],
+        "Tanh": [{}],
+        "Sigmoid": [{}],
+        "Relu": [{}],
+        "HardSwish": [{}],
+        "LeakyRelu": [{}, {"alpha": 0.3}, {"alpha": -0.5}],
+        "HardSigmoid": [{}, {"alpha": 0.7, "beta": -0.1}],
+        "Gelu": [{}, {"approximate": "tanh"}],
+    }
+    op = draw(st.sampled_from(sorted(choices)))
+    x = values(draw, draw(shapes()), *((0.2, 4.0) if op in ("Log", "Sqrt") else (-4.0, 4.0)))
+    return Case([helper.make_node(op, ["x"], ["y"], **draw(st.sampled_from(choices[op])))], {"x": x})
+
+
+@drawn(activation(), 3)
+def test_activations(against_pytorch: Check, cases: list[Case]) -> None:
+    against_pytorch(cases)
+
+
+@st.composite
+def clip(draw: st.DrawFn) -> Case:
+    limits = {"low": draw(st.floats(-2, 0)), "high": draw(st.floats(0.1, 2))}
+    low, high = draw(st.sampled_from([("low", "high"), ("", "high"), ("low", "")]))
+    names = ["x", low, high]
+    constants = {name: np.asarray(limits[name], np.float32) for name in (low, high) if name}
+    return Case([helper.make_node("Clip", names, ["y"])], {"x": values(draw, draw(shapes()), -4.0, 4.0)}, constants)
+
+
+@drawn(clip(), 1)
+def test_clip(against_pytorch: Check, cases: list[Case]) -> None:
+    against_pytorch(cases)
