@@ -17,6 +17,7 @@ The cut speaks of stages only, so it serves the slot model and the stage relaxat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,8 +67,8 @@ class Path:
     """First stage t0 that the theorem allows: after the first run of every entry."""
 
 
-def paths_of(net: Net, v: int) -> list[Path]:
-    """Candidate sets W for reads of `v`, shortest first."""
+def paths_of(net: Net, v: int, stage: Sequence[int]) -> list[Path]:
+    """Candidate sets W for reads of `v`, shortest first; `stage` of every op's first run."""
     out: list[Path] = []
     queue: list[tuple[int, ...]] = [(v,)]
     at = 0
@@ -81,31 +82,37 @@ def paths_of(net: Net, v: int) -> list[Path]:
             for m, mode in enumerate(net.modes[op])
             if inside & set(mode.to_ram) and not inside & set(mode.resident)
         )
-        out.append(Path(tensors, entries, max((op for op, _ in entries), default=0) + 1))
+        out.append(Path(tensors, entries, max((stage[op] for op, _ in entries), default=0) + 1))
         if len(tensors) < _DEPTH:
             queue += [(*tensors, u) for u in net.operands[net.producer[tensors[-1]]] if u not in inside]
     return out
 
 
 class Separator:
-    """Finds violated cuts; remembers which it gave."""
+    """Finds violated cuts; remembers which it gave.
 
-    def __init__(self, net: Net) -> None:
+    `stage` of every op's first run: its own index, or a coarser, ascending numbering.
+    """
+
+    def __init__(self, net: Net, stage: Sequence[int]) -> None:
         self.net = net
+        self.stage = stage
         self.given: set[Anchor] = set()
         self.paths: dict[int, list[Path]] = {}
         self.readers: dict[int, list[int]] = {}
         for s in range(net.n_ops):
             always = set.intersection(*(set(mode.resident) for mode in net.modes[s]))
             for v in always:
-                if net.producer[v] < s - 1:
-                    self.readers.setdefault(v, []).append(s)
+                if net.producer[v] < s - 1 and stage[net.producer[v]] < stage[s]:
+                    reads = self.readers.setdefault(v, [])
+                    if not reads or reads[-1] != stage[s]:
+                        reads.append(stage[s])
 
     def violated(self, point: StagePoint, most: int = 3000, tolerance: float = 1e-3) -> list[Anchor]:
         """The most violated cuts of every read, at most `most` of them, the worst first."""
         found: list[tuple[float, Anchor]] = []
         for v, reads in self.readers.items():
-            first = self.net.producer[v] + 1
+            first = self.stage[self.net.producer[v]] + 1
             if point.held[v, first : reads[-1] + 1].min() > 1 - tolerance:
                 continue
             found += self._of_tensor(point, v, reads, tolerance)
@@ -117,7 +124,7 @@ class Separator:
     def _of_tensor(self, point: StagePoint, v: int, reads: list[int], tolerance: float) -> list[tuple[float, Anchor]]:
         best: dict[int, list[tuple[float, Anchor]]] = {}
         if v not in self.paths:
-            self.paths[v] = paths_of(self.net, v)
+            self.paths[v] = paths_of(self.net, v, self.stage)
         for path in self.paths[v]:
             if path.earliest > reads[-1]:
                 continue

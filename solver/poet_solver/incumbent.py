@@ -56,6 +56,8 @@ class Search:
     phase: str = "start"
     has_overrun: bool = False
     """A point broke a budget by rounding: the search is to be repeated strictly."""
+    fixed_order_j: float = math.inf
+    """Energy of the best plan in the given order of first computations, when another order was found to be better."""
     first_s: float = math.inf
     """Seconds until the first plan."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -94,8 +96,10 @@ class Search:
                 return False
             if energy >= self.energy_j or peak_bytes(layout_of(self.net, actions).rectangles) > self.net.ram_bytes:
                 return False
-            self.actions, self.energy_j = actions, energy
-            self.plan = plan_of_actions(self.net, actions)
+            plan = plan_of_actions(self.net, actions)
+            if plan is None and not runs_in_order(actions):
+                self.fixed_order_j = min(self.fixed_order_j, self.energy_j)
+            self.actions, self.energy_j, self.plan = actions, energy, plan
             self.first_s = min(self.first_s, time.monotonic() - self.started)
             self.tell()
             return True
@@ -118,6 +122,17 @@ class Search:
         if self.progress is not None:
             elapsed = time.monotonic() - self.started
             self.progress(Progress(self.phase, elapsed, self.energy_j, min(self.bound_j, self.energy_j)))
+
+
+def runs_in_order(actions: tuple[Action, ...]) -> bool:
+    """First computations stand in the given order."""
+    highest = -1
+    for do, what, _ in actions:
+        if do is Do.COMPUTE:
+            if what > highest + 1:
+                return False
+            highest = max(highest, what)
+    return True
 
 
 def costs_of(net: Net, actions: tuple[Action, ...]) -> tuple[float, float, float]:

@@ -63,7 +63,7 @@ def relax(
     `known`: anchors found for another family of the same net; they hold for every family and start the row set.
     """
     view = StageView(model)
-    separator = Separator(model.net)
+    separator = Separator(model.net, range(model.net.n_ops))
     separator.given.update(known)
     total = sum(e for e, up in zip(model.energy_j, model.upper, strict=True) if up)
     unit = OBJECTIVE_SCALE / max(model.base_energy_j, 1e-3 * total, 1e-300)
@@ -73,7 +73,7 @@ def relax(
     best = Relaxation(model.base_energy_j, np.zeros(len(model.upper)), (), (), (), None, False)
     anchors = list(known)
     cuts = [view.row(anchor) for anchor in known]
-    _add_rows(lp, variables, cuts, 1.0)
+    add_rows(lp, variables, cuts, 1.0)
     rows: list[Row] = []
     given: set[tuple[int, bool]] = set()
     interrupt = interrupt or Interrupt()
@@ -88,7 +88,7 @@ def relax(
         if result.termination.reason != mathopt.TerminationReason.OPTIMAL:
             break
         x = np.array(result.variable_values(variables))
-        bound = model.base_energy_j + _safe(result.objective_value()) / unit
+        bound = model.base_energy_j + safe_objective(result.objective_value()) / unit
         new_rows = _violated_memory(memory, x, given)
         new_anchors = separator.violated(view.point(x))
         new_cuts = [view.row(anchor) for anchor in new_anchors]
@@ -100,15 +100,15 @@ def relax(
         if bound >= goal_j or not (new_rows or new_cuts):
             best = replace(best, complete=not (new_rows or new_cuts))
             break
-        _add_rows(lp, variables, new_rows, byte)
-        _add_rows(lp, variables, new_cuts, 1.0)
+        add_rows(lp, variables, new_rows, byte)
+        add_rows(lp, variables, new_cuts, 1.0)
         rows += new_rows
         cuts += new_cuts
         anchors += new_anchors
     return replace(best, anchors=tuple(anchors), cuts=tuple(cuts), memory_rows=tuple(rows))
 
 
-def _safe(objective: float) -> float:
+def safe_objective(objective: float) -> float:
     """The objective less what the LP solver's tolerance (1e-7 on reduced costs) may have added."""
     return objective - 1e-6 * max(1.0, abs(objective))
 
@@ -131,12 +131,13 @@ def _build(model: Model, unit: float) -> tuple[mathopt.Model, list[mathopt.Varia
     for variable, energy, up in zip(variables, model.energy_j, model.upper, strict=True):
         if energy and up:
             lp.objective.set_linear_coefficient(variable, energy * unit)
-    _add_rows(lp, variables, model.rows, 1.0)
-    _add_rows(lp, variables, model.budgets, 1.0)
+    add_rows(lp, variables, model.rows, 1.0)
+    add_rows(lp, variables, model.budgets, 1.0)
     return lp, variables
 
 
-def _add_rows(lp: mathopt.Model, variables: list[mathopt.Variable], rows: Sequence[Row], scale: float) -> None:
+def add_rows(lp: mathopt.Model, variables: list[mathopt.Variable], rows: Sequence[Row], scale: float) -> None:
+    """Add rows, with coefficients and bounds times `scale`."""
     for row in rows:
         constraint = lp.add_linear_constraint(lb=row.lo * scale, ub=row.hi * scale)
         for j, c in zip(row.index, row.coef, strict=True):

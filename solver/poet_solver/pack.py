@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from ortools.sat.python import cp_model
 
 from poet_solver.net import Net
@@ -143,22 +144,31 @@ def pack(rectangles: Sequence[Rectangle], cap_bytes: int, time_limit_s: float) -
 def _first_fit(
     rectangles: Sequence[Rectangle], key: Callable[[Rectangle], tuple[int, ...]], best_fit: bool
 ) -> list[int]:
-    offsets = [r.fixed if r.fixed is not None else 0 for r in rectangles]
-    placed = [i for i, r in enumerate(rectangles) if r.fixed is not None]
+    offsets = np.array([r.fixed or 0 for r in rectangles], np.int64)
+    sizes = np.array([r.size_bytes for r in rectangles], np.int64)
+    span = np.array([(i, start, end) for i, r in enumerate(rectangles) for start, end in r.spans], np.int64)
+    owner, starts, ends = span.reshape(-1, 3).T
+    is_placed = np.array([r.fixed is not None for r in rectangles], np.bool_)[owner] & (sizes[owner] > 0)
     free = [i for i, r in enumerate(rectangles) if r.fixed is None and r.size_bytes]
     for i in sorted(free, key=lambda i: (*key(rectangles[i]), i)):
         r = rectangles[i]
-        taken = sorted((offsets[q], offsets[q] + rectangles[q].size_bytes) for q in placed if r.meets(rectangles[q]))
+        meets = np.zeros(len(owner), np.bool_)
+        for start, end in r.spans:
+            meets |= (starts < end) & (start < ends)
+        others = np.unique(owner[meets & is_placed])
+        low = offsets[others]
+        by_offset = np.argsort(low, kind="stable")
         top, at, hole = 0, -1, math.inf
-        for low, high in taken:
-            if low - top >= r.size_bytes and low - top < hole:
-                at, hole = top, low - top
+        high = (low + sizes[others])[by_offset].tolist()
+        for left, right in zip(low[by_offset].tolist(), high, strict=True):
+            if left - top >= r.size_bytes and left - top < hole:
+                at, hole = top, left - top
                 if not best_fit:
                     break
-            top = max(top, high)
+            top = max(top, right)
         offsets[i] = at if at >= 0 else top
-        placed.append(i)
-    return offsets
+        is_placed[owner == i] = True
+    return [int(at) for at in offsets]
 
 
 def _pack_exactly(rectangles: Sequence[Rectangle], cap_bytes: int, time_limit_s: float) -> list[int] | None:

@@ -10,22 +10,27 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from poet_solver.baselines.hybrid import evolve
+from poet_solver.baselines.farthest import farthest_use_schedule
+from poet_solver.baselines.greedy import GiveUp
+from poet_solver.baselines.hybrid import Genes, evolve
 from poet_solver.baselines.keep import keep_plan
 from poet_solver.cpsat import SearchLimits, search_model
 from poet_solver.cuts import Anchor
+from poet_solver.global_bound import FAMILY, bound_all_schedules
 from poet_solver.incumbent import Progress, Search
 from poet_solver.interrupt import Interrupt
 from poet_solver.lp import fix_by_reduced_cost, relax
 from poet_solver.memory import memory_of, tighten
 from poet_solver.model import Freedom, Model, Row, build_model
 from poet_solver.net import build_net
+from poet_solver.order import search_orders
 from poet_solver.pack import layout_of, peak_bytes
 from poet_solver.place import check_floor, infeasible, place
 from poet_solver.plan import plan_of_point, point_of_plan
@@ -36,8 +41,12 @@ from poet_solver.slots import LISTED, MANDATORY, PAGING_ONLY, WIDE, Family, coun
 _SMALL_SLOTS = 4000
 """A wide family of so many slots is searched whole."""
 
-_LARGE_SLOTS = 30_000
+_LARGE_SLOTS = 22_000
 """No model of more slots is built."""
+
+
+_BLOCK_VARIABLES = 40_000
+"""Blocks times ops of the relaxation that bounds all schedules."""
 
 
 class Technique(StrEnum):
@@ -132,44 +141,47 @@ class _Run:
         self.seed = seed
         self.threads = threads
         self.anchors: tuple[Anchor, ...] = ()
+        self.genes: Genes | None = None
         self.lock = threading.Lock()
 
     def all(self) -> None:
         """Run every phase that the deadline leaves room for."""
         search = self.search
         search.offer(keep_plan(search.net))
+        if self.technique in (Technique.BOTH, Technique.PAGE):
+            with suppress(GiveUp):
+                search.offer_actions(farthest_use_schedule(search.net))
         if self.technique in (Technique.PAGE, Technique.KEEP):
             search.widest = freedom_of(self.technique, PAGING_ONLY).describe()
             self.explore(PAGING_ONLY, search.left_s)
             return
-        wide = freedom_of(self.technique, WIDE).describe()
-        search.widest = wide
-        search.raise_bound(wide, sum(min(m.energy_j for m in modes) for modes in search.net.modes))
-        if search.is_closed(wide):
-            return
         is_small = count_slots(search.net, WIDE) <= _SMALL_SLOTS
-        self.evolve(min(0.05 * search.left_s, 0.3 if is_small else 8.0), most=300 if is_small else 3000)
-        self.explore(PAGING_ONLY, search.left_s * 0.1)
-        if is_small:
-            for family, share in ((Family(hops=4), 0.15), (Family(hops=8), 0.2), (WIDE, 1.0)):
-                if not search.is_closed(wide):
-                    self.explore(family, search.left_s * share, lp_share=0.3)
+        everything = FAMILY if self.technique is Technique.BOTH else f"{FAMILY}, without paging of temporary tensors"
+        search.widest = freedom_of(self.technique, WIDE).describe() if is_small else everything
+        search.raise_bound(search.widest, sum(min(m.energy_j for m in modes) for modes in search.net.modes))
+        if search.is_closed(search.widest):
             return
-        if self.threads >= 2:
+        self.evolve(min(0.08 * search.left_s, 0.3 if is_small else 12.0), most=300 if is_small else 10_000)
+        self.explore(PAGING_ONLY, search.left_s * 0.05)
+        if is_small:
+            for family, share in ((Family(hops=4), 0.15), (Family(hops=8), 0.2), (WIDE, 0.9)):
+                if not search.is_closed(search.widest):
+                    self.explore(family, search.left_s * share, lp_share=0.3)
+            self.reorder(min(0.5 * search.left_s, 0.5))
+        elif self.threads >= 2:
             with ThreadPoolExecutor(2) as pool:
-                futures = [pool.submit(self.grow), pool.submit(self.prove)]
-                for future in futures:
+                for future in [pool.submit(self.grow, 0.5), pool.submit(self.prove, 1.0)]:
                     future.result()
         else:
-            self.grow(share=0.5)
-            self.prove()
+            self.grow(0.35, 0.25)
+            self.prove(1.0)
 
     def evolve(self, time_s: float, most: int) -> None:
         """Greedy starts, evolved."""
         search = self.search
         search.enter("greedy starts")
         until = time.monotonic() + time_s
-        evolve(
+        self.genes = evolve(
             search.net,
             self.seed,
             lambda number: number >= most or time.monotonic() > until or search.interrupt.stop,
@@ -177,22 +189,53 @@ class _Run:
             page=self.technique is Technique.BOTH,
         )
 
-    def grow(self, share: float = 1.0) -> None:
-        """Better and better schedules from growing families."""
-        until = time.monotonic() + share * self.search.left_s
-        hops = (4, 6, 8, 12, 16, 24)
+    def reorder(self, time_s: float) -> None:
+        """Other orders of first computations."""
+        search = self.search
+        if time_s <= 0 or self.genes is None:
+            return
+        search.enter("other orders of first computations")
+        until = time.monotonic() + time_s
+        search_orders(
+            search.net,
+            self.genes,
+            self.seed,
+            lambda: time.monotonic() > until or search.interrupt.stop,
+            search.offer_actions,
+            page=self.technique is Technique.BOTH,
+        )
+
+    def grow(self, share: float, bound_share: float = 0.85) -> None:
+        """Better schedules from growing families, then the bound on all schedules, then other orders."""
+        search = self.search
+        until = time.monotonic() + share * search.left_s
+        hops = (4, 6, 8, 12)
         for number, hop in enumerate(hops):
             family = Family(hops=hop)
             left = until - time.monotonic()
-            if left < 1 or count_slots(self.search.net, family) > _LARGE_SLOTS:
+            if left < 1 or count_slots(search.net, family) > _LARGE_SLOTS:
                 break
-            self.explore(family, left / max(2, len(hops) - number) if number else left / 3, lp_share=0.4)
+            self.explore(family, left / (len(hops) - number), lp_share=0.4)
+        search.enter("bound on all schedules")
+        bound_all_schedules(
+            search.net,
+            time.monotonic() + bound_share * search.left_s,
+            lambda bound: search.raise_bound(search.widest, min(bound, search.energy_j)),
+            search.interrupt,
+            goal_j=search.energy_j,
+            most_blocks=max(10, min(60, _BLOCK_VARIABLES // search.net.n_ops)),
+            page=self.technique is Technique.BOTH,
+        )
+        if self.threads >= 2:
+            self.reorder(search.left_s)
 
-    def prove(self) -> None:
+    def prove(self, share: float) -> None:
         """Bound and improve over the family of the instances' listed bounds."""
         if count_slots(self.search.net, LISTED) <= _LARGE_SLOTS:
             self.search.reported.add(freedom_of(self.technique, LISTED).describe())
-            self.explore(LISTED, self.search.left_s, lp_share=0.45, lb_tree=True)
+            self.explore(LISTED, share * self.search.left_s, lp_share=0.45, lb_tree=True)
+        else:
+            self.evolve(0.8 * share * self.search.left_s, most=100_000)
 
     def explore(self, family: Family, time_s: float, lp_share: float = 0.0, lb_tree: bool = False) -> None:
         """LP with cuts for a share of the time, reduced-cost fixing, then CP-SAT on what is left of the model."""

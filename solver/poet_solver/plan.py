@@ -61,7 +61,10 @@ def actions_of_plan(net: Net, plan: Plan) -> tuple[Action, ...]:
 
 
 def plan_of_actions(net: Net, actions: tuple[Action, ...]) -> Plan | None:
-    """The decisions behind a complete action list; None when a stage holds more passes than slots can express."""
+    """The decisions behind a complete action list.
+
+    None when slots cannot express it: another order of first computations, or too many passes in a stage.
+    """
     runs: list[tuple[SlotKey, int]] = []
     pages: set[tuple[SlotKey, int]] = set()
     waiting: set[int] = set()
@@ -74,6 +77,8 @@ def plan_of_actions(net: Net, actions: tuple[Action, ...]) -> Plan | None:
             if what == stage:
                 key = (stage, MANDATORY, what)
                 stage, pass_, last = stage + 1, 0, -1
+            elif what > stage:
+                return None
             else:
                 pass_ += what <= last
                 last = what

@@ -1,4 +1,4 @@
-"""Made-up problems: small random ones for tests against the exact search."""
+"""Made-up problems: small random ones for tests against the exact search, and a large training graph."""
 
 from __future__ import annotations
 
@@ -133,3 +133,95 @@ def _budgets(rng: random.Random, problem: Problem, features: bool) -> Problem:
         base = sum(op.modes[0].time_s for op in problem.ops)
         problem = replace(problem, deadline_s=base * rng.choice([1.2, 1.5, 2.0, 3.0]))
     return problem
+
+
+def bert_training(
+    layers: int, width: int = 1024, sequence: int = 128, heads: int = 16, flop_per_s: float = 2e8
+) -> Problem:
+    """A BERT encoder's training graph with weight gradients, one float32 tensor an op (no budgets).
+
+    About 85 ops a layer, the weight gradients and updates among them; costs are those of the `m7sd` instances: 2e8
+    FLOP/s, 2.5e-9 J/FLOP, SD card at 20 MB/s in and 10 MB/s out with 0.1 ms and 1 ms latency, 0.33 W.
+    """
+    graph = _Tape(flop_per_s)
+    tokens = sequence * width
+    x = graph.add("embed", [], tokens, 0)
+    for i in range(layers):
+        x = _bert_layer(graph, f"l{i}", x, tokens, width, sequence, heads)
+    graph.add("loss", [x], 1, 5 * tokens)
+    graph.backward()
+    return Problem(f"bert{layers}", tuple(graph.tensors), tuple(graph.ops))
+
+
+def _bert_layer(graph: _Tape, name: str, x: int, tokens: int, width: int, sequence: int, heads: int) -> int:
+    scores = heads * sequence * sequence
+    product = 2 * tokens * width
+    square = width * width
+    parts: list[int] = []
+    for part in "qkv":
+        linear = graph.add(f"{name}.{part}", [x], tokens, product, square)
+        biased = graph.add(f"{name}.{part}.bias", [linear], tokens, tokens, width)
+        parts.append(graph.add(f"{name}.{part}.heads", [biased], tokens, 0))
+    q, k, v = parts
+    raw = graph.add(f"{name}.scores", [q, k], scores, 2 * tokens * sequence)
+    scaled = graph.add(f"{name}.scale", [raw], scores, scores)
+    masked = graph.add(f"{name}.mask", [scaled], scores, scores)
+    soft = graph.add(f"{name}.softmax", [masked], scores, 5 * scores)
+    kept = graph.add(f"{name}.dropout", [soft], scores, scores)
+    mixed = graph.add(f"{name}.mix", [kept, v], tokens, 2 * tokens * sequence)
+    merged = graph.add(f"{name}.merge", [mixed], tokens, 0)
+    out = graph.add(f"{name}.out", [merged], tokens, product, square)
+    out = graph.add(f"{name}.out.bias", [out], tokens, tokens, width)
+    x = graph.add(f"{name}.add1", [x, out], tokens, tokens)
+    x = graph.add(f"{name}.norm1", [x], tokens, 8 * tokens, 2 * width)
+    up = graph.add(f"{name}.up", [x], 4 * tokens, 4 * product, 4 * square)
+    up = graph.add(f"{name}.up.bias", [up], 4 * tokens, 4 * tokens, 4 * width)
+    act = graph.add(f"{name}.gelu", [up], 4 * tokens, 40 * tokens)
+    down = graph.add(f"{name}.down", [act], tokens, 4 * product, 4 * square)
+    down = graph.add(f"{name}.down.bias", [down], tokens, tokens, width)
+    x = graph.add(f"{name}.add2", [x, down], tokens, tokens)
+    return graph.add(f"{name}.norm2", [x], tokens, 8 * tokens, 2 * width)
+
+
+class _Tape:
+    """Forward ops as they are added, then one gradient op for every input and weight."""
+
+    def __init__(self, flop_per_s: float) -> None:
+        self.flop_per_s = flop_per_s
+        self.tensors: list[Tensor] = []
+        self.ops: list[Op] = []
+        self.forward: list[tuple[str, list[int], int, float, int]] = []
+
+    def add(self, name: str, inputs: list[int], values: int, flop: float, weights: int = 0) -> int:
+        """A forward op with so many values of weights; returns its tensor."""
+        self.forward.append((name, inputs, values, flop, weights))
+        return self._op(name, inputs, values, flop, False)
+
+    def _op(self, name: str, inputs: list[int], values: int, flop: float, backward: bool) -> int:
+        size = 4 * values
+        seconds_in, seconds_out = 1e-4 + size / 20e6, 1e-3 + size / 10e6
+        v = len(self.tensors)
+        self.tensors.append(
+            Tensor(name, size, PageCost(seconds_in, 0.33 * seconds_in), PageCost(seconds_out, 0.33 * seconds_out))
+        )
+        mode = Mode(flop / self.flop_per_s, flop * 2.5e-9, tuple(sorted(set(inputs))))
+        self.ops.append(Op(name, (v,), (mode,), backward=backward))
+        return v
+
+    def backward(self) -> None:
+        """Gradient ops in reverse; gradients that meet are added."""
+        gradient: dict[int, int] = {}
+        last = len(self.forward) - 1
+        for v in range(last, -1, -1):
+            name, inputs, values, flop, weights = self.forward[v]
+            above = [gradient[v]] if v in gradient else []
+            if weights:
+                delta = self._op(f"d{name}.w", [*above, *inputs], weights, flop, True)
+                self._op(f"{name}.update", [delta], 1, 2 * weights, True)
+            for u in inputs:
+                wide = self.forward[u][2]
+                reads = [*above, *inputs] if len(inputs) > 1 or flop > values else above
+                made = self._op(f"d{name}.{u}", reads or [u], wide, max(flop, values), True)
+                if u in gradient:
+                    made = self._op(f"d{name}.{u}.sum", [gradient[u], made], wide, wide, True)
+                gradient[u] = made

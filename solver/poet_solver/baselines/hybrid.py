@@ -125,8 +125,11 @@ def evolve(
     offer: Callable[[tuple[Action, ...]], bool],
     page: bool = True,
     recompute: bool = True,
-) -> None:
-    """Offer starts until `should_stop(number of starts)`; `offer` says whether a start is the best so far."""
+) -> Genes:
+    """Offer starts until `should_stop(number of starts)`; `offer` says whether a start is the best so far.
+
+    Returns the genes of the best start.
+    """
     rng = random.Random(seed)
     best: Genes | None = None
     number = 0
@@ -138,3 +141,4 @@ def evolve(
                 best = genes
         except GiveUp:
             continue
+    return best or fresh_genes(net, rng)

@@ -1,0 +1,252 @@
+"""A lower bound on every schedule in the given order of first computations, whatever it recomputes and when.
+
+The axis is cut into blocks of consecutive first runs. For a tensor w, its op k and a block b:
+
+    B[w,b]  w is in RAM at the start of block b, right after the last first run of block b-1
+    R[k,b]  k runs again at least once within b          P[w,b]  w is paged in at least once within b
+    O[w]    w is paged out
+
+    B[w,b+1] <= B[w,b] + R + P      a first run in b reads w made before b:  1 <= B[w,b] + R + P
+    R[k,b]   <= B[u,b] + R + P of every operand u made before b               P[w,b] <= O[w]
+    memory at first run s of b:  working set of s + sum of bytes of what is surely held over it <= budget,
+
+where w is surely held over s if it is in RAM at the end of the block (right after s when s is the block's last), or
+read later within it, and was neither made nor paged in again meanwhile: at least B[w,b+1] - R - P, or 1 - R - P. Every
+schedule satisfies this with any number of passes; what is lost is the memory at recomputations. Anchor cuts
+(poet_solver.cuts) hold with blocks for stages.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from ortools.math_opt.python import mathopt
+
+from poet_solver.cuts import Anchor, Separator, StagePoint
+from poet_solver.interrupt import Interrupt
+from poet_solver.lp import OBJECTIVE_SCALE, add_rows, safe_objective
+from poet_solver.model import INF, Row
+from poet_solver.net import Net
+
+FAMILY = "all schedules in the given order of first computations"
+
+Floats = NDArray[np.float64]
+
+_MOST_ROWS = 300
+
+
+class _Blocks:
+    """Variables of the relaxation; index -1 stands for a variable that does not exist (and is 0)."""
+
+    def __init__(self, net: Net, block: list[int], recompute: bool, page: bool) -> None:
+        self.net = net
+        self.block = block
+        self.count = block[-1] + 1
+        self.energy: list[float] = []
+        self.time: list[float] = []
+        self.wear: list[float] = []
+        tensors, n = len(net.size), net.n_ops
+        shape = (tensors, self.count + 1)
+        self.held = np.full(shape, -1, np.int64)
+        self.paged = np.full(shape, -1, np.int64)
+        self.rerun = np.full((n, self.count + 1), -1, np.int64)
+        self.out = np.full(tensors, -1, np.int64)
+        self.always = [set.intersection(*(set(m.resident) for m in net.modes[k])) for k in range(n)]
+        self.last_read = self._last_reads()
+        for k in range(n):
+            if recompute and net.repeatable[k] and net.outputs[k]:
+                cost = [min(getattr(m, key) for m in net.modes[k]) for key in ("energy_j", "time_s", "wear_bytes")]
+                last = max(self.last_read[v] for v in net.outputs[k])
+                for b in range(block[k], block[last] + 1 if last >= 0 else 0):
+                    self.rerun[k, b] = self._variable(*cost)
+        for v in range(tensors):
+            if self.last_read[v] < 0:
+                continue
+            made, until = block[net.producer[v]], block[self.last_read[v]]
+            for b in range(made + 1, until + 1):
+                self.held[v, b] = self._variable(0.0, 0.0, 0.0)
+            back, out = net.page_in[v], net.page_out[v]
+            stored = net.starts_on_storage[v] or any(v in m.to_storage for m in net.modes[net.producer[v]])
+            if back is None or not (stored or (page and out is not None)):
+                continue
+            for b in range(made, until + 1):
+                self.paged[v, b] = self._variable(back.energy_j, back.time_s, back.wear_bytes)
+            if not stored and out is not None:
+                self.out[v] = self._variable(out.energy_j, out.time_s, out.wear_bytes)
+
+    def _variable(self, energy: float, seconds: float, wear: float) -> int:
+        self.energy.append(energy)
+        self.time.append(seconds)
+        self.wear.append(wear)
+        return len(self.energy) - 1
+
+    def _last_reads(self) -> list[int]:
+        """For every tensor the last op before or at which it can still be wanted; -1 when nothing reads it."""
+        net = self.net
+        latest = list(range(net.n_ops))
+        wanted = [-1] * len(net.size)
+        for k in range(net.n_ops - 1, -1, -1):
+            if net.repeatable[k]:
+                latest[k] = max([k, *(wanted[v] for v in net.outputs[k])])
+            for v in net.operands[k]:
+                wanted[v] = max(wanted[v], latest[k])
+        return wanted
+
+    def sources(self, v: int, b: int) -> list[tuple[int, float]]:
+        """Terms of B + R + P of tensor v in block b."""
+        found = (self.held[v, b], self.rerun[self.net.producer[v], b], self.paged[v, b])
+        return [(int(var), 1.0) for var in found if var >= 0]
+
+    def rows(self) -> list[Row]:
+        """All rows but memory and cuts."""
+        net, out = self.net, list[Row]()
+
+        def add(terms: list[tuple[int, float]], lo: float) -> None:
+            out.append(Row(tuple(j for j, _ in terms), tuple(c for _, c in terms), lo, INF))
+
+        for v in range(len(net.size)):
+            made = self.block[net.producer[v]]
+            first_in_ram = any(v in m.to_ram for m in net.modes[net.producer[v]])
+            for b in range(made, self.count):
+                after = int(self.held[v, b + 1])
+                if after >= 0 and (b > made or not first_in_ram):
+                    add([*self.sources(v, b), (after, -1.0)], 0.0)
+                if self.out[v] >= 0 and self.paged[v, b] >= 0:
+                    add([(int(self.out[v]), 1.0), (int(self.paged[v, b]), -1.0)], 0.0)
+            if net.ends_on_storage[v] and self.out[v] >= 0:
+                add([(int(self.out[v]), 1.0)], 1.0)
+        needs: set[tuple[int, int]] = set()
+        for k in range(net.n_ops):
+            for v in self.always[k]:
+                b = self.block[k]
+                if self.block[net.producer[v]] < b and (v, b) not in needs:
+                    needs.add((v, b))
+                    add(self.sources(v, b), 1.0)
+                for b in range(self.block[k], self.count):
+                    if self.rerun[k, b] >= 0 and self.block[net.producer[v]] < b:
+                        add([*self.sources(v, b), (int(self.rerun[k, b]), -1.0)], 0.0)
+        for use, base, budget in self.budgets():
+            if budget is not None and budget > base:
+                scale = 1.0 / (budget - base)
+                index = tuple(j for j, c in enumerate(use) if c > 0)
+                out.append(Row(index, tuple(use[j] * scale for j in index), -INF, 1.0))
+        return out
+
+    def budgets(self) -> list[tuple[list[float], float, float | None]]:
+        """(use of every variable, what every schedule spends, budget) for time and wear."""
+        modes, problem = self.net.modes, self.net.problem
+        seconds = sum(min(m.time_s for m in row) for row in modes)
+        wear = sum(min(m.wear_bytes for m in row) for row in modes)
+        return [(self.time, seconds, problem.deadline_s), (self.wear, wear, problem.wear_budget_bytes)]
+
+    def point(self, x: Floats) -> StagePoint:
+        """A point as the separator sees it."""
+        padded = np.append(x, 0.0)
+        reruns = {
+            (k, m): padded[self.rerun[k]]
+            for k in range(self.net.n_ops)
+            for m in range(len(self.net.modes[k]))
+            if self.rerun[k].max() >= 0
+        }
+        return StagePoint(padded[self.held], padded[self.paged], reruns)
+
+    def cut(self, anchor: Anchor) -> Row:
+        """An anchor cut as a row; modes of an op share a variable."""
+        span = slice(anchor.t0, anchor.s + 1)
+        found = [self.held[list(anchor.tensors), anchor.t0], self.paged[list(anchor.tensors), span].ravel()]
+        found += [self.rerun[k, span] for k in sorted({k for k, _ in anchor.entries})]
+        index = np.concatenate(found)
+        index = index[index >= 0]
+        return Row(tuple(index.tolist()), (1.0,) * len(index), 1.0, INF)
+
+    def memory_row(self, s: int, x: Floats) -> Row | None:
+        """The memory row of first run `s` that cuts the point off most, if one does."""
+        net, b = self.net, self.block[s]
+        is_last = s + 1 >= net.n_ops or self.block[s + 1] > b
+        spent = net.floor_bytes(s)
+        own = {*self.net.operands[s], *net.outputs[s]}
+        later = {v for k in range(s + 1, net.n_ops) if self.block[k] == b for v in self.always[k]}
+        coef: dict[int, float] = {}
+        use = 0.0
+        for v, size in enumerate(net.size):
+            if not size or v in own or net.producer[v] >= s:
+                continue
+            terms: list[tuple[int, float]] = []
+            constant = 0.0
+            if v in later:
+                constant = 1.0
+            elif self.held[v, b + 1] >= 0:
+                terms.append((int(self.held[v, b + 1]), 1.0))
+            else:
+                continue
+            if not is_last:
+                again = (self.rerun[net.producer[v], b], self.paged[v, b])
+                terms += [(int(var), -1.0) for var in again if var >= 0]
+            value = constant + sum(c * x[j] for j, c in terms)
+            if value <= 1e-9:
+                continue
+            use += size * value
+            spent += int(size * constant)
+            for j, c in terms:
+                coef[j] = coef.get(j, 0.0) + size * c
+        if use + net.floor_bytes(s) <= net.ram_bytes * (1 + 1e-6):
+            return None
+        return Row(tuple(coef), tuple(coef.values()), -INF, float(net.ram_bytes - spent))
+
+
+def blocks_of(net: Net, most: int) -> list[int]:
+    """Number every op's block: at most `most` blocks of near equal length, start and end on their own."""
+    inner = net.n_ops - 2
+    count = min(inner, most)
+    return [0, *(1 + i * count // inner for i in range(inner)), count + 1]
+
+
+def bound_all_schedules(
+    net: Net,
+    deadline: float,
+    on_bound: Callable[[float], None],
+    interrupt: Interrupt,
+    goal_j: float = INF,
+    most_blocks: int = 150,
+    recompute: bool = True,
+    page: bool = True,
+) -> float:
+    """The bound in joules; every improvement goes to `on_bound`. Stops at `deadline` (monotonic) or at `goal_j`."""
+    blocks = _Blocks(net, blocks_of(net, most_blocks), recompute, page)
+    base = sum(min(m.energy_j for m in row) for row in net.modes)
+    unit = OBJECTIVE_SCALE / max(base, 1e-3 * sum(blocks.energy), 1e-300)
+    lp = mathopt.Model()
+    variables = [lp.add_variable(lb=0.0, ub=1.0) for _ in blocks.energy]
+    for variable, energy in zip(variables, blocks.energy, strict=True):
+        if energy:
+            lp.objective.set_linear_coefficient(variable, energy * unit)
+    add_rows(lp, variables, blocks.rows(), 1.0)
+    solver = mathopt.IncrementalSolver(lp, mathopt.SolverType.HIGHS)
+    separator = Separator(net, blocks.block)
+    best = base
+    while not interrupt.stop and (left := deadline - time.monotonic()) > 0.05:
+        result = solver.solve(
+            params=mathopt.SolveParameters(
+                time_limit=datetime.timedelta(seconds=left), lp_algorithm=mathopt.LPAlgorithm.DUAL_SIMPLEX
+            ),
+            interrupter=interrupt.linear,
+        )
+        if result.termination.reason != mathopt.TerminationReason.OPTIMAL:
+            break
+        bound = base + safe_objective(result.objective_value()) / unit
+        if bound > best:
+            best = bound
+            on_bound(best)
+        x = np.array(result.variable_values(variables))
+        found = [blocks.memory_row(s, x) for s in range(1, net.n_ops)]
+        rows = [row for row in found if row is not None][:_MOST_ROWS]
+        cuts = [blocks.cut(anchor) for anchor in separator.violated(blocks.point(x))]
+        if best >= goal_j or not (rows or cuts):
+            break
+        add_rows(lp, variables, rows, 1.0 / max(1, net.ram_bytes))
+        add_rows(lp, variables, cuts, 1.0)
+    return best

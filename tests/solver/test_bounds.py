@@ -1,0 +1,126 @@
+"""Anchor cuts hold on every schedule of enumerated small graphs, the wrong variant is caught; bounds are true."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from itertools import combinations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from ortools.sat.python import cp_model
+from poet_solver.cuts import Anchor, paths_of
+from poet_solver.exact import exact_optimum
+from poet_solver.global_bound import bound_all_schedules
+from poet_solver.interrupt import Interrupt
+from poet_solver.lp import relax
+from poet_solver.memory import memory_of, tighten
+from poet_solver.model import ONE, Freedom, Model, build_model
+from poet_solver.net import build_net
+from poet_solver.problem import Mode, Op, PageCost, Problem, Tensor
+from poet_solver.slots import WIDE, Family
+from poet_solver.stages import StageView
+from poet_solver.synthetic import random_problem
+
+PAGE = PageCost(1.0, 1.0)
+
+
+def graph(inputs: list[list[int]]) -> Problem:
+    tensors = tuple(Tensor(f"t{v}", 1, PAGE, PAGE) for v in range(len(inputs)))
+    ops = tuple(Op(f"o{v}", (v,), (Mode(1.0, 1.0, tuple(reads)),)) for v, reads in enumerate(inputs))
+    return Problem("graph", tensors, ops)
+
+
+def all_points(model: Model, most: int = 20_000) -> NDArray[np.int8]:
+    """Every 0-1 solution of the model without memory: a superset of the schedules of every budget."""
+    cp = cp_model.CpModel()
+    x = [cp.new_bool_var("") for _ in model.upper]
+    for variable, up in zip(x, model.upper, strict=True):
+        cp.add(variable <= up)
+    for row in model.rows:
+        low = -1000 if row.lo == -math.inf else int(row.lo)
+        high = 1000 if row.hi == math.inf else int(row.hi)
+        expression = cp_model.LinearExpr.weighted_sum([x[j] for j in row.index], [int(c) for c in row.coef])
+        cp.add_linear_constraint(expression, low, high)
+    found: list[list[int]] = []
+
+    class Collect(cp_model.CpSolverSolutionCallback):
+        def on_solution_callback(self) -> None:
+            found.append([self.value(variable) for variable in x])
+            if len(found) >= most:
+                self.stop_search()
+
+    solver = cp_model.CpSolver()
+    solver.parameters.enumerate_all_solutions = True
+    solver.parameters.num_workers = 1
+    solver.parameters.max_time_in_seconds = 5
+    solver.solve(cp, Collect())
+    return np.array(found, np.int8).reshape(-1, len(x))
+
+
+def least(model: Model, anchor: Anchor, points: NDArray[np.int8]) -> int:
+    """Least left side of the cut over the points."""
+    row = StageView(model).row(anchor)
+    return int(points[:, list(row.index)].sum(axis=1).min()) if row.index else 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_cuts_hold_on_every_schedule_of_small_graphs(seed: int) -> None:
+    rng = random.Random(seed)
+    inputs: list[list[int]] = [[]]
+    for v in range(1, 5):
+        inputs.append(sorted(rng.sample(range(v), min(v, rng.choice([1, 1, 2])))))
+    net = build_net(graph(inputs))
+    model = build_model(net, Freedom(Family()))
+    points = all_points(model)
+    assert len(points) > 10
+    checked = 0
+    for s in range(1, net.end):
+        for v in net.operands[s]:
+            others = [u for u in range(len(inputs)) if u != v and net.producer[u] < s]
+            for size in range(len(others) + 1):
+                for extra in combinations(others, size):
+                    inside = {v, *extra}
+                    entries = {(net.producer[w], 0) for w in inside if not inside & set(net.operands[net.producer[w]])}
+                    for t0 in range(max(op for op, _ in entries) + 1, s + 1):
+                        anchor = Anchor(tuple(sorted(inside)), tuple(sorted(entries)), t0, s)
+                        assert least(model, anchor, points) >= 1, anchor
+                        checked += 1
+    assert checked > 20
+
+
+def test_the_wrong_variant_is_caught() -> None:
+    """Ops 0, 1(0), 2(0,1), W = {1}, s = 2, t0 = 1: the entry's first run lies inside, so the cut does not hold."""
+    model = build_model(build_net(graph([[], [0], [0, 1]])), Freedom(Family()))
+    wrong = Anchor((1,), ((2, 0),), 2, 3)  # in the net, op 0 is the start: everything is one later
+    assert least(model, wrong, all_points(model)) == 0
+    assert all(path.earliest >= 3 for path in paths_of(model.net, 1, range(5)) if path.tensors == (1,))
+
+
+def test_candidate_paths_name_their_entries() -> None:
+    net = build_net(graph([[], [0], [1], [0, 2]]))
+    paths = {path.tensors: path for path in paths_of(net, 2, range(net.n_ops))}
+    assert paths[(2,)].entries == ((3, 0),) and paths[(2, 1)].entries == ((2, 0),)
+    assert paths[(2, 1, 0)].earliest == 2
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_relaxations_never_pass_the_optimum(features: bool) -> None:
+    for seed in range(25):
+        rng = random.Random(seed)
+        problem = random_problem(rng, rng.randint(5, 6), features=features)
+        optimum = exact_optimum(problem, max_states=100_000)
+        if optimum is None:
+            continue
+        net = build_net(problem)
+        blocks = rng.choice([2, 3, 100])
+        deadline = time.monotonic() + 20
+        bound = bound_all_schedules(net, deadline, lambda _: None, Interrupt(), most_blocks=blocks)
+        assert bound <= optimum * (1 + 1e-6), (seed, blocks)
+        model = build_model(net, Freedom(WIDE))
+        tighten(model)
+        found = relax(model, memory_of(model), deadline)
+        assert found.bound_j <= optimum * (1 + 1e-6), seed
+        assert all(y == ONE or y < len(model.upper) for runs in model.runs for _, y in runs)
