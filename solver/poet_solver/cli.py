@@ -64,6 +64,9 @@ def solve_command(
     threads: Threads = 2,
     time_limit: TimeLimit = 120.0,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    keep_order: Annotated[
+        bool, typer.Option("--keep-order", help="Keep the file's order of first computations.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Where to write schedule.json.")] = None,
 ) -> None:
     """Find the schedule of least energy and prove how far from the optimum it can be at most."""
@@ -79,6 +82,7 @@ def solve_command(
                 seed=seed,
                 progress=lambda news: live.update(_progress_line(news)),
                 interrupt=interrupt,
+                free_order=not keep_order,
             ),
             interrupt,
         )
@@ -185,6 +189,8 @@ def _print_schedule(problem: Problem, schedule: Schedule) -> None:
     table.add_row("steps", ", ".join(f"{count} {kind.replace('_', '-')}" for kind, count in counts.items()))
     if schedule.wear_bytes:
         table.add_row("wear", f"{schedule.wear_bytes:.6g} bytes erased")
+    for note in schedule.notes:
+        table.add_row("note", escape(note))
     table.add_row("solved in", f"{schedule.solve_s:.2f} s")
     _out.print(table)
 

@@ -80,9 +80,12 @@ def solve(
     technique: Technique | str = Technique.BOTH,
     progress: Callable[[Progress], None] | None = None,
     interrupt: Interrupt | None = None,
+    free_order: bool = True,
 ) -> Schedule:
     """The schedule of least energy that was found, replayed, with a lower bound.
 
+    With `free_order` first computations may leave the problem's order where that saves energy; the bound is for the
+    given order all the same, and a note says what was gained.
     Raises InfeasibleError when no schedule of the technique fits (or none was found in time). `interrupt.set()` from
     another thread ends the search early with the best so far.
     """
@@ -100,6 +103,7 @@ def solve(
             seed=seed,
             technique=technique,
             progress=progress,
+            free_order=free_order,
         )
         schedule = place(problem, search, budget, time.monotonic() - started)
         if schedule is not None:
@@ -118,6 +122,7 @@ def search_plan(
     seed: int = 0,
     technique: Technique = Technique.BOTH,
     progress: Callable[[Progress], None] | None = None,
+    free_order: bool = True,
 ) -> Search:
     """The search without offsets, until `deadline` (monotonic seconds); `ram_bytes` replaces the problem's budget.
 
@@ -126,7 +131,7 @@ def search_plan(
     net = build_net(problem, ram_bytes)
     check_floor(problem, net)
     search = Search(net, deadline, interrupt, progress)
-    _Run(search, technique, seed, threads).all()
+    _Run(search, technique, seed, threads, free_order).all()
     if not search.actions:
         raise infeasible(problem, net, technique, search.bound_j)
     return search
@@ -135,11 +140,12 @@ def search_plan(
 class _Run:
     """One search: which families, in which order, on which thread."""
 
-    def __init__(self, search: Search, technique: Technique, seed: int, threads: int) -> None:
+    def __init__(self, search: Search, technique: Technique, seed: int, threads: int, free_order: bool) -> None:
         self.search = search
         self.technique = technique
         self.seed = seed
         self.threads = threads
+        self.free_order = free_order
         self.anchors: tuple[Anchor, ...] = ()
         self.genes: Genes | None = None
         self.lock = threading.Lock()
@@ -192,7 +198,7 @@ class _Run:
     def reorder(self, time_s: float) -> None:
         """Other orders of first computations."""
         search = self.search
-        if time_s <= 0 or self.genes is None:
+        if time_s <= 0 or self.genes is None or not self.free_order:
             return
         search.enter("other orders of first computations")
         until = time.monotonic() + time_s

@@ -42,6 +42,7 @@ def schedule_with(
     seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
     interrupt: Interrupt | None = None,
+    free_order: bool = True,
 ) -> Schedule:
     """Schedule `problem` with a technique or a baseline; replayed. Raises InfeasibleError or ProblemError."""
     if threads < 1:
@@ -58,6 +59,7 @@ def schedule_with(
             technique=Technique(method.value),
             progress=progress,
             interrupt=interrupt,
+            free_order=free_order,
         )
     net = build_net(problem)
     check_floor(problem, net)
