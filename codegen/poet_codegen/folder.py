@@ -118,7 +118,7 @@ class BuildFolder:
             return TypeAdapter(Request).validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
+            field = ".".join(str(part) for part in first["loc"]) or "the file"
             raise FolderError(f"{self.request}: {field}: {first['msg']}. Run `poet plan` again.") from error
 
 

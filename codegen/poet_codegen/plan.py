@@ -62,8 +62,7 @@ def make_request(
     seed: int,
 ) -> Request:
     """What was asked, with the model's digest."""
-    read_model(model_path)
-    digest = sha256(model_path.read_bytes())
+    digest = sha256(inlined(model_path))
     return Request(
         tool_version(),
         str(model_path),
@@ -76,6 +75,12 @@ def make_request(
         technique,
         seed,
     )
+
+
+def inlined(model_path: Path) -> bytes:
+    """The model as one file, weights included that stand in files beside it. Raises ModelError."""
+    data: bytes = read_model(model_path).SerializeToString(deterministic=True)
+    return data
 
 
 def make_plan(
@@ -150,7 +155,7 @@ def save_plan(plan: Plan, model_path: Path, folder: BuildFolder) -> None:
     """Write the plan's files; what later commands made from an earlier plan is removed."""
     for stale in (folder.project, folder.run, folder.report, folder.request):
         remove(stale)
-    write_atomic(folder.model, model_path.read_bytes())
+    write_atomic(folder.model, inlined(model_path))
     write_atomic(folder.graph, plan.train.graph.to_json())
     write_atomic(folder.problem, plan.train.lowered.problem.to_json())
     write_atomic(folder.schedule, schedule_to_json(plan.train.schedule))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import typer
@@ -9,7 +10,7 @@ from poet_hil.errors import LinkError
 from poet_solver.errors import PoetError
 from rich.markup import escape
 
-from poet_codegen.cli import board_commands, build_commands, device_commands, verify_command
+from poet_codegen.cli import board_commands, build_commands, flash_commands, train_commands, verify_command
 from poet_codegen.cli.console import error_console
 
 app = typer.Typer(
@@ -27,11 +28,17 @@ app = typer.Typer(
     ),
 )
 build_commands.register(app)
-device_commands.register(app)
+flash_commands.register(app)
+train_commands.register(app)
 verify_command.register(app)
 board_commands.register(app)
 
 
+_REMEDIES = {
+    errno.ENOSPC: "Free space, and try again.",
+    errno.EACCES: "Give access, and try again.",
+    errno.EROFS: "Choose a folder that can be written with --dir, and try again.",
+}
 # What typer exits with on Ctrl-C.
 _INTERRUPTED = 130
 
@@ -41,19 +48,15 @@ def main() -> None:
     try:
         app()
     except (PoetError, LinkError) as error:
-        error_console().print(f"[bold red]Error:[/] {_plain(str(error))}", highlight=False)
+        error_console().print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        error_console().print(f"[bold red]Error:[/] {_plain(what)}. Free space or give access, and try again.")
+        remedy = _REMEDIES.get(error.errno or 0, "Check that path, and try again.")
+        error_console().print(f"[bold red]Error:[/] {escape(what)}. {remedy}")
         sys.exit(1)
     except SystemExit as done:
         if done.code == _INTERRUPTED:
             hint = "`poet train --resume` goes on with a training run; other commands are simply run again."
             error_console().print(f"[bold]Interrupted.[/] {hint}")
         raise
-
-
-def _plain(text: str) -> str:
-    """A message may quote a model's names: they are text, not markup."""
-    return escape(text)

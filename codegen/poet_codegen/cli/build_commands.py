@@ -19,6 +19,7 @@ from poet_codegen.budget import fit_to_board
 from poet_codegen.build import build
 from poet_codegen.cli.console import console, dir_option, error_console, facts, next_step, si, size
 from poet_codegen.cli.quantities import parse_size
+from poet_codegen.errors import BoardError
 from poet_codegen.folder import BuildFolder
 from poet_codegen.lower import Home
 from poet_codegen.plan import Plan, load_plan, make_plan, make_request, save_plan
@@ -72,6 +73,12 @@ def plan_command(
     if not math.isfinite(deadline) or deadline < 0:
         raise typer.BadParameter(f"--deadline {deadline}: give a multiple of the compute time, such as 2.0.")
     description = load_board(board)
+    most = description.ram.size_bytes - description.stack_bytes
+    if ram_bytes is not None and ram_bytes > most:
+        raise BoardError(
+            f"--ram asks for {ram_bytes} bytes, but {description.name} has {description.ram.size_bytes} bytes of RAM, "
+            f"{description.stack_bytes} of them for the stack: {most} at most. Ask for less, or leave --ram out."
+        )
     with error_console().status("Reading the model") as status:
 
         def show(news: Progress) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def next_step(command: str, why: str) -> str:
 
 def dir_option(folder: Path) -> str:
     """' --dir X' where X is not the default, for suggested commands."""
-    return "" if folder == Path("build") else f" --dir {folder}"
+    return "" if folder == Path("build") else f" --dir {shlex.quote(str(folder))}"
 
 
 def size(value: int) -> str:

@@ -1,27 +1,48 @@
-"""run.json: what a run measured, and what it was asked to do (enough to run it again)."""
+"""What a run was asked (run/request.json, from its first step on) and what it measured (run/run.json, when whole)."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Literal
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Literal
 
+from poet_hil.errors import SessionError
+from poet_hil.manifest import Manifest
+from poet_hil.protocol import DeviceStatus
+from poet_hil.session import TrainingResult, TrainPlan
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from poet_codegen.folder import BuildFolder, FolderError, write_atomic
+from poet_codegen.folder import BuildFolder, FolderError, remove, write_atomic
+
+_STRICT = ConfigDict(extra="forbid")
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class RunRecord:
-    """One training run on one device."""
+@dataclass(frozen=True, config=_STRICT, kw_only=True)
+class RunRequest:
+    """Enough to make the same run again."""
 
     data: str
+    """Absolute path."""
     data_sha256: str
     learning_rate: float
     rate_schedule: Literal["constant", "halve_each_pass"]
     epochs: int
+    steps_asked: int | None
+    """None: `epochs` whole passes."""
+    shuffle_seed: int | None
     first_step: int
     """Steps the device had trained before; 0 when it began with the model's own weights."""
+
+    def plan(self) -> TrainPlan:
+        """As the harness takes it."""
+        return TrainPlan(self.learning_rate, self.steps_asked, self.epochs, self.rate_schedule, self.shuffle_seed)
+
+
+@dataclass(frozen=True, config=_STRICT, kw_only=True)
+class RunRecord(RunRequest):
+    """One whole training run on one device."""
+
     steps: int
     seconds: float
     """Wall time of the host; says nothing of the board."""
@@ -41,7 +62,6 @@ class RunRecord:
     stack_bytes: int
     energy: dict[str, float | str]
     """Joules of one step by kind, and their source."""
-    shuffle_seed: int | None = None
     test_accuracy: float | None = None
     bit_identical: bool | None = None
     """After `poet verify`: losses and weights equal those of the host, with this schedule and keeping everything."""
@@ -55,22 +75,80 @@ class RunRecord:
         return replace(self, bit_identical=bit_identical)
 
 
-_ADAPTER = TypeAdapter(RunRecord)
+_REQUEST = TypeAdapter(RunRequest)
+_RECORD = TypeAdapter(RunRecord)
+
+
+def begin_run(folder: BuildFolder, request: RunRequest, steps_done: int) -> RunRequest:
+    """Note what is asked. What an earlier run left is removed: from now on the device has other weights."""
+    for stale in ("run.json", "trained.onnx", "predictions.npy", "weights.npz", "losses.csv"):
+        remove(folder.run / stale)
+    started = replace(request, first_step=steps_done)
+    write_atomic(folder.run / "request.json", _REQUEST.dump_json(started, indent=1) + b"\n")
+    return started
+
+
+def same_run(folder: BuildFolder, request: RunRequest) -> RunRequest:
+    """The request of the interrupted run. Raises SessionError when `request` asks for anything else."""
+    path = folder.run / "request.json"
+    if not path.exists():
+        raise SessionError(f"{folder.path} has no run to go on with. Start one: `poet train` without --resume.")
+    begun: RunRequest = _read(_REQUEST, path)
+    for field in fields(RunRequest):
+        before, now = getattr(begun, field.name), getattr(request, field.name)
+        if before != now and field.name not in ("data", "first_step"):
+            raise SessionError(
+                f"The interrupted run has {field.name} = {before}, --resume was asked with {now}; one run cannot have "
+                "both. Give the options it was started with, or start anew without --resume."
+            )
+    if begun.first_step:
+        raise SessionError(
+            f"The interrupted run began after {begun.first_step} other steps, so its place in the data is not known. "
+            "Start anew without --resume."
+        )
+    return begun
+
+
+def finish_run(
+    folder: BuildFolder, request: RunRequest, result: TrainingResult, status: DeviceStatus, manifest: Manifest
+) -> None:
+    """Write run.json."""
+    asked: dict[str, Any] = {field.name: getattr(request, field.name) for field in fields(RunRequest)}
+    record = RunRecord(
+        **asked,
+        steps=len(result.losses),
+        seconds=result.seconds,
+        loss_bits=result.loss_bits,
+        weights_digest=result.weights_digest,
+        recompute_calls=status.recomputes,
+        page_outs=status.page_outs,
+        page_ins=status.page_ins,
+        arena_bytes=manifest.arena_bytes,
+        budget_bytes=manifest.budget_bytes,
+        peak_bytes=manifest.peak_bytes,
+        arena_high_water_bytes=status.arena_high_water_bytes,
+        stack_high_water_bytes=status.stack_high_water_bytes,
+        stack_bytes=status.stack_bytes,
+        energy=manifest.energy_j.model_dump(),
+    )
+    write_record(folder, record)
 
 
 def write_record(folder: BuildFolder, record: RunRecord) -> None:
     """Write run/run.json."""
-    write_atomic(folder.run / "run.json", _ADAPTER.dump_json(record, indent=1, exclude_none=True) + b"\n")
+    write_atomic(folder.run / "run.json", _RECORD.dump_json(record, indent=1) + b"\n")
 
 
 def read_record(folder: BuildFolder) -> RunRecord | None:
     """The record of the build folder's run, or None when there was none. Raises FolderError when it is damaged."""
     path = folder.run / "run.json"
-    if not path.exists():
-        return None
+    return _read(_RECORD, path) if path.exists() else None
+
+
+def _read(adapter: TypeAdapter[Any], path: Path) -> Any:
     try:
-        return _ADAPTER.validate_json(path.read_bytes())
+        return adapter.validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
         raise FolderError(f"{path}: {field}: {first['msg']}. Run `poet train` again.") from error

@@ -13,7 +13,7 @@ from poet_hil.device import DeviceClient
 from poet_hil.errors import DatasetError, SessionError
 from poet_hil.link import Link
 from poet_hil.manifest import load_build
-from poet_hil.session import TrainingResult, TrainingSession, TrainPlan
+from poet_hil.session import TrainingResult, TrainingSession
 from poet_hil.targets.host import HostTarget
 
 from poet_codegen.build import write_project
@@ -82,10 +82,7 @@ def _train_on_host(plan: Plan, data: Dataset, record: RunRecord) -> tuple[Traini
         target.open()
         try:
             session = TrainingSession(DeviceClient(Link(target), build.manifest), root / "run")
-            train = TrainPlan(
-                record.learning_rate, record.steps, record.epochs, record.rate_schedule, record.shuffle_seed
-            )
-            result = session.train(data, train)
+            result = session.train(data, record.plan())
         finally:
             target.close()
     return result, [f"{bits:08x}" for bits in result.losses.astype("<f4").view("<u4")]

@@ -9,7 +9,7 @@ from poet_solver.problem import Place, Problem
 from poet_solver.schedule import Compute, PageIn, PageOut, Schedule
 from poet_solver.schedule import Home as HomeStep
 
-from poet_codegen.emit.names import c_names
+from poet_codegen.emit.names import c_names, free_name
 from poet_codegen.graph import Graph, Kind
 from poet_codegen.lower import PAGE_TRAILER_BYTES, Home, Lowered, static_kind
 
@@ -68,15 +68,16 @@ class PassLayout:
         self._names = names
         self._c_name = {position: names[name] for name, position in lowered.index.items()}
         self._constants: dict[tuple[str, int], Constant] = {}
+        taken = set(names.values())
         root_names = {position: name for name, position in lowered.index.items()}
         for tensor, offset in _instances(lowered.problem, schedule):
             c_name = self._c_name[tensor]
             if (c_name, offset) in self._constants:
                 continue
-            stem = f"{prefix}_{c_name.upper()}"
-            places = sum(1 for known, _ in self._constants if known == c_name)
+            is_first = not any(known == c_name for known, _ in self._constants)
+            unique = c_name if is_first else free_name(c_name, taken)
             self._constants[c_name, offset] = Constant(
-                f"{stem}_{places + 1}" if places else stem,
+                f"{prefix}_{unique.upper()}",
                 offset,
                 lowered.problem.tensors[tensor].size_bytes,
                 root_names[tensor],
@@ -122,15 +123,16 @@ def tensor_names(graph: Graph) -> dict[str, str]:
 
 
 def build_layout(graph: Graph, schedules: Sequence[tuple[Lowered, Schedule]]) -> Layout:
-    """Place parameters and pages. `schedules` are those of all passes, training first, which decides where parameters
-    are; scratch pages of different passes share bytes.
+    """Place parameters and pages. `schedules` are those of all passes, training first; it decides where parameters are.
 
-    Storage holds the parameters whose home it is first, then pages that only live within a pass.
+    A tensor has one page in all passes, and no two tensors share a byte, except the versions of a parameter whose home
+    is storage: the new one replaces the old one there.
     """
     names = tensor_names(graph)
     lowered, train = schedules[0]
     ram_homes = lowered.ram_homes(train)
     rows: list[ParamRow] = []
+    taken = set(names.values())
     pages: dict[str, Constant] = {}
     top = 0
     for index, param in enumerate(graph.params()):
@@ -152,22 +154,31 @@ def build_layout(graph: Graph, schedules: Sequence[tuple[Lowered, Schedule]]) ->
                 at,
             )
         )
-    highest = top
     for low, schedule in schedules:
-        at = top
+        paged = {step.tensor for step in schedule.steps if isinstance(step, PageIn | PageOut)}
         for name, tensor in sorted(low.index.items(), key=lambda item: item[1]):
-            paged = any(isinstance(step, PageIn | PageOut) and step.tensor == tensor for step in schedule.steps)
             owner = graph.tensors[name].updates
-            if paged and owner is not None and owner in pages and low.problem.tensors[tensor].end is Place.STORAGE:
+            if tensor not in paged or name in pages:
+                continue
+            if owner is not None and low.problem.tensors[tensor].end is Place.STORAGE:
                 pages[name] = pages[owner]
-            elif paged and name not in pages:
-                size = low.problem.tensors[tensor].size_bytes
-                # An updated parameter has its parameter's name in C, but a page of its own.
-                suffix = "_new" if owner is not None else ""
-                pages[name] = _page(names[name] + suffix, at, size, name)
-                at += size + PAGE_TRAILER_BYTES
-        highest = max(highest, at)
-    return Layout(tuple(rows), highest, pages)
+                continue
+            # A parameter's new version goes by the parameter's name in C, but has a page of its own.
+            c_name = names[name] if owner is None else free_name(f"{names[name]}_new", taken)
+            size = low.problem.tensors[tensor].size_bytes
+            pages[name] = _page(c_name, top, size, name)
+            top += size + PAGE_TRAILER_BYTES
+    _check_apart(pages.values())
+    return Layout(tuple(rows), top, pages)
+
+
+def _check_apart(pages: Iterable[Constant]) -> None:
+    """Pages that overlap would swap tensors silently; replay cannot see addresses on storage, so this does."""
+    end = 0
+    for page in sorted(set(pages), key=lambda page: page.value):
+        if page.value < end:
+            raise AssertionError(f"the page of {page.comment} at {page.value} overlaps the one before it")
+        end = page.value + page.size_bytes + PAGE_TRAILER_BYTES
 
 
 def _page(c_name: str, at: int, size_bytes: int, name: str) -> Constant:

@@ -17,13 +17,16 @@ def c_names(wishes: Iterable[str]) -> dict[str, str]:
     taken: set[str] = set()
     for wish in wishes:
         stem = re.sub(r"[^a-z0-9]+", "_", wish.lower()).strip("_")[:_LONGEST].rstrip("_") or "tensor"
-        if stem[0].isdigit():
-            stem = f"t_{stem}"
-        name = stem
-        number = 2
-        while name in taken:
-            name = f"{stem}_{number}"
-            number += 1
-        taken.add(name)
-        names[wish] = name
+        names[wish] = free_name(f"t_{stem}" if stem[0].isdigit() else stem, taken)
     return names
+
+
+def free_name(stem: str, taken: set[str]) -> str:
+    """`stem`, with a number behind it when it is taken; takes it."""
+    name = stem
+    number = 2
+    while name in taken:
+        name = f"{stem}_{number}"
+        number += 1
+    taken.add(name)
+    return name

@@ -32,8 +32,8 @@ class MaxPool(Op):
             raise node.refuse("returns indices", "Export without return_indices.")
         kernel = tuple(node.attrs["kernel_shape"])
         window = read_window(node, x.shape, kernel)
-        if any(window.pads[a] >= (kernel[a % 2] - 1) * window.dilations[a % 2] + 1 for a in range(4)):
-            raise node.refuse("pads a whole window", "Use padding smaller than the kernel.")
+        if not window.touches_everywhere(x.shape[2:]):
+            raise node.refuse("has a window with no element of the input in it", "Use less padding or dilation.")
         importer.add(node, self.name, [x], {**window.attrs(), "kernel": kernel})
 
     def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:

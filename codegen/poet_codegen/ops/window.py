@@ -61,6 +61,17 @@ class Window:
         ]
         return sizes[0], sizes[1]
 
+    def touches_everywhere(self, extent: Sequence[int]) -> bool:
+        """Every position of the window has at least one tap inside an input of `extent`."""
+        return all(
+            any(
+                0 <= at * self.strides[a] + tap * self.dilations[a] - self.pads[a] < extent[a]
+                for tap in range(self.kernel[a])
+            )
+            for a, count in enumerate(self.output(extent))
+            for at in range(count)
+        )
+
     def expressions(self) -> dict[str, object]:
         """C expressions between output (oy, ox), tap (ky, kx) and input (iy, ix), for the kernels' templates."""
         rows, columns = (_Axis(self.strides[a], self.dilations[a], self.pads[a]) for a in (0, 1))

@@ -36,6 +36,7 @@ Progress = Callable[[str], None]
 BUILD_TIMEOUT_S = 900.0
 _STEP = re.compile(r"^(Compiling|Archiving|Indexing|Linking|Building) (\S+)$")
 _HASHED_LIB = re.compile(r"^lib[0-9a-f]+/")
+_OVERFLOW = re.compile(r"region `(\w+)' overflowed by (\d+) bytes")
 _DIAGNOSTIC = re.compile(r"(: (fatal )?error: |undefined reference|region `\w+' overflowed|^Error: )", re.IGNORECASE)
 
 
@@ -163,6 +164,7 @@ def _run_platformio(
     if timed_out:
         raise ToolError(f"The build took longer than {BUILD_TIMEOUT_S:.0f} s and was ended; see {log}.")
     if code != 0:
+        _explain_overflow(lines, board)
         said = [line for line in lines if _DIAGNOSTIC.search(line)] or lines[-8:]
         raise ToolError(
             f"PlatformIO failed with exit code {code}; the whole output is in {log}. " + "\n".join(said[:8])
@@ -173,6 +175,24 @@ def _end(process: subprocess.Popen[str]) -> None:
     """Kill PlatformIO together with the SCons and compilers it started: they are its process group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def _explain_overflow(lines: list[str], board: Board) -> None:
+    """Raise ToolError in the user's terms when the linker ran out of a memory region."""
+    for line in lines:
+        if match := _OVERFLOW.search(line):
+            name, over = match[1], int(match[2])
+            region = board.ram if name == "RAM" else board.flash
+            remedy = (
+                f"Plan again with --ram at least {over} bytes lower, or without --ram, which takes what is left."
+                if name == "RAM"
+                else "Train a smaller model, or choose a board with more flash."
+            )
+            raise ToolError(
+                f"The firmware does not fit {board.name}: {name.lower()} needs {region.size_bytes + over} bytes"
+                f"{', the stack of ' + str(board.stack_bytes) + ' included' if name == 'RAM' else ''}, and there are "
+                f"{region.size_bytes}. {remedy}"
+            )
 
 
 def _short(path: str, board: Board) -> str:
