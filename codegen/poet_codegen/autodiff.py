@@ -33,12 +33,16 @@ class Tape:
 
     def add_gradient(self, of: str, op: str, inputs: tuple[str, ...], attrs: Mapping[str, AttrValue]) -> None:
         """Append a node that computes a contribution to the gradient of `of`."""
+        self.accumulate(of, self.node(f"d.{of}", op, inputs, attrs))
+
+    def node(self, wish: str, op: str, inputs: tuple[str, ...], attrs: Mapping[str, AttrValue]) -> str:
+        """Append a node of one output that is called `wish` or alike; returns the output's name."""
         node = Node(op, inputs, (), f"{self._label}", Role.BACKWARD, attrs)
         tensors = tuple(self._builder.tensors[name] for name in inputs)
         (shape,) = registry.get(op).shapes(tensors, node)
-        name = self._builder.tensor(Tensor(f"d.{of}", shape))
+        name = self._builder.tensor(Tensor(wish, shape))
         self._builder.node(replace(node, outputs=(name,)))
-        self.accumulate(of, name)
+        return name
 
     def accumulate(self, of: str, gradient: str) -> None:
         """Add a contribution to the gradient of `of`; the first one is the gradient itself."""
@@ -145,11 +149,13 @@ def fuse_updates(graph: Graph) -> Graph:
             readers[name] = readers.get(name, 0) + 1
     makers = {output: node for node in graph.nodes for output in node.outputs}
     gone: set[str] = set()
+    updated: set[str] = set()
     nodes: list[Node] = []
     for node in graph.nodes:
         maker = makers.get(node.inputs[1]) if node.op == "Sgd" else None
         fused = registry.get(maker.op).fused_sgd if maker else None
-        if maker and fused and readers[node.inputs[1]] == 1:
+        # Fused, the gradient is computed here: a parameter it reads must still be the old one.
+        if maker and fused and readers[node.inputs[1]] == 1 and not updated.intersection(maker.inputs):
             param, gradient, rate = node.inputs
             inputs = (param, *maker.inputs, rate)
             nodes.remove(maker)
@@ -157,6 +163,7 @@ def fuse_updates(graph: Graph) -> Graph:
             gone.add(gradient)
         else:
             nodes.append(node)
+        updated.update(old for name in node.outputs if (old := graph.tensors[name].updates) is not None)
     tensors = {name: tensor for name, tensor in graph.tensors.items() if name not in gone}
     result = replace(graph, tensors=tensors, nodes=tuple(nodes))
     verify(result)

@@ -72,6 +72,10 @@ class Importer:
         self._names[onnx_name] = self.builder.tensor(tensor)
         return self._names[onnx_name]
 
+    def give(self, onnx_name: str, tensor: Tensor) -> None:
+        """Let an ONNX value be a tensor of the graph."""
+        self._names[onnx_name] = tensor.name
+
     def alias(self, node: ImportedNode) -> None:
         """Let a node's first output be its first input."""
         if self.shape_of(node.inputs[0]) is None:
@@ -158,6 +162,10 @@ class Importer:
                 f"parameter {source!r} has type {array.dtype}",
                 "Only float32 parameters train; convert the model.",
             )
+        if not np.isfinite(array).all():
+            raise node.refuse(
+                f"parameter {source!r} holds NaN or infinity", "Export the model again from weights that are finite."
+            )
         kind = Kind.CONSTANT if source in self.computed else Kind.PARAM
         name = self.bind(source, Tensor(source, tuple(array.shape), kind=kind))
         self.weights[name] = np.ascontiguousarray(array)
@@ -176,7 +184,7 @@ class Importer:
         for shape in shapes:
             if any(size < 1 for size in shape):
                 raise node.refuse(f"its output would have shape {list(shape)}", "Check kernel, stride and padding.")
-        wishes = [*names, *[""] * (len(shapes) - len(names))]
+        wishes = [*names, *[""] * len(shapes)][: len(shapes)]
         outputs = tuple(
             self.builder.tensor(Tensor(wish or f"{node.outputs[0]}.{op}", shape))
             for wish, shape in zip(wishes, shapes, strict=True)
@@ -188,7 +196,7 @@ class Importer:
         """Append a node of the graph whose outputs are those of an ONNX node."""
         for onnx_name, tensor in zip(node.outputs, self.step(node, op, inputs, attrs, node.outputs), strict=False):
             if onnx_name:
-                self._names[onnx_name] = tensor.name
+                self.give(onnx_name, tensor)
 
 
 def read_model(path: Path) -> onnx.ModelProto:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from poet_codegen.graph import Kind
@@ -98,3 +102,30 @@ def _assert_close(ours: Array, theirs: Array, what: str) -> None:
     scale = float(np.max(np.abs(theirs), initial=0.0))
     error = float(np.max(np.abs(ours - theirs), initial=0.0))
     assert error <= TOLERANCE * scale + 1e-6, f"{what}: {error} of {scale}"
+
+
+Check = Callable[[list[Case]], None]
+needs_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="PyTorch is not installed; it is the oracle of these tests"
+)
+CASES = 14
+"""Cases that are compiled together: one compiler run costs more than a case."""
+
+
+def drawn(strategy: st.SearchStrategy[Case], examples: int = 3) -> Any:
+    """Run a test on lists of drawn cases, the first of which is the simplest there is.
+
+    No shrinking: a failure prints its model.
+    """
+    options = settings(
+        max_examples=examples,
+        deadline=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    return lambda test: options(given(cases=st.lists(strategy, min_size=CASES, max_size=CASES))(test))
+
+
+def against(oracle: Any, folders: pytest.TempPathFactory) -> Check:
+    """check() as a fixture gives it to tests."""
+    return lambda cases: check(folders.mktemp("ops"), oracle, cases)

@@ -52,7 +52,7 @@ def test_dynamic_shape_says_how_to_fix_it(make_model: Maker, dim: str | int) -> 
 @pytest.mark.parametrize(
     ("node", "shape", "weights", "words"),
     [
-        (gemm(alpha=2.0), [1, 3], {"w": W}, ["the gemm", "alpha"]),
+        (helper.make_node("Gemm", ["x", "w", "w"], ["y"], "g"), [1, 3], {"w": W}, ["'g'", "bias", "[3, 4]", "[1, 4]"]),
         (gemm(), [1, 4], {"w": W}, ["the gemm", "[1, 4]", "[3, 4]"]),
         (gemm(), [1, 3], {"w": W.astype(np.float64)}, ["'w'", "float64"]),
         (helper.make_node("Add", ["x", "w"], ["y"], "sum"), [2, 4], {"w": W}, ["sum", "broadcast"]),

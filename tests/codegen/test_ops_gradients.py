@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from .op_cases import Case, broadcast_pair, check, shapes, values
+from .op_cases import Case, Check, against, broadcast_pair, drawn, needs_torch, shapes, values
 
-Check = Callable[[list[Case]], None]
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None, reason="PyTorch is not installed; it is the oracle of these tests"
-)
-CASES = 14
-"""Cases that are compiled together: one compiler run costs more than a case."""
-
-
-def drawn(strategy: st.SearchStrategy[Case], examples: int = 2) -> Any:
-    """Run a test on lists of drawn cases. No shrinking: a failure prints its model."""
-    options = settings(
-        max_examples=examples,
-        deadline=None,
-        phases=[Phase.explicit, Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    return lambda test: options(given(cases=st.lists(strategy, min_size=CASES, max_size=CASES))(test))
+pytestmark = needs_torch
 
 
 @pytest.fixture(scope="module")
 def against_pytorch(torch_oracle: Any, tmp_path_factory: pytest.TempPathFactory) -> Check:
-    return lambda cases: check(tmp_path_factory.mktemp("ops"), torch_oracle, cases)
+    return against(torch_oracle, tmp_path_factory)
 
 
 @st.composite
@@ -68,7 +49,7 @@ def same_operand(draw: st.DrawFn) -> Case:
     return Case([helper.make_node(op, ["a", "a"], ["y"])], {"a": x})
 
 
-@drawn(same_operand(), 1)
+@drawn(same_operand(), 2)
 def test_both_operands_the_same(against_pytorch: Check, cases: list[Case]) -> None:
     against_pytorch(cases)
 
@@ -108,6 +89,6 @@ def clip(draw: st.DrawFn) -> Case:
     return Case([helper.make_node("Clip", names, ["y"])], {"x": values(draw, draw(shapes()), -4.0, 4.0)}, constants)
 
 
-@drawn(clip(), 1)
+@drawn(clip(), 2)
 def test_clip(against_pytorch: Check, cases: list[Case]) -> None:
     against_pytorch(cases)

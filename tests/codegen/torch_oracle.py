@@ -85,10 +85,69 @@ def _pointwise(op: str, attrs: dict[str, Any], x: list[Any]) -> torch.Tensor | N
     return None
 
 
+def _moving(op: str, attrs: dict[str, Any], x: list[Any]) -> Any:
+    """Ops that move elements or sum them."""
+    if op == "Transpose":
+        return x[0].permute(attrs.get("perm", list(reversed(range(x[0].dim())))))
+    if op in ("ReduceSum", "ReduceMean"):
+        axes = x[1].tolist() if len(x) > 1 else list(range(x[0].dim()))
+        return (torch.sum if op == "ReduceSum" else torch.mean)(x[0], axes, keepdim=bool(attrs.get("keepdims", 1)))
+    if op == "GlobalAveragePool":
+        return x[0].mean(list(range(2, x[0].dim())), keepdim=True)
+    if op == "Expand":
+        return x[0] * torch.ones(x[1].tolist(), dtype=torch.float64)
+    if op == "Concat":
+        return torch.cat(x, attrs["axis"])
+    if op == "Split":
+        return torch.split(x[0], x[1].tolist(), attrs["axis"])
+    if op == "Slice":
+        starts, ends, axes, steps = (t.tolist() for t in x[1:])
+        picked = x[0]
+        for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+            rows = range(picked.shape[axis])[start : None if end < -1000 else end : step]
+            picked = picked.index_select(axis, torch.tensor(list(rows)))
+        return picked
+    if op == "Pad":
+        rank = x[0].dim()
+        pads = x[1].tolist()
+        order = [pads[axis + side * rank] for axis in reversed(range(rank)) for side in (0, 1)]
+        return f.pad(x[0], order, value=x[2].item())
+    if op == "Gather":
+        axis, index = attrs.get("axis", 0), x[1]
+        flat = x[0].index_select(axis, index.reshape(-1) % x[0].shape[axis])
+        return flat.reshape([*x[0].shape[:axis], *index.shape, *x[0].shape[axis + 1 :]])
+    return None
+
+
+def _normalizing(op: str, attrs: dict[str, Any], x: list[Any]) -> Any:
+    if op == "MatMul":
+        return x[0] @ x[1]
+    if op == "Softmax":
+        return f.softmax(x[0], attrs.get("axis", -1))
+    if op == "LogSoftmax":
+        return f.log_softmax(x[0], attrs.get("axis", -1))
+    if op == "LayerNormalization":
+        shape = x[0].shape[attrs.get("axis", -1) :]
+        return f.layer_norm(x[0], shape, x[1], x[2] if len(x) > 2 else None, attrs.get("epsilon", 1e-5))
+    if op == "BatchNormalization":
+        return f.batch_norm(x[0], x[3].detach(), x[4].detach(), x[1], x[2], eps=attrs.get("epsilon", 1e-5))
+    return None
+
+
+def _average_pool(attrs: dict[str, Any], x: torch.Tensor) -> torch.Tensor:
+    """Any padding: the sum of each window over the number of elements that count."""
+    top, left, bottom, right = attrs.get("pads", [0, 0, 0, 0])
+    pads, kernel, strides = (left, right, top, bottom), attrs["kernel_shape"], attrs.get("strides", [1, 1])
+    inside = torch.ones_like(x)
+    counted = f.pad(inside, pads, value=float(attrs.get("count_include_pad", 0)))
+    return f.avg_pool2d(f.pad(x, pads), kernel, strides) / f.avg_pool2d(counted, kernel, strides)
+
+
 def _run(op: str, attrs: dict[str, Any], inputs: list[Any]) -> Any:
-    known = _pointwise(op, attrs, inputs)
-    if known is not None:
-        return known
+    for family in (_pointwise, _moving, _normalizing):
+        known = family(op, attrs, inputs)
+        if known is not None:
+            return known
     if op == "Conv":
         top, left, bottom, right = attrs.get("pads", [0, 0, 0, 0])
         padded = f.pad(inputs[0], (left, right, top, bottom))
@@ -101,9 +160,13 @@ def _run(op: str, attrs: dict[str, Any], inputs: list[Any]) -> Any:
         return f.max_pool2d(
             padded, attrs["kernel_shape"], attrs.get("strides", [1, 1]), 0, attrs.get("dilations", [1, 1])
         )
+    if op == "AveragePool":
+        return _average_pool(attrs, inputs[0])
     if op == "Gemm":
+        a = inputs[0].T if attrs.get("transA") else inputs[0]
         w = inputs[1].T if attrs.get("transB") else inputs[1]
-        return inputs[0] @ w + (inputs[2] if len(inputs) > 2 else 0.0)
+        bias = inputs[2] * attrs.get("beta", 1.0) if len(inputs) > 2 else 0.0
+        return a @ w * attrs.get("alpha", 1.0) + bias
     if op == "Relu":
         return torch.relu(inputs[0])
     if op == "Flatten":

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from poet_codegen.graph import AttrValue, Node
-from poet_codegen.ops.pointwise import Formula, OnnxPointwise, Pointwise, Pull
+from poet_codegen.ops.map_kernel import Formula
+from poet_codegen.ops.pointwise import OnnxPointwise, Pointwise, Pull
 from poet_codegen.ops.registry import register
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _activation(
     register(Pointwise(f"{name}Grad", backward))
 
 
-_activation("Relu", "relu", "Rectifier", "{x} > 0.0f ? {x} : 0.0f", "y", "{y} > 0.0f ? {dy} : 0.0f")
+_activation("Relu", "relu", "Rectifier", "{x} <= 0.0f ? 0.0f : {x}", "y", "{y} > 0.0f ? {dy} : 0.0f")
 _activation(
     "LeakyRelu",
     "leaky_relu",

@@ -1,4 +1,4 @@
-"""Fully connected layers (ONNX Gemm): forward, input gradient, weight gradient, and the fused SGD update.
+"""Fully connected layers (ONNX Gemm, and MatMul by a matrix): forward, gradients, and the fused SGD update.
 
 Layouts: x [N, I], w [O, I] when `transposed` (ONNX transB=1, PyTorch's Linear) else [I, O], b [O], y [N, O].
 """
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from poet_codegen.graph import AttrValue, Graph, Node, Tensor
+from poet_codegen.ops.nest import broadcast
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
 
 if TYPE_CHECKING:
@@ -21,23 +22,39 @@ class Dense(Op):
 
     name = "Dense"
     onnx = ("Gemm",)
-    supported = "transA=0, alpha=beta=1, bias of one value a column; constant weights"
+    supported = "any transA, transB, alpha and beta; any bias that broadcasts"
 
     def load(self, importer: Importer, node: ImportedNode) -> None:
-        """Import ONNX Gemm."""
-        x, w = importer.value(node, 0), importer.value(node, 1)
-        if node.attrs.get("transA", 0) or node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0:
-            raise node.refuse("uses transA, alpha or beta", f"Supported: {self.supported}.")
+        """Import ONNX Gemm; alpha, beta, transA and a bias that is not one value a column become nodes of their own."""
+        a, w = importer.value(node, 0), importer.value(node, 1)
+        alpha, beta = (float(node.attrs.get(name, 1.0)) for name in ("alpha", "beta"))
         transposed = int(node.attrs.get("transB", 0))
-        if len(x.shape) != 2 or len(w.shape) != 2 or x.shape[1] != w.shape[1 if transposed else 0]:
-            raise node.refuse(f"multiplies shapes {list(x.shape)} and {list(w.shape)}", "Check the model.")
-        inputs = [x, w]
-        if len(node.inputs) > 2:
-            bias = importer.value(node, 2)
-            if bias.shape != (w.shape[0 if transposed else 1],):
-                raise node.refuse(f"adds a bias of shape {list(bias.shape)}", f"Supported: {self.supported}.")
-            inputs.append(bias)
-        importer.add(node, self.name, inputs, {"transposed": transposed})
+        if len(a.shape) != 2 or len(w.shape) != 2:
+            raise node.refuse(f"multiplies shapes {list(a.shape)} and {list(w.shape)}", "Check the model.")
+        columns = w.shape[0 if transposed else 1]
+        rows, depth = reversed(a.shape) if node.attrs.get("transA", 0) else a.shape
+        if depth != w.shape[1 if transposed else 0]:
+            raise node.refuse(f"multiplies shapes {list(a.shape)} and {list(w.shape)}", "Check the model.")
+        bias = importer.value(node, 2) if node.has(2) and beta != 0.0 else None
+        if bias and broadcast([bias.shape, (rows, columns)]) != (rows, columns):
+            raise node.refuse(f"adds a bias of shape {list(bias.shape)} to {[rows, columns]}", "Check the model.")
+        if node.attrs.get("transA", 0):
+            (a,) = importer.step(node, "Transpose", [a], {"perm": (1, 0)})
+        attrs: dict[str, AttrValue] = {"transposed": transposed}
+        if bias and bias.shape == (columns,) and alpha == beta == 1.0:
+            importer.add(node, self.name, [a, w, bias], attrs)
+        elif bias is None and alpha == 1.0:
+            importer.add(node, self.name, [a, w], attrs)
+        else:
+            (y,) = importer.step(node, self.name, [a, w], attrs)
+            if bias is None:
+                importer.add(node, "Mul", [y], {"b": alpha})
+                return
+            if alpha != 1.0:
+                (y,) = importer.step(node, "Mul", [y], {"b": alpha})
+            if beta != 1.0:
+                (bias,) = importer.step(node, "Mul", [bias], {"b": beta})
+            importer.add(node, "Add", [y, bias], {})
 
     def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
         """[N, O]."""

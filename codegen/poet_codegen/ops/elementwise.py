@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from poet_codegen.ops.pointwise import SUM_TO, Formula, OnnxPointwise, Pointwise, Pull, load_pointwise
+from poet_codegen.ops.map_kernel import Formula
+from poet_codegen.ops.pointwise import SUM_TO, OnnxPointwise, Pointwise, Pull, load_pointwise
 from poet_codegen.ops.registry import register
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from poet_codegen.graph import AttrValue, Graph, Node, Tensor
-from poet_codegen.ops.nest import Nest, broadcast, broadcast_strides, literal, name_of_number, nest
+from poet_codegen.ops.map_kernel import Formula, map_kernel
+from poet_codegen.ops.nest import broadcast, broadcast_strides
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, get, register
 
 if TYPE_CHECKING:
@@ -26,26 +27,6 @@ class Pull:
 
     op: str
     reads: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Formula:
-    """What a pointwise op computes, as C text with {operand} and {attribute} in it."""
-
-    stem: str
-    """Start of the C name."""
-    title: str
-    """What the kernel is, for its comment: '{title} {n} elements'."""
-    operands: tuple[str, ...]
-    result: str
-    """Name of the output in C."""
-    value: str
-    locals: tuple[str, ...] = ()
-    """C declarations that the value uses."""
-    constants: tuple[str, ...] = ()
-    """Attributes that are numbers in the formula."""
-    cycles: str = "elementwise"
-    """Row of the cycle table."""
 
 
 class Pointwise(Op):
@@ -107,72 +88,24 @@ class Pointwise(Op):
 
     def kernel(self, graph: Graph, node: Node) -> Kernel:
         """templates/kernels/map.c.j2."""
-        f = self.formula
-        shapes = [graph.tensors[name].shape for name in node.inputs]
+        tensors = [name for name in self.formula.operands if name not in node.attrs]
+        numbers = {
+            name: node.float(name) for name in (*self.formula.operands, *self.formula.constants) if name in node.attrs
+        }
         space = self._space(graph, node)
         out = graph.tensors[node.outputs[0]].shape
-        tensors = [name for name in f.operands if name not in node.attrs]
-        out_strides = broadcast_strides(out, (1,) * (len(out) - len(space)) + space)[-len(space) :] if space else ()
-        kept, summed = _split_axes(space, out_strides)
-        strides = [broadcast_strides(shape, space) for shape in shapes]
-        operands = [*strides, out_strides]
-        outer = nest([space[a] for a in kept], [[s[a] for a in kept] for s in operands])
-        inner = nest(
-            [space[a] for a in summed], [[s[a] for a in summed] for s in strides], first=max(len(outer.loops), 1)
-        )
-        numbers = {name: value for name, value in node.attrs.items() if name in f.operands or name in f.constants}
-        suffix = outer.suffix + (f"_sum{inner.suffix}" if summed else "")
-        suffix += "".join(f"_{name}{name_of_number(_number(value))}" for name, value in numbers.items())
-        texts = {name: literal(_number(value)) for name, value in numbers.items()}
-        for position, name in enumerate(tensors):
-            index = _joined(outer.indices[position], inner.indices[position] if summed else "0")
-            texts[name] = f"{name}[{index}]"
-        name = f"{f.stem}_{suffix}"
-        values: dict[str, Any] = {
-            "name": name,
-            "comment": _comment(f, tensors, outer, inner, bool(summed)),
-            "inputs": tensors,
-            "output": f.result,
-            "target": f"{f.result}[{outer.indices[-1]}]",
-            "loops": outer.loops,
-            "sum_loops": inner.loops if summed else (),
-            "locals": [line.format(**texts) for line in f.locals],
-            "value": f.value.format(**texts),
+        padded = out[len(out) - len(space) :] if len(out) > len(space) else out
+        strides = {
+            name: broadcast_strides(graph.tensors[tensor].shape, space)
+            for name, tensor in zip(tensors, node.inputs, strict=True)
         }
-        return Kernel("map.c.j2", name, values, (*node.inputs, node.outputs[0]))
+        return map_kernel(
+            self.formula, space, strides, broadcast_strides(padded, space), numbers, (*node.inputs, node.outputs[0])
+        )
 
 
 SUM_TO = "SumTo"
 register(Pointwise(SUM_TO, Formula("sum", "Sum of", ("dy",), "dx", "{dy}")))
-
-
-def _split_axes(space: Shape, out_strides: Shape) -> tuple[list[int], list[int]]:
-    """(axes of the result, axes that are summed)."""
-    axes = range(len(space))
-    summed = [a for a in axes if space[a] > 1 and out_strides[a] == 0]
-    return [a for a in axes if a not in summed], summed
-
-
-def _number(value: AttrValue) -> float:
-    assert isinstance(value, float), value
-    return value
-
-
-def _joined(outer: str, inner: str) -> str:
-    return inner if outer == "0" else outer if inner == "0" else f"{outer} + {inner}"
-
-
-def _comment(f: Formula, tensors: Sequence[str], outer: Nest, inner: Nest, summed: bool) -> str:
-    """What the kernel does. Equal names must give equal text, so that nothing but the loops is in it."""
-    extent = "x".join(str(loop.count) for loop in outer.loops)
-    if summed:
-        each = "x".join(str(loop.count) for loop in inner.loops)
-        return f"{f.title} {extent} x {each} elements; each of the {extent} results sums its {each} in row-major order."
-    if len(outer.loops) > 1 or any(index != "i" for index in outer.indices):
-        return f"{f.title} {extent} elements with broadcasting."
-    same = " or ".join(tensors) if f.result == "c" else tensors[-1]
-    may = f"{f.result} may be {same}" if f.result == "c" else f"{same} and {f.result} may be the same"
-    return f"{f.title} {extent} elements; {may}."
 
 
 class OnnxPointwise(Pointwise):

@@ -1,0 +1,141 @@
+"""Rows picked by index: ONNX Gather, as of an embedding table or of constant positions, with its gradient.
+
+x is seen as [outer, rows, inner] with the axis in the middle, y as [outer, count, inner]. Indices are a tensor of
+integers, or the attribute `rows` where they are constant. An index from outside that is out of range picks the nearest
+row: no index may make a board read or write beside the table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING
+
+from poet_codegen.graph import AttrValue, DType, Graph, Node, Tensor
+from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
+from poet_codegen.ops.reshape import positive_axes
+
+if TYPE_CHECKING:
+    from poet_codegen.autodiff import Tape
+    from poet_codegen.onnx_import import ImportedNode, Importer
+
+
+class Gather(Op):
+    """y[..., i, ...] = x[..., index[i], ...]. Inputs: x, index unless `rows` has it."""
+
+    name = "Gather"
+    onnx = ("Gather",)
+    supported = "any axis; indices as an integer input or constant"
+
+    def load(self, importer: Importer, node: ImportedNode) -> None:
+        """Import ONNX Gather; a single constant index is a slice."""
+        x = importer.value(node, 0)
+        (axis,) = positive_axes(node, (int(node.attrs.get("axis", 0)),), len(x.shape))
+        if not importer.is_constant(node.inputs[1]):
+            index = importer.value(node, 1, DType.INT32)
+            shape = (*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+            importer.add(node, self.name, [x, index], {"axis": axis, "shape": shape})
+            return
+        constant = importer.constant(node, 1)
+        size = x.shape[axis]
+        rows = tuple(int(i) + size if i < 0 else int(i) for i in constant.ravel())
+        if not rows or not all(0 <= row < size for row in rows):
+            raise node.refuse(f"picks rows {list(rows)[:8]} of {size}", "Check the model.")
+        shape = (*x.shape[:axis], *constant.shape, *x.shape[axis + 1 :])
+        if len(rows) > 1:
+            importer.add(node, self.name, [x], {"axis": axis, "shape": shape, "rows": rows})
+            return
+        starts = tuple(rows[0] if a == axis else 0 for a in range(len(x.shape)))
+        taken = tuple(1 if a == axis else s for a, s in enumerate(x.shape))
+        (y,) = importer.step(node, "Slice", [x], {"starts": starts, "steps": (1,) * len(taken), "shape": taken})
+        importer.add(node, "Reshape", [y], {"shape": shape})
+
+    def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
+        """The attribute."""
+        return (node.ints("shape"),)
+
+    def gradient(self, tape: Tape, node: Node, grads: Sequence[str]) -> None:
+        """dx collects dy's rows."""
+        attrs: dict[str, AttrValue] = {"axis": node.int("axis"), "shape": tape.shape(node.inputs[0])}
+        if "rows" in node.attrs:
+            attrs["rows"] = node.ints("rows")
+        tape.add_gradient(node.inputs[0], "GatherGrad", (*node.inputs[1:], grads[0]), attrs)
+
+    def work(self, graph: Graph, node: Node) -> Work:
+        """One copy for each element of y."""
+        return Work("copy", elements=graph.tensors[node.outputs[0]].elements)
+
+    def kernel(self, graph: Graph, node: Node) -> Kernel:
+        """templates/kernels/gather.c.j2."""
+        x, y = (graph.tensors[n].shape for n in (node.inputs[0], node.outputs[0]))
+        return _kernel("gather", node, x, y, (*node.inputs, *node.outputs))
+
+
+class GatherGrad(Op):
+    """dx[row] = sum of dy[i] where index[i] = row. Inputs: index unless `rows` has it, dy."""
+
+    name = "GatherGrad"
+    fused_sgd = "GatherGradSgd"
+
+    def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
+        """The attribute, x's shape."""
+        return (node.ints("shape"),)
+
+    def work(self, graph: Graph, node: Node) -> Work:
+        """Clears dx and adds dy."""
+        return Work("copy", elements=graph.tensors[node.outputs[0]].elements + graph.tensors[node.inputs[-1]].elements)
+
+    def kernel(self, graph: Graph, node: Node) -> Kernel:
+        """templates/kernels/gather_grad.c.j2."""
+        dy, dx = (graph.tensors[n].shape for n in (node.inputs[-1], node.outputs[0]))
+        return _kernel("gather_grad", node, dx, dy, (*node.inputs, *node.outputs))
+
+
+class GatherGradSgd(Op):
+    """w' = w - learning_rate * dw, touching only the rows that were picked. Inputs: w, index, dy, learning_rate."""
+
+    name = "GatherGradSgd"
+    in_place = ((0, 0),)
+    repeatable = False
+
+    def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
+        """That of w."""
+        return (inputs[0].shape,)
+
+    def work(self, graph: Graph, node: Node) -> Work:
+        """Two passes over dy."""
+        return Work("copy", elements=2 * graph.tensors[node.inputs[-2]].elements)
+
+    def kernel(self, graph: Graph, node: Node) -> Kernel:
+        """templates/kernels/gather_update.c.j2."""
+        w, *index, dy, rate = node.inputs
+        table, picked = (graph.tensors[n].shape for n in (w, dy))
+        return _kernel("gather_update", node, table, picked, (*index, dy, rate, node.outputs[0]))
+
+
+def _kernel(stem: str, node: Node, x: Shape, y: Shape, arguments: tuple[str, ...]) -> Kernel:
+    axis = node.int("axis")
+    outer, size, inner = prod(x[:axis]), x[axis], prod(x[axis + 1 :])
+    count = prod(y) // (outer * inner)
+    rows = node.ints("rows") if "rows" in node.attrs else None
+    name = f"{stem}_{outer}x{size}x{inner}_at{count}"
+    if rows:
+        name += "_" + hashlib.sha256(repr(rows).encode()).hexdigest()[:12]
+    values = {
+        "name": name,
+        "outer": outer,
+        "rows": size,
+        "last_row": size - 1,
+        "inner": inner,
+        "slab": size * inner,
+        "part": count * inner,
+        "count": count,
+        "constant": rows,
+        "elements": prod(x),
+    }
+    return Kernel(f"{stem}.c.j2", name, values, arguments)
+
+
+for _op in (Gather(), GatherGrad(), GatherGradSgd()):
+    register(_op)

@@ -1,0 +1,93 @@
+"""The kernel behind every op that is one formula over strided operands, with or without a sum over some axes.
+
+Elementwise ops with broadcasting, their gradients, reductions, transposition and matrix products differ only in the
+formula and in the strides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from poet_codegen.ops.nest import Nest, Shape, literal, name_of_number, nest
+from poet_codegen.ops.registry import Kernel
+
+
+@dataclass(frozen=True)
+class Formula:
+    """What a pointwise op computes, as C text with {operand} and {attribute} in it."""
+
+    stem: str
+    """Start of the C name."""
+    title: str
+    """What the kernel is, for its comment: '{title} {n} elements'."""
+    operands: tuple[str, ...]
+    result: str
+    """Name of the output in C."""
+    value: str
+    locals: tuple[str, ...] = ()
+    """C declarations that the value uses."""
+    constants: tuple[str, ...] = ()
+    """Attributes that are numbers in the formula."""
+    cycles: str = "elementwise"
+    """Row of the cycle table."""
+    finish: str = "sum"
+    """What the result is, given the sum."""
+
+
+def map_kernel(
+    formula: Formula,
+    space: Shape,
+    strides: Mapping[str, Shape],
+    out_strides: Shape,
+    numbers: Mapping[str, float],
+    arguments: tuple[str, ...],
+) -> Kernel:
+    """templates/kernels/map.c.j2 over the iteration space.
+
+    `strides` are those of the operands that are tensors, in the order of the C parameters; `numbers` stand for the
+    others and for the formula's constants. Axes along which `out_strides` is 0 are summed, in row-major order.
+    """
+    axes = range(len(space))
+    summed = [a for a in axes if space[a] > 1 and out_strides[a] == 0]
+    kept = [a for a in axes if a not in summed]
+    outer = nest([space[a] for a in kept], [[s[a] for a in kept] for s in (*strides.values(), out_strides)])
+    inner = nest([space[a] for a in summed], [[s[a] for a in summed] for s in strides.values()], first=len(outer.loops))
+    texts = {name: literal(value) for name, value in numbers.items()}
+    for position, operand in enumerate(strides):
+        index = outer.indices[position]
+        if summed:
+            index = _joined(index, inner.indices[position])
+        texts[operand] = f"{operand}[{index}]"
+    suffix = outer.suffix + (f"_sum{inner.suffix}" if summed else "")
+    name = f"{formula.stem}_{suffix}" + "".join(f"_{n}{name_of_number(value)}" for n, value in numbers.items())
+    values = {
+        "name": name,
+        "comment": _comment(formula, list(strides), outer, inner, bool(summed)),
+        "inputs": tuple(strides),
+        "output": formula.result,
+        "target": f"{formula.result}[{outer.indices[-1]}]",
+        "loops": outer.loops,
+        "sum_loops": inner.loops if summed else (),
+        "locals": [line.format(**texts) for line in formula.locals],
+        "value": formula.value.format(**texts),
+        "finish": formula.finish.format(**texts),
+    }
+    return Kernel("map.c.j2", name, values, arguments)
+
+
+def _joined(outer: str, inner: str) -> str:
+    return inner if outer == "0" else outer if inner == "0" else f"{outer} + {inner}"
+
+
+def _comment(f: Formula, tensors: Sequence[str], outer: Nest, inner: Nest, summed: bool) -> str:
+    """What the kernel does. Equal names must give equal text, so that nothing but the loops is in it."""
+    extent = "x".join(str(loop.count) for loop in outer.loops)
+    if summed:
+        each = "x".join(str(loop.count) for loop in inner.loops)
+        return f"{f.title} {extent} x {each} elements; each of the {extent} results sums its {each} in row-major order."
+    if len(outer.loops) > 1 or any(index != "i" for index in outer.indices):
+        return f"{f.title} {extent} elements with broadcasting."
+    same = " or ".join(tensors) if f.result == "c" else tensors[-1]
+    may = f"{f.result} may be {same}" if f.result == "c" else f"{same} and {f.result} may be the same"
+    return f"{f.title} {extent} elements; {may}."

@@ -1,0 +1,121 @@
+"""Matrix products: ONNX MatMul with batch axes that broadcast.
+
+a [..., M, K], b [..., K, N], y [..., M, N]. With `trans_a` or `trans_b` the operand's last two axes are swapped;
+gradients use that, and sum over the batch axes that an operand was repeated over in the same kernel. A product with
+a matrix of two axes is a fully connected layer, whose weight update fuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING
+
+from poet_codegen.graph import Graph, Node, Tensor
+from poet_codegen.ops.map_kernel import Formula, map_kernel
+from poet_codegen.ops.nest import broadcast, broadcast_strides
+from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
+
+if TYPE_CHECKING:
+    from poet_codegen.autodiff import Tape
+    from poet_codegen.onnx_import import ImportedNode, Importer
+
+
+class MatMul(Op):
+    """y = a b, each operand transposed or not; `shape` is y's where y sums over batch axes."""
+
+    name = "MatMul"
+    onnx = ("MatMul",)
+    supported = "any number of axes, with numpy's broadcasting"
+
+    def load(self, importer: Importer, node: ImportedNode) -> None:
+        """Import ONNX MatMul; vectors become matrices of one row or column."""
+        a, b = importer.value(node, 0), importer.value(node, 1)
+        shapes = f"multiplies shapes {list(a.shape)} and {list(b.shape)}"
+        if not a.shape or not b.shape or a.shape[-1] != b.shape[max(len(b.shape) - 2, 0)]:
+            raise node.refuse(shapes, "Check the model.")
+        batch = broadcast([a.shape[:-2], b.shape[:-2]])
+        if batch is None:
+            raise node.refuse(shapes, "They do not broadcast to a common shape.")
+        rows, columns = a.shape[-2:-1], b.shape[-1:] if len(b.shape) > 1 else ()
+        shape = (*batch, *rows, *columns)
+        if len(b.shape) == 2 and len(a.shape) != 2:
+            flat = (prod(a.shape[:-1]), a.shape[-1])
+            (a,) = importer.step(node, "Reshape", [a], {"shape": flat})
+            (y,) = importer.step(node, "Dense", [a, b], {"transposed": 0})
+        elif len(b.shape) == 2:
+            importer.add(node, "Dense", [a, b], {"transposed": 0})
+            return
+        elif len(a.shape) > 1 and len(b.shape) > 1:
+            importer.add(node, self.name, [a, b], {"trans_a": 0, "trans_b": 0})
+            return
+        else:
+            if len(a.shape) == 1:
+                (a,) = importer.step(node, "Reshape", [a], {"shape": (1, *a.shape)})
+            if len(b.shape) == 1:
+                (b,) = importer.step(node, "Reshape", [b], {"shape": (*b.shape, 1)})
+            (y,) = importer.step(node, self.name, [a, b], {"trans_a": 0, "trans_b": 0})
+        importer.add(node, "Reshape", [y], {"shape": shape})
+
+    def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
+        """[..., M, N], or the attribute."""
+        if "shape" in node.attrs:
+            return (node.ints("shape"),)
+        return (_space(inputs[0].shape, inputs[1].shape, node)[:-1],)
+
+    def gradient(self, tape: Tape, node: Node, grads: Sequence[str]) -> None:
+        """da = dy b^T and db = a^T dy, or their transposes where a or b is read transposed."""
+        a, b = node.inputs
+        (dy,) = grads
+        trans_a, trans_b = node.int("trans_a"), node.int("trans_b")
+        if tape.wants(a):
+            left, right = ((b, dy), (trans_b, 1)) if trans_a else ((dy, b), (0, 1 - trans_b))
+            tape.add_gradient(a, self.name, left, {"trans_a": right[0], "trans_b": right[1], "shape": tape.shape(a)})
+        if tape.wants(b):
+            left, right = ((dy, a), (1, trans_a)) if trans_b else ((a, dy), (1 - trans_a, 0))
+            tape.add_gradient(b, self.name, left, {"trans_a": right[0], "trans_b": right[1], "shape": tape.shape(b)})
+
+    def work(self, graph: Graph, node: Node) -> Work:
+        """One multiply-add for each element of the iteration space [..., M, N, K]."""
+        a, b = (graph.tensors[n].shape for n in node.inputs)
+        return Work("matmul", macs=prod(_space(a, b, node)), elements=graph.tensors[node.outputs[0]].elements)
+
+    def kernel(self, graph: Graph, node: Node) -> Kernel:
+        """templates/kernels/map.c.j2."""
+        a, b, y = (graph.tensors[n].shape for n in (*node.inputs, *node.outputs))
+        space = _space(a, b, node)
+        batch = space[:-3]
+        row_a, column_a = _matrix_strides(a, node.int("trans_a"))
+        row_b, column_b = _matrix_strides(b, node.int("trans_b"))
+        strides = {
+            "a": (*_batch_strides(a, batch), row_a, 0, column_a),
+            "b": (*_batch_strides(b, batch), 0, column_b, row_b),
+        }
+        out = (*_batch_strides(y, batch), *_matrix_strides(y, 0), 0)
+        formula = Formula("matmul", "Matrix product of", ("a", "b"), "c", "{a} * {b}")
+        return map_kernel(formula, space, strides, out, {}, (*node.inputs, *node.outputs))
+
+
+def _space(a: Shape, b: Shape, node: Node) -> Shape:
+    """[batch..., M, N, K]."""
+    batch = broadcast([a[:-2], b[:-2]])
+    assert batch is not None, node.label
+    rows, depth = (a[-1], a[-2]) if node.int("trans_a") else (a[-2], a[-1])
+    columns = b[-2] if node.int("trans_b") else b[-1]
+    return (*batch, rows, columns, depth)
+
+
+def _matrix_strides(shape: Shape, transposed: int) -> tuple[int, int]:
+    """Strides of rows and columns; 0 where there is only one."""
+    row, column = shape[-1] if shape[-2] > 1 else 0, 1 if shape[-1] > 1 else 0
+    return (column, row) if transposed else (row, column)
+
+
+def _batch_strides(shape: Shape, batch: Shape) -> Shape:
+    """Strides along the batch axes, 0 where the matrix is repeated or summed over."""
+    matrix = shape[-2] * shape[-1]
+    lead = shape[:-2]
+    return tuple(stride * matrix for stride in broadcast_strides(lead[max(len(lead) - len(batch), 0) :], batch))
+
+
+register(MatMul())

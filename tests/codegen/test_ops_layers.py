@@ -1,0 +1,188 @@
+"""Results and gradients of layers, reductions and moves against PyTorch, over drawn shapes and attributes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from onnx import helper
+
+from .op_cases import Case, Check, against, drawn, needs_torch, shapes, values
+
+pytestmark = needs_torch
+
+
+@pytest.fixture(scope="module")
+def against_pytorch(torch_oracle: Any, tmp_path_factory: pytest.TempPathFactory) -> Check:
+    return against(torch_oracle, tmp_path_factory)
+
+
+def ints(*numbers: int) -> np.ndarray[Any, Any]:
+    return np.array(numbers, np.int64)
+
+
+@st.composite
+def reduction(draw: st.DrawFn) -> Case:
+    shape = draw(shapes(4, 4, 1))
+    kind = draw(st.sampled_from(["ReduceSum", "ReduceMean", "GlobalAveragePool", "Expand", "Transpose"]))
+    if kind == "GlobalAveragePool":
+        shape = (*shape[:2], *(3 for _ in shape[2:]), 2, 3)
+        return Case([helper.make_node(kind, ["x"], ["y"])], {"x": values(draw, shape)})
+    if kind == "Expand":
+        part = tuple(size if draw(st.booleans()) else 1 for size in shape)
+        node = helper.make_node(kind, ["x", "s"], ["y"])
+        return Case([node], {"x": values(draw, part)}, {"s": ints(*shape)})
+    if kind == "Transpose":
+        perm = draw(st.permutations(range(len(shape))))
+        return Case([helper.make_node(kind, ["x"], ["y"], perm=perm)], {"x": values(draw, shape)})
+    axes = draw(st.sets(st.integers(0, len(shape) - 1), min_size=1))
+    node = helper.make_node(kind, ["x", "a"], ["y"], keepdims=draw(st.integers(0, 1)))
+    return Case([node], {"x": values(draw, shape)}, {"a": ints(*sorted(axes))})
+
+
+@drawn(reduction(), 3)
+def test_reductions_and_transposition(against_pytorch: Check, cases: list[Case]) -> None:
+    against_pytorch(cases)
+
+
+@st.composite
+def product(draw: st.DrawFn) -> Case:
+    m, k, n = (draw(st.integers(1, 5)) for _ in range(3))
+    if draw(st.booleans()):
+        attrs = {
+            "transA": draw(st.integers(0, 1)),
+            "transB": draw(st.integers(0, 1)),
+            "alpha": draw(st.sampled_from([1.0, 0.5])),
+            "beta": draw(st.sampled_from([1.0, 0.25])),
+        }
+        feeds = {
+            "a": values(draw, (k, m) if attrs["transA"] else (m, k)),
+            "b": values(draw, (n, k) if attrs["transB"] else (k, n)),
+        }
+        bias = draw(st.sampled_from([None, (n,), (1, n), (m, 1), (m, n), (1,)]))
+        if bias:
+            feeds["c"] = values(draw, bias)
+        return Case([helper.make_node("Gemm", list(feeds), ["y"], **attrs)], feeds)
+    batch = draw(shapes(2, 3))
+    left = tuple(size if draw(st.booleans()) else 1 for size in batch)
+    right = tuple(size if part == 1 or draw(st.booleans()) else 1 for size, part in zip(batch, left, strict=True))
+    left, right = left[draw(st.integers(0, len(left))) :], right
+    a, b = draw(
+        st.sampled_from(
+            [
+                ((*left, m, k), (*right, k, n)),
+                ((k,), (*right, k, n)),
+                ((*left, m, k), (k,)),
+                ((*batch, m, k), (k, n)),
+                ((k,), (k,)),
+            ]
+        )
+    )
+    node = helper.make_node("MatMul", ["a", "b"], ["y"])
+    if draw(st.booleans()):
+        return Case([node], {"a": values(draw, a)}, {"b": values(draw, b)})
+    return Case([node], {"a": values(draw, a), "b": values(draw, b)})
+
+
+@drawn(product(), 3)
+def test_products(against_pytorch: Check, cases: list[Case]) -> None:
+    against_pytorch(cases)
+
+
+@st.composite
+def pooling(draw: st.DrawFn) -> Case:
+    kernel = [draw(st.integers(1, 3)), draw(st.integers(1, 3))]
+    attrs = {
+        "kernel_shape": kernel,
+        "strides": [draw(st.integers(1, 3)), draw(st.integers(1, 3))],
+        "pads": [draw(st.integers(0, kernel[a % 2] - 1)) for a in range(4)],
+        "count_include_pad": draw(st.integers(0, 1)),
+    }
+    x = values(draw, (draw(st.integers(1, 2)), 2, draw(st.integers(3, 6)), draw(st.integers(3, 6))))
+    return Case([helper.make_node("AveragePool", ["x"], ["y"], **attrs)], {"x": x})
+
+
+@drawn(pooling())
+def test_average_pooling(against_pytorch: Check, cases: list[Case]) -> None:
+    against_pytorch(cases)
+
+
+@st.composite
+def move(draw: st.DrawFn) -> Case:
+    shape = draw(shapes(3, 5, 1))
+    axis = draw(st.integers(0, len(shape) - 1))
+    x = values(draw, shape)
+    kind = draw(st.sampled_from(["Concat", "Split", "Slice", "Pad", "Gather", "Embedding"]))
+    if kind == "Concat":
+        others = [values(draw, (*shape[:axis], draw(st.integers(1, 3)), *shape[axis + 1 :])) for _ in range(2)]
+        node = helper.make_node(kind, ["x", "p", "q", "x"], ["y"], axis=axis)
+        return Case([node], {"x": x, "p": others[0], "q": others[1]})
+    if kind == "Split":
+        x = values(draw, (*shape[:axis], shape[axis] + 2, *shape[axis + 1 :]))
+        node = helper.make_node(kind, ["x", "s"], ["a", "b", "c"], axis=axis)
+        scaled = helper.make_node("Mul", ["b", "b"], ["y"])
+        outputs = draw(st.sampled_from([("a", "y", "c"), ("y",), ("a", "b", "c")]))
+        return Case([node, scaled], {"x": x}, {"s": ints(1, shape[axis], 1)}, outputs)
+    if kind == "Slice":
+        start, end, step = draw(
+            st.sampled_from([(0, 10, 2), (-1, -2000, -1), (-2, 100, 1), (10, -2000, -2), (0, 1, 1)])
+        )
+        node = helper.make_node(kind, ["x", "s", "e", "a", "t"], ["y"])
+        return Case([node], {"x": x}, {"s": ints(start), "e": ints(end), "a": ints(axis), "t": ints(step)})
+    if kind == "Pad":
+        pads = [draw(st.integers(-1 if shape[a % len(shape)] > 2 else 0, 2)) for a in range(2 * len(shape))]
+        node = helper.make_node(kind, ["x", "p", "v"], ["y"])
+        return Case([node], {"x": x}, {"p": ints(*pads), "v": np.float32(draw(st.sampled_from([0.0, 1.5])))})
+    rows = draw(st.lists(st.integers(-shape[axis], shape[axis] - 1), min_size=1, max_size=5))
+    index = np.array(rows, np.int64).reshape((-1, *([1] * draw(st.integers(0, 1)))))
+    node = helper.make_node("Gather", ["x", "i"], ["y"], axis=axis)
+    return Case([node], {"x": x}, {"i": index}) if kind == "Gather" else Case([node], {"i": index}, {"x": x})
+
+
+@drawn(move(), 4)
+def test_moves(against_pytorch: Check, cases: list[Case]) -> None:
+    against_pytorch(cases)
+
+
+@st.composite
+def normalization(draw: st.DrawFn) -> Case:
+    shape = draw(shapes(3, 5, 2))
+    axis = draw(st.integers(-len(shape), -1))
+    kind = draw(st.sampled_from(["Softmax", "LogSoftmax", "LayerNormalization", "BatchNormalization"]))
+    x = values(draw, shape)
+    if kind == "BatchNormalization":
+        names = ["scale", "bias", "mean", "variance"]
+        constants = {name: values(draw, (shape[1],), 0.5, 2.0) for name in names}
+        return Case([helper.make_node(kind, ["x", *names], ["y"], epsilon=1e-3)], {"x": x}, constants)
+    if kind == "LayerNormalization":
+        shape = (*shape[:-1], shape[-1] + 1)
+        feeds = {"x": values(draw, shape), "s": values(draw, shape[axis:]), "b": values(draw, shape[axis:])}
+        feeds = feeds if draw(st.booleans()) else {name: feeds[name] for name in "xs"}
+        return Case([helper.make_node(kind, list(feeds), ["y"], axis=axis, epsilon=1e-2)], feeds)
+    return Case([helper.make_node(kind, ["x"], ["y"], axis=axis)], {"x": x})
+
+
+@drawn(normalization(), 3)
+def test_normalizations(against_pytorch: Check, cases: list[Case]) -> None:
+    against_pytorch(cases)
+
+
+def test_decomposed_layer_normalization(against_pytorch: Check) -> None:
+    """As exporters write it before operator set 17."""
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["mean"]),
+        helper.make_node("Sub", ["x", "mean"], ["d"]),
+        helper.make_node("Pow", ["d", "two"], ["square"]),
+        helper.make_node("ReduceMean", ["square", "axes"], ["variance"]),
+        helper.make_node("Add", ["variance", "epsilon"], ["v"]),
+        helper.make_node("Sqrt", ["v"], ["deviation"]),
+        helper.make_node("Div", ["d", "deviation"], ["z"]),
+        helper.make_node("Mul", ["z", "scale"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "bias"], ["y"]),
+    ]
+    rng = np.random.default_rng(7)
+    x, scale, bias = (rng.standard_normal(s).astype(np.float32) for s in ((2, 3, 8), 8, 8))
+    numbers = {"axes": ints(-1), "two": np.float32(2), "epsilon": np.float32(1e-5)}
+    against_pytorch([Case(nodes, {"x": x}, {**numbers, "scale": scale, "bias": bias})])
