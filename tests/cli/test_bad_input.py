@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +45,16 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_unknown_board_gives_nearest_names(tmp_path: Path) -> None:
-    fails(tmp_path, "plan", str(MODEL), "--board", "qemu_netduino2", "--ram", "32K", words=["qemu_netduinoplus2", "boards"])
+    fails(
+        tmp_path,
+        "plan",
+        str(MODEL),
+        "--board",
+        "qemu_netduino2",
+        "--ram",
+        "32K",
+        words=["qemu_netduinoplus2", "boards"],
+    )
     assert not (tmp_path / "build").exists()
 
 
@@ -66,7 +79,16 @@ def test_impossible_deadline(tmp_path: Path) -> None:
 
 def test_corrupt_model(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"\x08\x07garbage")
-    fails(tmp_path, "plan", "m.onnx", "--board", "qemu_netduinoplus2", "--ram", "32K", words=["m.onnx", "not a valid ONNX"])
+    fails(
+        tmp_path,
+        "plan",
+        "m.onnx",
+        "--board",
+        "qemu_netduinoplus2",
+        "--ram",
+        "32K",
+        words=["m.onnx", "not a valid ONNX"],
+    )
 
 
 @pytest.mark.parametrize("command", ["build", "flash", "eval", "train", "verify", "stop", "report"])
@@ -133,33 +155,89 @@ def test_everything_that_needs_a_firmware(planned: Path, tmp_path: Path) -> None
         manifest.write_text(json.dumps(other))
         fails(planned, "train", "--data", str(tmp_path / "good.npz"), words=["poet flash"])
         manifest.write_text(original)
-        # The device dies in the middle of a run.
-        state = json.loads((planned / "build" / "run" / "target.json").read_text())
-        trainer = subprocess.Popen(
-            [str(Path(sys.executable).parent / "poet"), "train", "--data", str(tmp_path / "good.npz"), "--epochs", "5000"],
-            cwd=planned,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        partial = planned / "build" / "run" / "losses.partial.csv"
-        while trainer.poll() is None and not (partial.exists() and partial.stat().st_size > 400):
-            pass
-        os.kill(state["pid"], 9)
-        output, _ = trainer.communicate(timeout=60)
-        assert trainer.returncode == 1 and "Traceback" not in output, output
-        assert "poet flash" in " ".join(output.split()) and "step" in output
-        assert not (planned / "build" / "run" / "trained.onnx").exists()
-        assert not (planned / "build" / "run" / "losses.csv").exists()
+        # A whole run first: what it leaves must not survive a later run that dies.
+        train = ["train", "--data", str(tmp_path / "good.npz")]
+        assert run(planned, *train, "--epochs", "2")[0] == 0
+        results = [
+            planned / "build" / "run" / name for name in ("run.json", "trained.onnx", "losses.csv", "weights.npz")
+        ]
+        assert all(path.exists() for path in results)
+        assert run(planned, "eval", "--data", str(tmp_path / "good.npz"))[0] == 0
+        fails(planned, *train, "--resume", "--epochs", "2", "--lr", "0.5", words=["learning_rate", "--resume"])
+        # Refused before anything is ended or written.
+        fails(planned, "flash", "--port", "/dev/ttyUSB9", words=["emulated"], code=2)
+        output = killed_in_training(planned, [*train, "--epochs", "5000"])
+        assert "Traceback" not in output and "poet flash" in output and "step" in output
+        assert not any(path.exists() for path in results)
+    finally:
+        run(planned, "stop")
+    # Weights of another run: measured, but not recorded.
+    assert run(planned, "flash")[0] == 0
+    try:
+        _, text = run(planned, "eval", "--data", str(tmp_path / "good.npz"))
+        assert "nothing was recorded" in text and not results[0].exists()
     finally:
         run(planned, "stop")
 
 
-def test_serial_port_that_is_not_there(planned: Path, tmp_path: Path) -> None:
-    fails(planned, "flash", "--port", "/dev/nothing", words=["firmware.elf"]) if not (
-        planned / "build" / "project" / "firmware.elf"
-    ).exists() else None
-    code, text = run(tmp_path, "plan", str(MODEL), "--board", "disco_f407vg", "--ram", "64K")
+def killed_in_training(planned: Path, arguments: list[str]) -> str:
+    """Output of `poet` when its device is killed after some steps."""
+    state = json.loads((planned / "build" / "run" / "target.json").read_text())
+    partial = planned / "build" / "run" / "losses.partial.csv"
+    trainer = subprocess.Popen(
+        [str(Path(sys.executable).parent / "poet"), *arguments],
+        cwd=planned,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (partial.exists() and partial.stat().st_size > 400):
+        assert trainer.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(state["pid"], 9)
+    output, _ = trainer.communicate(timeout=60)
+    assert trainer.returncode == 1
+    return " ".join(output.split())
+
+
+@pytest.fixture(scope="module")
+def on_real_board(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a built firmware for a board that is not emulated."""
+    folder = tmp_path_factory.mktemp("real")
+    code, text = run(folder, "plan", str(MODEL), "--board", "disco_f407vg", "--ram", "64K")
     assert code == 0, text
-    assert run(tmp_path, "build")[0] == 0
-    fails(tmp_path, "flash", words=["--port"])
+    code, text = run(folder, "build")
+    if code and "gcc-arm-none-eabi" in text:
+        assert "CI" not in os.environ, text
+        pytest.skip("no Arm compiler")
+    assert code == 0, text
+    return folder
+
+
+def test_serial_port_that_is_missing_or_busy(on_real_board: Path) -> None:
+    fails(on_real_board, "flash", words=["--port"])
+    fails(on_real_board, "flash", "--port", "/dev/ttyNOPE", words=["/dev/ttyNOPE"])
+    ours, theirs = pty.openpty()
+    try:
+        port = os.ttyname(theirs)
+        fcntl.ioctl(theirs, termios.TIOCEXCL)
+        if os.geteuid() != 0:  # root may open a port that somebody has to himself
+            fails(on_real_board, "flash", "--port", port, words=[port])
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_budget_beyond_the_board(tmp_path: Path) -> None:
+    fails(tmp_path, *PLAN, "--ram", "900K", words=["921600", "131072", "126976"])
+
+
+@pytest.mark.parametrize("columns", ["50", "80"])
+def test_errors_read_well_in_a_narrow_terminal(tmp_path: Path, columns: str) -> None:
+    command = [str(Path(sys.executable).parent / "poet"), *PLAN, "--ram", "10K"]
+    env = {**os.environ, "COLUMNS": columns}
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120, env=env)
+    assert result.returncode == 1
+    assert max(map(len, result.stderr.splitlines())) <= int(columns)
+    assert "bytes" in result.stderr and "[" not in result.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from poet_solver.errors import InfeasibleError, PoetError
 from poet_solver.incumbent import Progress
 from poet_solver.pipeline import Technique, solve
 from poet_solver.schedule import Schedule, Status
@@ -89,7 +90,13 @@ def plan_command(
             request = make_request(model, board, budget, deadline or None, params, train, technique.value, seed)
             return make_plan(request, model, threads=threads, time_limit_s=time_limit, progress=show)
 
-        plan = make(ram_bytes) if ram_bytes is not None else fit_to_board(description, make)
+        try:
+            plan = make(ram_bytes) if ram_bytes is not None else fit_to_board(description, make)
+        except InfeasibleError as error:
+            if params is Home.STORAGE:
+                raise
+            hint = "With --params storage parameters need not stay in RAM between steps."
+            raise PoetError(f"{error} {hint}") from error
         folder = BuildFolder(out)
         save_plan(plan, model, folder)
         status.update("Writing the report")

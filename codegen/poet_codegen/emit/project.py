@@ -13,6 +13,7 @@ from poet_solver.schedule import Schedule
 from poet_codegen.board import Board
 from poet_codegen.emit.layout import Constant, Layout, ParamRow, PassLayout, build_layout, tensor_names
 from poet_codegen.emit.steps import EmittedStep, choose_kernels, emit_steps
+from poet_codegen.emit.wrap import prototype, wrap_kernel
 from poet_codegen.graph import Array, Graph, Kind, Tensor, model_digest
 from poet_codegen.lower import Lowered
 from poet_codegen.ops.registry import Kernel
@@ -104,7 +105,7 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
     steps = emit_steps(train.graph, train.lowered, train.schedule, train_layout, layout.pages, 0)
     infer_steps = emit_steps(infer.graph, infer.lowered, infer.schedule, infer_layout, layout.pages, len(steps))
     kernels = _kernels([train.graph, infer.graph])
-    sources = tuple(render(f"kernels/{kernel.template}", **kernel.values) for kernel in kernels)
+    sources = tuple(wrap_kernel(render(f"kernels/{kernel.template}", **kernel.values)) for kernel in kernels)
     model = model_digest(train.graph, build.weights)
     schedule = train.schedule.digest()
     emission = Emission(
@@ -123,7 +124,7 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
         offsets=(*train_layout.constants(), *infer_layout.constants()),
         pages=_unique_pages(layout),
         kernels=sources,
-        prototypes=tuple(_prototype(source) for source in sources),
+        prototypes=tuple(prototype(source) for source in sources),
         steps=steps,
         infer_steps=infer_steps,
         total_steps=len(steps) + len(infer_steps),
@@ -145,12 +146,6 @@ def _kernels(graphs: Iterable[Graph]) -> list[Kernel]:
             known = found.setdefault(kernel.name, kernel)
             assert (known.template, known.values) == (kernel.template, kernel.values), kernel.name
     return list(found.values())
-
-
-def _prototype(source: str) -> str:
-    """The declaration of a rendered kernel: its first line that starts with 'void', up to the closing bracket."""
-    line = next(line for line in source.splitlines() if line.startswith("void "))
-    return f"{line};"
 
 
 def _unique_pages(layout: Layout) -> tuple[Constant, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from poet_solver.schedule import Compute, Free, Home, PageIn, PageOut, Schedule
 
 from poet_codegen.emit.layout import Constant, PassLayout
+from poet_codegen.emit.wrap import wrap_call
 from poet_codegen.graph import Graph
 from poet_codegen.lower import Lowered
 from poet_codegen.ops import registry
@@ -26,8 +27,8 @@ class EmittedStep:
     """ONNX node or tensor, unescaped."""
     op: str
     recompute: bool
-    call: str
-    """C expression of the call, wrapped to the generated code's width."""
+    statement: str
+    """C statement, wrapped to the generated code's width."""
     size_bytes: int
     """Bytes moved by a page step; bytes of the outputs of a computation."""
     energy_j: float
@@ -42,20 +43,6 @@ class EmittedStep:
 
 
 _INDENT = 4
-_WIDTH = 110
-
-
-def _call(function: str, arguments: Sequence[str], column: int) -> str:
-    """A C call that starts at `column`, broken after commas to stay within the width."""
-    lines = [f"{' ' * column}{function}("]
-    pad = " " * len(lines[0])
-    for position, argument in enumerate(arguments):
-        cell = argument + ("" if position == len(arguments) - 1 else ",")
-        if position and len(lines[-1]) + len(cell) + len(" );") > _WIDTH:
-            lines.append(pad + cell)
-        else:
-            lines[-1] += (" " if position else "") + cell
-    return "\n".join(lines).lstrip() + ")"
 
 
 def choose_kernels(graph: Graph) -> dict[int, Kernel]:
@@ -99,10 +86,10 @@ def emit_steps(
             for old, _ in mode.in_place:
                 offsets.pop(old, None)
             size = sum(problem.tensors[v].size_bytes for v in op.outputs)
-            call = _call(kernel.name, arguments, _INDENT)
+            statement = wrap_call(kernel.name, arguments, _INDENT, ";")
             again = step.op in done
             out.append(
-                EmittedStep(index, "compute", node.label, node.op, again, call, size, mode.energy_j, mode.time_s)
+                EmittedStep(index, "compute", node.label, node.op, again, statement, size, mode.energy_j, mode.time_s)
             )
             done.add(step.op)
         else:
@@ -115,6 +102,8 @@ def emit_steps(
             assert cost is not None and isinstance(step, PageIn | PageOut)
             place = layout.arena(step.tensor, offsets[step.tensor])
             arguments = [pages[name].name, place, f"{tensor.size_bytes}u"]
-            call = _call(f"poet_{do}", arguments, _INDENT + len("POET_TRY("))
-            out.append(EmittedStep(index, do, name, do, False, call, tensor.size_bytes, cost.energy_j, cost.time_s))
+            statement = wrap_call(f"POET_TRY(poet_{do}", arguments, _INDENT, ");")
+            out.append(
+                EmittedStep(index, do, name, do, False, statement, tensor.size_bytes, cost.energy_j, cost.time_s)
+            )
     return tuple(out)
