@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test lint format clean onnx-conformance
 
 setup: $(STAMP)-python $(STAMP)-system
 
@@ -18,6 +18,10 @@ test: setup lint
 	$(BIN)/poet plan examples/digits/digits.onnx --board qemu_netduinoplus2 --ram 28K --dir $(HIL_BUILD)
 	$(BIN)/poet build --dir $(HIL_BUILD)
 	POET_BUILD_DIR=$(HIL_BUILD) $(BIN)/python -m pytest -n 2
+
+# ONNX's own node tests through the generated C; -v in ARGS names every case that is not applicable.
+onnx-conformance: setup
+	$(BIN)/python -m tests.codegen.onnx_conformance $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

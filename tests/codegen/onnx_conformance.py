@@ -10,6 +10,7 @@ where the import needs a constant there, the case's value is one. Exit status 1 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 import warnings
@@ -86,6 +87,8 @@ def load(case: Any) -> Case:
         raise NotApplicable("no input")
     first = graph.input[0].name
     integers = {name for name, array in arrays.items() if array.dtype != np.float32}
+    if any(np.size(array) == 0 for array in (arrays[first], *outputs)):
+        raise NotApplicable("a tensor without elements")
     reason = ""
     for constants in (set(), integers, set(arrays) - {first}):
         try:
@@ -95,7 +98,8 @@ def load(case: Any) -> Case:
             continue
         feeds = {name: array for name, array in arrays.items() if name not in constants}
         return Case(case.name, model, feeds, [np.asarray(o) for o in outputs], case.rtol, case.atol)
-    raise NotApplicable(reason.partition(": ")[2].split("\n")[0] or reason)
+    sentence = reason.partition(": ")[2].split("\n")[0]
+    raise NotApplicable(re.sub(r"\[[^]]*\]", "[...]", sentence))
 
 
 def _with_constants(

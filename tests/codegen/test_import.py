@@ -58,15 +58,15 @@ def test_dynamic_shape_says_how_to_fix_it(make_model: Maker, dim: str | int) -> 
         (helper.make_node("Add", ["x", "w"], ["y"], "sum"), [2, 4], {"w": W}, ["sum", "broadcast"]),
         (
             helper.make_node("Conv", ["x", "w"], ["y"], "c"),
-            [1, 4, 5],
-            {"w": np.ones((2, 4, 3), np.float32)},
+            [1, 4, 5, 5, 5],
+            {"w": np.ones((2, 4, 3, 3, 3), np.float32)},
             ["2-D"],
         ),
         (
-            helper.make_node("MaxPool", ["x"], ["y"], "p", kernel_shape=[2, 2], ceil_mode=1),
+            helper.make_node("MaxPool", ["x"], ["y"], "p", kernel_shape=[2, 2], storage_order=1),
             [1, 1, 5, 5],
             {},
-            ["'p'", "ceil_mode"],
+            ["'p'", "storage_order"],
         ),
         (
             helper.make_node("Conv", ["x", "w"], ["y"], "c"),

@@ -104,6 +104,24 @@ def pooling(draw: st.DrawFn) -> Case:
     return Case([helper.make_node("AveragePool", ["x"], ["y"], **attrs)], {"x": x})
 
 
+@st.composite
+def line(draw: st.DrawFn) -> Case:
+    """Convolution and pooling over one axis."""
+    kernel, groups = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    attrs = {"strides": [draw(st.integers(1, 2))], "pads": [draw(st.integers(0, kernel - 1)) for _ in range(2)]}
+    x = values(draw, (draw(st.integers(1, 2)), 2 * groups, draw(st.integers(4, 7))))
+    op = draw(st.sampled_from(["Conv", "MaxPool", "AveragePool"]))
+    if op != "Conv":
+        return Case([helper.make_node(op, ["x"], ["y"], kernel_shape=[kernel], **attrs)], {"x": x})
+    weights = {"w": values(draw, (3 * groups, 2, kernel)), "b": values(draw, (3 * groups,))}
+    return Case([helper.make_node(op, ["x", "w", "b"], ["y"], group=groups, **attrs)], {"x": x}, weights)
+
+
+@drawn(line())
+def test_layers_over_one_axis(against_pytorch: Check, cases: list[Case]) -> None:
+    against_pytorch(cases)
+
+
 @drawn(pooling())
 def test_average_pooling(against_pytorch: Check, cases: list[Case]) -> None:
     against_pytorch(cases)

@@ -134,6 +134,17 @@ def _normalizing(op: str, attrs: dict[str, Any], x: list[Any]) -> Any:
     return None
 
 
+def _line(op: str, attrs: dict[str, Any], x: list[Any]) -> torch.Tensor:
+    """Convolution and pooling over one axis."""
+    pads, strides = tuple(attrs["pads"]), attrs["strides"]
+    if op == "Conv":
+        return f.conv1d(f.pad(x[0], pads), x[1], x[2], strides, 0, 1, attrs["group"])
+    if op == "MaxPool":
+        return f.max_pool1d(f.pad(x[0], pads, value=-torch.inf), attrs["kernel_shape"], strides)
+    inside = f.avg_pool1d(f.pad(torch.ones_like(x[0]), pads), attrs["kernel_shape"], strides)
+    return f.avg_pool1d(f.pad(x[0], pads), attrs["kernel_shape"], strides) / inside
+
+
 def _average_pool(attrs: dict[str, Any], x: torch.Tensor) -> torch.Tensor:
     """Any padding: the sum of each window over the number of elements that count."""
     top, left, bottom, right = attrs.get("pads", [0, 0, 0, 0])
@@ -144,6 +155,8 @@ def _average_pool(attrs: dict[str, Any], x: torch.Tensor) -> torch.Tensor:
 
 
 def _run(op: str, attrs: dict[str, Any], inputs: list[Any]) -> Any:
+    if op in ("Conv", "MaxPool", "AveragePool") and inputs[0].dim() == 3:
+        return _line(op, attrs, inputs)
     for family in (_pointwise, _moving, _normalizing):
         known = family(op, attrs, inputs)
         if known is not None:

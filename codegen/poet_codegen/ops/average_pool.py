@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from poet_codegen.graph import Graph, Node, Tensor
 from poet_codegen.ops.nest import literal
+from poet_codegen.ops.pool import load_pooling
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
-from poet_codegen.ops.window import Window, read_window
+from poet_codegen.ops.window import Window
 
 if TYPE_CHECKING:
     from poet_codegen.autodiff import Tape
@@ -20,21 +21,12 @@ class AveragePool(Op):
 
     name = "AveragePool"
     onnx = ("AveragePool",)
-    supported = "2-D, any kernel, stride, padding and dilation, count_include_pad; no ceil_mode"
+    supported = "1-D and 2-D, any kernel, stride, padding, dilation and count_include_pad"
 
     def load(self, importer: Importer, node: ImportedNode) -> None:
         """Import ONNX AveragePool."""
-        x = importer.value(node, 0)
-        kernel = tuple(node.attrs.get("kernel_shape", ()))
-        if len(x.shape) != 4 or len(kernel) != 2:
-            raise node.refuse(f"works on shape {list(x.shape)}", "Only 2-D pooling is supported.")
-        if node.attrs.get("ceil_mode", 0):
-            raise node.refuse("uses ceil_mode", "Export with ceil_mode=False.")
-        window = read_window(node, x.shape, kernel)
-        if not window.touches_everywhere(x.shape[2:]):
-            raise node.refuse("has a window with no element of the input in it", "Use less padding or dilation.")
         count_pads = int(node.attrs.get("count_include_pad", 0))
-        importer.add(node, self.name, [x], {**window.attrs(), "kernel": kernel, "count_pads": count_pads})
+        load_pooling(importer, node, self.name, importer.value(node, 0), {"count_pads": count_pads})
 
     def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
         """[N, C, OH, OW]."""

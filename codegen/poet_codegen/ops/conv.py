@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from poet_codegen.graph import AttrValue, Graph, Node, Tensor
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
-from poet_codegen.ops.window import Window, read_window
+from poet_codegen.ops.window import Window, in_two_dimensions, read_window
 
 if TYPE_CHECKING:
     from poet_codegen.autodiff import Tape
@@ -24,24 +24,33 @@ class Conv(Op):
 
     name = "Conv"
     onnx = ("Conv",)
-    supported = "2-D, any kernel, stride, padding, dilation and groups; constant weights"
+    supported = "1-D and 2-D, any kernel, stride, padding, dilation and groups"
 
     def load(self, importer: Importer, node: ImportedNode) -> None:
         """Import ONNX Conv."""
         x, w = importer.value(node, 0), importer.value(node, 1)
-        if len(x.shape) != 4 or len(w.shape) != 4:
+        if len(x.shape) not in (3, 4) or len(w.shape) != len(x.shape):
             raise node.refuse(
-                f"works on shapes {list(x.shape)} and {list(w.shape)}", "Only 2-D convolution is supported."
+                f"works on shapes {list(x.shape)} and {list(w.shape)}", "Only 1-D and 2-D convolution is supported."
             )
-        window = read_window(node, x.shape, w.shape[2:])
+        line = len(x.shape) == 3
+        conv = in_two_dimensions(node) if line else node
+        if line:
+            x, w = (importer.step(node, "Reshape", [t], {"shape": (*t.shape[:2], 1, t.shape[2])})[0] for t in (x, w))
+        window = read_window(conv, x.shape, w.shape[2:])
         groups = int(node.attrs.get("group", 1))
         if x.shape[1] != w.shape[1] * groups or w.shape[0] % groups:
             raise node.refuse(
                 f"input has {x.shape[1]} channels, but weights {list(w.shape)} with {groups} groups take others",
                 "Check the model.",
             )
-        inputs = [x, w] + ([importer.value(node, 2)] if len(node.inputs) > 2 else [])
-        importer.add(node, self.name, inputs, {**window.attrs(), "groups": groups})
+        inputs = [x, w] + ([importer.value(node, 2)] if node.has(2) else [])
+        attrs = {**window.attrs(), "groups": groups}
+        if line:
+            (y,) = importer.step(node, self.name, inputs, attrs)
+            importer.add(node, "Reshape", [y], {"shape": (*y.shape[:2], y.shape[3])})
+        else:
+            importer.add(node, self.name, inputs, attrs)
 
     def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
         """[N, O, OH, OW]."""

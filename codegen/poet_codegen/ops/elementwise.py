@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from poet_codegen.ops.map_kernel import Formula
 from poet_codegen.ops.pointwise import SUM_TO, OnnxPointwise, Pointwise, Pull, load_pointwise
 from poet_codegen.ops.registry import register
@@ -26,6 +28,10 @@ class Pow(OnnxPointwise):
         special = {2.0: "Square", 0.5: "Sqrt"}.get(exponent) if exponent is not None else None
         if special and not importer.is_constant(node.inputs[0]):
             importer.add(node, special, [importer.value(node, 0)], {})
+        elif exponent is None and importer.is_constant(node.inputs[1]) and not importer.is_parameter(node.inputs[1]):
+            # ONNX allows integers here, alone among the operators that train.
+            held = importer.hold(node, "exponent", importer.constant(node, 1).astype(np.float32))
+            importer.add(node, self.name, [importer.value(node, 0), held], {})
         else:
             load_pointwise(importer, node, self.name, ("x", "p"), {})
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from poet_codegen.graph import Graph, Node, Tensor
+from poet_codegen.graph import AttrValue, Graph, Node, Tensor
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
-from poet_codegen.ops.window import Window, read_window
+from poet_codegen.ops.window import Window, in_two_dimensions, read_window, with_ceil_mode
 
 if TYPE_CHECKING:
     from poet_codegen.autodiff import Tape
@@ -19,22 +19,16 @@ class MaxPool(Op):
 
     name = "MaxPool"
     onnx = ("MaxPool",)
-    supported = "2-D, any kernel, stride, padding and dilation; one output"
+    supported = "1-D and 2-D, any kernel, stride, padding and dilation; one output"
 
     def load(self, importer: Importer, node: ImportedNode) -> None:
         """Import ONNX MaxPool."""
         x = importer.value(node, 0)
-        if len(x.shape) != 4 or len(node.attrs.get("kernel_shape", ())) != 2:
-            raise node.refuse(f"works on shape {list(x.shape)}", "Only 2-D pooling is supported.")
-        if node.attrs.get("ceil_mode", 0) or node.attrs.get("storage_order", 0):
-            raise node.refuse("uses ceil_mode or storage_order", "Export with ceil_mode=False.")
+        if node.attrs.get("storage_order", 0):
+            raise node.refuse("uses storage_order", "Export without return_indices.")
         if len([name for name in node.outputs if name]) > 1:
             raise node.refuse("returns indices", "Export without return_indices.")
-        kernel = tuple(node.attrs["kernel_shape"])
-        window = read_window(node, x.shape, kernel)
-        if not window.touches_everywhere(x.shape[2:]):
-            raise node.refuse("has a window with no element of the input in it", "Use less padding or dilation.")
-        importer.add(node, self.name, [x], {**window.attrs(), "kernel": kernel})
+        load_pooling(importer, node, self.name, x, {})
 
     def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
         """[N, C, OH, OW]."""
@@ -76,6 +70,31 @@ class MaxPoolGrad(Op):
         values = _values(node, x, dy)
         name = _name("max_pool_grad", values)
         return Kernel("max_pool_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs))
+
+
+def load_pooling(importer: Importer, node: ImportedNode, op: str, x: Tensor, more: Mapping[str, AttrValue]) -> None:
+    """Add a pooling over x [N, C, H, W], or over x [N, C, L] seen as [N, C, 1, L]."""
+    if len(x.shape) not in (3, 4) or len(node.attrs.get("kernel_shape", ())) != len(x.shape) - 2:
+        raise node.refuse(f"works on shape {list(x.shape)}", "Only 1-D and 2-D pooling is supported.")
+    line = len(x.shape) == 3
+    pooling = in_two_dimensions(node) if line else node
+    if line:
+        (x,) = importer.step(node, "Reshape", [x], {"shape": (*x.shape[:2], 1, x.shape[2])})
+    kernel = tuple(pooling.attrs["kernel_shape"])
+    window = read_window(pooling, x.shape, kernel)
+    if node.attrs.get("ceil_mode", 0):
+        wider = with_ceil_mode(window, x.shape[2:])
+        if wider != window and more.get("count_pads", 0):
+            raise node.refuse("uses ceil_mode with count_include_pad", "Export with one of them.")
+        window = wider
+    if not window.touches_everywhere(x.shape[2:]):
+        raise node.refuse("has a window with no element of the input in it", "Use less padding or dilation.")
+    attrs = {**window.attrs(), "kernel": kernel, **more}
+    if line:
+        (y,) = importer.step(node, op, [x], attrs)
+        importer.add(node, "Reshape", [y], {"shape": (*y.shape[:2], y.shape[3])})
+    else:
+        importer.add(node, op, [x], attrs)
 
 
 def _work(graph: Graph, node: Node, pooled: str) -> Work:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from poet_codegen.graph import AttrValue, Node
@@ -94,6 +94,34 @@ class Window:
     def attrs(self) -> dict[str, AttrValue]:
         """As node attributes."""
         return {"strides": self.strides, "dilations": self.dilations, "pads": self.pads}
+
+
+def with_ceil_mode(window: Window, extent: Sequence[int]) -> Window:
+    """The window with as much padding at the end as gives the output size of ONNX's ceil_mode.
+
+    That rounds up, but no window may start in the padding at the end.
+    """
+    pads = list(window.pads)
+    for a in (0, 1):
+        reach = window.dilations[a] * (window.kernel[a] - 1) + 1
+        span = extent[a] + pads[a] + pads[a + 2] - reach
+        count = -(-span // window.strides[a]) + 1
+        if (count - 1) * window.strides[a] >= extent[a] + pads[a]:
+            count -= 1
+        pads[a + 2] += max(0, (count - 1) * window.strides[a] - span)
+    return replace(window, pads=(pads[0], pads[1], pads[2], pads[3]))
+
+
+def in_two_dimensions(node: ImportedNode) -> ImportedNode:
+    """A convolution or pooling over one axis as one over two, of which the first has size 1."""
+    attrs = dict(node.attrs)
+    for name in ("kernel_shape", "strides", "dilations"):
+        if name in attrs:
+            attrs[name] = (1, *attrs[name])
+    if "pads" in attrs:
+        begin, end = attrs["pads"]
+        attrs["pads"] = (0, begin, 0, end)
+    return replace(node, attrs=attrs)
 
 
 def read_window(node: ImportedNode, x: Sequence[int], kernel: Sequence[int]) -> Window:
