@@ -28,7 +28,7 @@ from ortools.math_opt.python import mathopt
 
 from poet_solver.cuts import Anchor, Separator, StagePoint
 from poet_solver.interrupt import Interrupt
-from poet_solver.lp import OBJECTIVE_SCALE, add_rows, safe_objective
+from poet_solver.lp import OBJECTIVE_SCALE, add_rows, has_stalled, safe_objective
 from poet_solver.model import INF, Row
 from poet_solver.net import Net
 
@@ -228,6 +228,7 @@ def bound_all_schedules(
     solver = mathopt.IncrementalSolver(lp, mathopt.SolverType.HIGHS)
     separator = Separator(net, blocks.block)
     best = base
+    history: list[float] = []
     while not interrupt.stop and (left := deadline - time.monotonic()) > 0.05:
         result = solver.solve(
             params=mathopt.SolveParameters(
@@ -245,7 +246,8 @@ def bound_all_schedules(
         found = [blocks.memory_row(s, x) for s in range(1, net.n_ops)]
         rows = [row for row in found if row is not None][:_MOST_ROWS]
         cuts = [blocks.cut(anchor) for anchor in separator.violated(blocks.point(x))]
-        if best >= goal_j or not (rows or cuts):
+        history.append(best)
+        if best >= goal_j or not (rows or cuts) or has_stalled(history, goal_j):
             break
         add_rows(lp, variables, rows, 1.0 / max(1, net.ram_bytes))
         add_rows(lp, variables, cuts, 1.0)

@@ -10,11 +10,16 @@ from dataclasses import dataclass, field
 
 from poet_solver.interrupt import Interrupt
 from poet_solver.net import Net
-from poet_solver.pack import layout_of, peak_bytes
+from poet_solver.pack import layout_of, pack, peak_bytes
 from poet_solver.plan import Action, Do, Plan, actions_of_plan, complete, plan_of_actions
 
 CLOSED_GAP = 1e-6
 """Relative gap at which a family counts as solved."""
+
+_LEAST_ORDER_GAIN = 1e-5
+"""Relative gain for which the given order of first computations is left."""
+
+_PACK_TEST_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,23 @@ class Search:
     phase: str = "start"
     has_overrun: bool = False
     """A point broke a budget by rounding: the search is to be repeated strictly."""
+    test_packing: bool = False
+    """Keep the best plan that can be given addresses too: homes in RAM leave holes that not every plan can fill."""
+    prefer_packed: bool = False
+    """`offer_actions` answers whether the plan is the best with addresses, instead of the best without."""
+    packed_actions: tuple[Action, ...] = ()
+    packed_energy_j: float = math.inf
     fixed_order_j: float = math.inf
     """Energy of the best plan in the given order of first computations, when another order was found to be better."""
     first_s: float = math.inf
     """Seconds until the first plan."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def arena_bytes(self) -> int:
+        """Budget for addresses: the problem's own, even where the search runs with a lower one."""
+        ram = self.net.problem.ram_bytes
+        return self.net.ram_bytes if ram is None else ram
 
     @property
     def left_s(self) -> float:
@@ -94,15 +111,28 @@ class Search:
             ):
                 self.has_overrun = True
                 return False
-            if energy >= self.energy_j or peak_bytes(layout_of(self.net, actions).rectangles) > self.net.ram_bytes:
+            if energy >= max(self.energy_j, self.packed_energy_j if self.test_packing else 0.0):
                 return False
+            rectangles = layout_of(self.net, actions).rectangles
+            if peak_bytes(rectangles) > self.net.ram_bytes:
+                return False
+            is_packed = (
+                self.test_packing
+                and energy < self.packed_energy_j
+                and pack(rectangles, self.arena_bytes, _PACK_TEST_S) is not None
+            )
+            if is_packed:
+                self.packed_actions, self.packed_energy_j = actions, energy
             plan = plan_of_actions(self.net, actions)
-            if plan is None and not runs_in_order(actions):
+            is_reordered = plan is None and not runs_in_order(actions)
+            if energy >= self.energy_j * (1 - _LEAST_ORDER_GAIN if is_reordered else 1):
+                return is_packed
+            if is_reordered:
                 self.fixed_order_j = min(self.fixed_order_j, self.energy_j)
             self.actions, self.energy_j, self.plan = actions, energy, plan
             self.first_s = min(self.first_s, time.monotonic() - self.started)
             self.tell()
-            return True
+            return is_packed if self.prefer_packed else True
 
     def raise_bound(self, family: str, bound_j: float) -> None:
         """Take a better lower bound."""

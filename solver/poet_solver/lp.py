@@ -6,6 +6,7 @@ Solved through MathOpt's incremental interface, so that a round costs only the d
 from __future__ import annotations
 
 import datetime
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,10 @@ OBJECTIVE_SCALE = 100.0
 """The base energy in units of the LP's objective (see poet_solver.cpsat on scaling)."""
 
 _ALGORITHM = mathopt.LPAlgorithm.DUAL_SIMPLEX
+
+_PATIENCE = 6
+"""Rounds within which the LP must close at least `_LEAST_GAIN` of the gap."""
+_LEAST_GAIN = 0.01
 
 _MOST_MEMORY_ROWS = 300
 """Added in one round."""
@@ -76,6 +81,7 @@ def relax(
     add_rows(lp, variables, cuts, 1.0)
     rows: list[Row] = []
     given: set[tuple[int, bool]] = set()
+    history: list[float] = []
     interrupt = interrupt or Interrupt()
     while not interrupt.stop:
         left = deadline - time.monotonic()
@@ -97,7 +103,8 @@ def relax(
             best = replace(best, bound_j=max(bound, best.bound_j), reduced_j=reduced, point=x)
             if on_bound is not None:
                 on_bound(best.bound_j)
-        if bound >= goal_j or not (new_rows or new_cuts):
+        history.append(best.bound_j)
+        if bound >= goal_j or not (new_rows or new_cuts) or has_stalled(history, goal_j):
             best = replace(best, complete=not (new_rows or new_cuts))
             break
         add_rows(lp, variables, new_rows, byte)
@@ -106,6 +113,15 @@ def relax(
         cuts += new_cuts
         anchors += new_anchors
     return replace(best, anchors=tuple(anchors), cuts=tuple(cuts), memory_rows=tuple(rows))
+
+
+def has_stalled(history: Sequence[float], goal_j: float) -> bool:
+    """The last rounds closed next to nothing of what is left to close."""
+    return (
+        len(history) > _PATIENCE
+        and math.isfinite(goal_j)
+        and history[-1] - history[-1 - _PATIENCE] < _LEAST_GAIN * (goal_j - history[-1])
+    )
 
 
 def safe_objective(objective: float) -> float:

@@ -31,10 +31,9 @@ from poet_solver.memory import memory_of, tighten
 from poet_solver.model import Freedom, Model, Row, build_model
 from poet_solver.net import build_net
 from poet_solver.order import search_orders
-from poet_solver.pack import layout_of, peak_bytes
 from poet_solver.place import check_floor, infeasible, place
 from poet_solver.plan import plan_of_point, point_of_plan
-from poet_solver.problem import Problem
+from poet_solver.problem import Place, Problem
 from poet_solver.schedule import Schedule
 from poet_solver.slots import LISTED, MANDATORY, PAGING_ONLY, WIDE, Family, count_slots
 
@@ -47,6 +46,13 @@ _LARGE_SLOTS = 22_000
 
 _BLOCK_VARIABLES = 40_000
 """Blocks times ops of the relaxation that bounds all schedules."""
+
+
+_REPAIR_SHARES = (0.98, 0.95, 0.92, 0.88, 0.84, 0.8, 0.75, 0.7, 0.6, 0.5)
+"""Shares of the memory budget that a repair searches within."""
+
+_LEAST_REPAIR_S = 5.0
+"""Even past the time limit, so that there is a schedule at all."""
 
 
 class Technique(StrEnum):
@@ -92,24 +98,51 @@ def solve(
     technique = Technique(technique)
     interrupt = interrupt or Interrupt()
     started = time.monotonic()
-    budget: int | None = None
-    while True:
-        search = search_plan(
-            problem,
-            deadline=started + time_limit_s,
-            interrupt=interrupt,
-            ram_bytes=budget,
-            threads=threads,
-            seed=seed,
-            technique=technique,
-            progress=progress,
-            free_order=free_order,
-        )
-        schedule = place(problem, search, budget, time.monotonic() - started)
-        if schedule is not None:
-            return schedule
-        peak = peak_bytes(layout_of(search.net, search.actions).rectangles)
-        budget = peak - min((size for size in search.net.size if size), default=1)
+    has_homes = any(Place.RAM in (t.start, t.end) for t in problem.tensors)
+    search = search_plan(
+        problem,
+        deadline=started + time_limit_s * (0.6 if has_homes else 1.0),
+        interrupt=interrupt,
+        threads=threads,
+        seed=seed,
+        technique=technique,
+        progress=progress,
+        free_order=free_order,
+    )
+    schedule = place(problem, search, search.actions, time.monotonic() - started)
+    if schedule is None:
+        repair(search, started + time_limit_s, technique, threads, seed)
+        if search.packed_actions:
+            schedule = place(problem, search, search.packed_actions, time.monotonic() - started)
+    if schedule is None:
+        raise infeasible(problem, search.net, technique, 0.0)
+    return schedule
+
+
+def repair(search: Search, deadline: float, technique: Technique, threads: int, seed: int) -> None:
+    """Look for the best plan that can be given addresses; it ends up in `search.packed_actions`.
+
+    Greedy starts are tested for packing first; then the search is repeated with ever less memory, and every plan on the
+    way is tested at the full budget, until a plan without addresses is no better than the best with them.
+    """
+    problem, net = search.net.problem, search.net
+    search.test_packing = search.prefer_packed = True
+    search.deadline = max(deadline, time.monotonic() + _LEAST_REPAIR_S)
+    run = _Run(search, technique, seed + 1, threads, False)
+    if technique in (Technique.BOTH, Technique.REMAT):
+        run.evolve(min(3.0, 0.3 * search.left_s), most=2000)
+    for share in _REPAIR_SHARES:
+        budget = int(share * net.ram_bytes)
+        if search.interrupt.stop or budget < net.floor_bytes(net.largest_op()):
+            break
+        search.enter(f"repair of addresses: {budget} bytes")
+        trial = Search(build_net(problem, budget), search.deadline, search.interrupt, test_packing=True)
+        trial.deadline = min(search.deadline, time.monotonic() + max(1.0, 0.4 * search.left_s))
+        _Run(trial, technique, seed, threads, False).all()
+        if trial.packed_energy_j < search.packed_energy_j:
+            search.packed_actions, search.packed_energy_j = trial.packed_actions, trial.packed_energy_j
+        if search.packed_actions and (trial.energy_j >= search.packed_energy_j or search.left_s <= 0):
+            break
 
 
 def search_plan(

@@ -82,7 +82,7 @@ def schedule_with(
     else:
         with suppress(GiveUp):
             search.offer_actions(dtr_schedule(net) if method is Method.DTR else capuchin_schedule(net))
-    schedule = place(problem, search, None, time.monotonic() - search.started) if search.actions else None
+    schedule = place(problem, search, search.actions, time.monotonic() - search.started) if search.actions else None
     if schedule is None:
         raise infeasible(problem, net, method.value, 0.0)
     return schedule
