@@ -129,9 +129,18 @@ poet_status_t poet_step(void)
     return poet_page_out(PAGE_WEIGHTS, at(ARENA_WEIGHTS), sizeof weights_initial);
 }
 
-static uint32_t sweep(float (*function)(float), uint32_t first)
+static float cubic_root(float x)
 {
-    uint32_t crc = 0;
+    return poet_powf(x, 1.0f / 3.0f);
+}
+
+static float fifth_power(float x)
+{
+    return poet_powf(x, 5.0f);
+}
+
+static uint32_t sweep(float (*function)(float), uint32_t first, uint32_t crc)
+{
     for (uint32_t i = 0; i < 4096u; i++) {
         const uint32_t bits = first + i * 1048573u;
         float x;
@@ -150,8 +159,9 @@ poet_status_t poet_infer(void)
     memcpy(&first, &input[7], sizeof first);
     poet_mark(6);
     POET_TRY(poet_page_in(PAGE_WEIGHTS, at(ARENA_WEIGHTS), sizeof weights_initial));
-    output[0] = sweep(poet_expf, first);
-    output[1] = sweep(poet_logf, first);
+    output[0] = sweep(poet_logf, first, sweep(poet_expf, first, 0));
+    output[1] = sweep(poet_tanhf, first, sweep(poet_erff, first, sweep(poet_sqrtf, first, 0)));
+    output[1] = sweep(cubic_root, first, sweep(fifth_power, first, output[1]));
     output[2] = poet_crc32(0, at(ARENA_BIASES), sizeof biases_initial);
     output[3] = poet_crc32(0, input, sizeof input);
     return POET_OK;

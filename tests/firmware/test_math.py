@@ -1,4 +1,4 @@
-"""poet_expf and poet_logf: error against float64, special values, and the same bits on host and target."""
+"""exp and log: error against float64 and special values. All functions: the same bits on host and target."""
 
 from __future__ import annotations
 
