@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-
 from make_data import write_data
 
 HERE = Path(__file__).parent
