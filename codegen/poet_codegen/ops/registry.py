@@ -130,3 +130,12 @@ def all_ops() -> tuple[Op, ...]:
 def onnx_ops() -> Mapping[str, Op]:
     """ONNX op type -> op that imports it."""
     return {onnx_type: op for op in all_ops() for onnx_type in op.onnx}
+
+
+def operator_table() -> str:
+    """The README's table of supported ONNX operators, in Markdown; operators with the same limits share a row."""
+    rows: dict[str, list[str]] = {}
+    for onnx_type, op in onnx_ops().items():
+        rows.setdefault(op.supported, []).append(onnx_type)
+    lines = sorted(f"| {', '.join(sorted(names))} | {limits} |" for limits, names in rows.items())
+    return "\n".join(["| ONNX operator | limits |", "|---|---|", *lines]) + "\n"

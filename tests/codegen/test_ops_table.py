@@ -1,0 +1,25 @@
+"""The README's table of operators is the registry's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from poet_codegen.cycles import cycle_table
+from poet_codegen.ops import registry
+
+
+def test_readme_has_the_operators() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    table = registry.operator_table()
+    assert table in readme, f"replace the table in README.md by:\n{table}"
+
+
+def test_files_of_operators_stay_short() -> None:
+    folder = Path(registry.__file__).parent
+    long = [path.name for path in folder.glob("*.py") if len(path.read_text().splitlines()) > 400]
+    assert not long
+
+
+def test_cycle_table_marks_estimates() -> None:
+    table = cycle_table("cortex-m4")
+    assert table.source.startswith("estimate") and table.spread > 0
