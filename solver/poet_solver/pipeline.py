@@ -128,12 +128,17 @@ def repair(search: Search, deadline: float, technique: Technique, threads: int, 
     problem, net = search.net.problem, search.net
     search.test_packing = search.prefer_packed = True
     search.deadline = max(deadline, time.monotonic() + _LEAST_REPAIR_S)
+    is_hurried = search.interrupt.stop
+    if is_hurried:
+        search.interrupt = Interrupt()
+        search.deadline = time.monotonic() + _LEAST_REPAIR_S
     run = _Run(search, technique, seed + 1, threads, False)
     if technique in (Technique.BOTH, Technique.REMAT):
-        run.evolve(min(3.0, 0.3 * search.left_s), most=2000)
+        run.evolve(min(4.0, 0.4 * search.left_s), most=5000, addresses=True)
     for share in _REPAIR_SHARES:
         budget = int(share * net.ram_bytes)
-        if search.interrupt.stop or budget < net.floor_bytes(net.largest_op()):
+        is_done = search.interrupt.stop or (is_hurried and search.packed_actions)
+        if is_done or budget < net.floor_bytes(net.largest_op()):
             break
         search.enter(f"repair of addresses: {budget} bytes")
         trial = Search(build_net(problem, budget), search.deadline, search.interrupt, test_packing=True)
@@ -200,7 +205,9 @@ class _Run:
         search.raise_bound(search.widest, sum(min(m.energy_j for m in modes) for modes in search.net.modes))
         if search.is_closed(search.widest):
             return
-        self.evolve(min(0.08 * search.left_s, 0.3 if is_small else 12.0), most=300 if is_small else 10_000)
+        self.evolve(
+            min(0.08 * search.left_s, 0.3 if is_small else 12.0), most=8 * search.net.n_ops if is_small else 10_000
+        )
         self.explore(PAGING_ONLY, search.left_s * 0.05)
         if is_small:
             for family, share in ((Family(hops=4), 0.15), (Family(hops=8), 0.2), (WIDE, 0.9)):
@@ -215,7 +222,7 @@ class _Run:
             self.grow(0.35, 0.25)
             self.prove(1.0)
 
-    def evolve(self, time_s: float, most: int) -> None:
+    def evolve(self, time_s: float, most: int, addresses: bool = False) -> None:
         """Greedy starts, evolved."""
         search = self.search
         search.enter("greedy starts")
@@ -226,6 +233,7 @@ class _Run:
             lambda number: number >= most or time.monotonic() > until or search.interrupt.stop,
             search.offer_actions,
             page=self.technique is Technique.BOTH,
+            addresses=addresses,
         )
 
     def reorder(self, time_s: float) -> None:

@@ -26,7 +26,7 @@ def best_energy(problem: Problem) -> float | None:
 @pytest.mark.parametrize("features", [False, True])
 @pytest.mark.parametrize("block", range(4))
 def test_optimum_equals_exact_search(features: bool, block: int) -> None:
-    for seed in range(block * 20, block * 20 + 20):
+    for seed in range(block * 15, block * 15 + 15):
         rng = random.Random(seed)
         problem = random_problem(rng, rng.randint(5, 6), features=features)
         expected = exact_optimum(problem, max_states=100_000)

@@ -82,7 +82,7 @@ class Arena:
         pinned = pinned | set(mode.resident)
         for v in sorted(mode.resident, key=lambda v: (v in self.held, -self.net.size[v])):
             self.bring(v, pinned)
-        self.make_room(mode.new_bytes, pinned)
+        self.make_room_to_run(k, pinned)
         self.actions.append((Do.COMPUTE, k, 0))
         overwritten = {old for old, _ in mode.in_place}
         self.held -= overwritten
@@ -99,7 +99,7 @@ class Arena:
         if v in self.dead:
             raise GiveUp("a tensor that was updated in place is needed again")
         if v in self.stored:
-            self.make_room(self.net.size[v], pinned)
+            self.make_room_for(v, pinned)
             self.actions.append((Do.PAGE_IN, v, 0))
             self.held.add(v)
             self.touch((v,))
@@ -108,6 +108,14 @@ class Arena:
         if not self.net.repeatable[producer]:
             raise GiveUp("a tensor that cannot be recomputed was thrown out")
         self.compute(producer, pinned)
+
+    def make_room_for(self, v: int, pinned: set[int]) -> None:
+        """Room for one tensor."""
+        self.make_room(self.net.size[v], pinned)
+
+    def make_room_to_run(self, k: int, pinned: set[int]) -> None:
+        """Room for the new outputs and the workspace of op `k`."""
+        self.make_room(self.net.modes[k][0].new_bytes, pinned)
 
     def make_room(self, size: int, pinned: set[int]) -> None:
         """Throw tensors out until `size` more bytes fit."""

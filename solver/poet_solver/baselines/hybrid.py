@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from poet_solver.baselines.addresses import AddressArena, homes_of
 from poet_solver.baselines.greedy import Arena, GiveUp
 from poet_solver.net import Net
 from poet_solver.plan import Action
@@ -29,6 +30,8 @@ class Genes:
     """Logarithm of w_v."""
     paging_price: tuple[float, ...]
     """Logarithm of the factor on paging energy, when it is compared with recomputation."""
+    home_key: tuple[float, ...]
+    """Homes lie in ascending order of this, where the solver chooses them."""
 
 
 def fresh_genes(net: Net, rng: random.Random) -> Genes:
@@ -42,6 +45,7 @@ def fresh_genes(net: Net, rng: random.Random) -> Genes:
         rng.choice((0.0, 0.5, 1.0, 2.0)),
         tuple(noise * rng.gauss(0, 1) for _ in range(count)),
         (price,) * count,
+        tuple(rng.random() for _ in range(count)),
     )
 
 
@@ -55,20 +59,23 @@ def mutated(genes: Genes, rng: random.Random) -> Genes:
         genes.distance_power,
         tuple(w + spread * rng.gauss(0, 1) if rng.random() < rate else w for w in genes.weight),
         tuple(w + spread * rng.gauss(0, 1) if rng.random() < rate / 2 else w for w in genes.paging_price),
+        tuple(rng.random() if rng.random() < rate / 2 else key for key in genes.home_key),
     )
 
 
-def hybrid_schedule(net: Net, genes: Genes, page: bool = True, recompute: bool = True) -> tuple[Action, ...]:
-    """The start that the genes stand for. Raises GiveUp."""
+def hybrid_schedule(
+    net: Net, genes: Genes, page: bool = True, recompute: bool = True, addresses: bool = False
+) -> tuple[Action, ...]:
+    """The start that the genes stand for; with `addresses` one that can be packed. Raises GiveUp."""
     n = net.n_ops
     price = [math.exp(min(p, 300.0)) for p in genes.paging_price]
     base = [
-        math.exp(max(-300.0, min(300.0, w))) / max(1, size) ** genes.bytes_power
+        math.exp(max(-300.0, min(300.0, w))) / max(1, size) ** (0.0 if addresses else genes.bytes_power)
         for w, size in zip(genes.weight, net.size, strict=True)
     ]
     power = genes.cost_power
 
-    def bring_back(arena: Arena, v: int) -> tuple[float, bool]:
+    def score(arena: Arena, v: int) -> tuple[float, bool] | None:
         swap = again = math.inf
         back, out = net.page_in[v], net.page_out[v]
         if back is not None and (v in arena.stored or (page and out is not None)):
@@ -76,22 +83,24 @@ def hybrid_schedule(net: Net, genes: Genes, page: bool = True, recompute: bool =
             swap *= price[v]
         if recompute and arena.can_recompute(v):
             again = _recompute_cost(arena, v, swap)
-        return min(swap, again), swap <= again
+        cost = min(swap, again)
+        if math.isinf(cost):
+            return None
+        distance = min(arena.next_use(v) - arena.done + 1, n)
+        return base[v] * (cost + 1e-12) ** power / distance**genes.distance_power, swap <= again
 
     def victim(arena: Arena, pinned: set[int]) -> tuple[int, bool] | None:
         best: tuple[float, int, bool] | None = None
         for v in arena.held:
             if v in pinned or not net.size[v]:
                 continue
-            cost, write = bring_back(arena, v)
-            if math.isinf(cost):
-                continue
-            distance = min(arena.next_use(v) - arena.done + 1, n)
-            score = base[v] * (cost + 1e-12) ** power / distance**genes.distance_power
-            if best is None or (score, v) < best[:2]:
-                best = (score, v, write)
+            found = score(arena, v)
+            if found is not None and (best is None or (found[0], v) < best[:2]):
+                best = (found[0], v, found[1])
         return None if best is None else best[1:]
 
+    if addresses:
+        return AddressArena(net, victim, score=score, homes=homes_of(net, genes.home_key)).run()
     return Arena(net, victim).run()
 
 
@@ -125,6 +134,7 @@ def evolve(
     offer: Callable[[tuple[Action, ...]], bool],
     page: bool = True,
     recompute: bool = True,
+    addresses: bool = False,
 ) -> Genes:
     """Offer starts until `should_stop(number of starts)`; `offer` says whether a start is the best so far.
 
@@ -137,7 +147,7 @@ def evolve(
         genes = fresh_genes(net, rng) if best is None or number < 40 or rng.random() < 0.15 else mutated(best, rng)
         number += 1
         try:
-            if offer(hybrid_schedule(net, genes, page, recompute)):
+            if offer(hybrid_schedule(net, genes, page, recompute, addresses)):
                 best = genes
         except GiveUp:
             continue
