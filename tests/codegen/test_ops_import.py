@@ -141,3 +141,15 @@ def test_a_constant_that_cannot_be_computed(make_model: Maker) -> None:
     )
     with pytest.raises(ModelError, match=r"joins.*cannot be computed"):
         import_onnx(model)
+
+
+@pytest.mark.parametrize("shape", [[2, 4], [1, 2, 4]])
+def test_a_bias_joins_its_layer(make_model: Maker, shape: list[int]) -> None:
+    weights = {"w": np.ones((4, 3), np.float32), "b": np.ones(3, np.float32)}
+    nodes = [node("MatMul", ["x", "w"], ["m"], "layer"), node("Add", ["b", "m"], ["y"], "bias")]
+    graph = import_onnx(make_model(nodes, shape, weights)).graph
+    (dense,) = (n for n in graph.nodes if n.op != "Reshape")
+    assert dense.op == "Dense" and dense.inputs[1:] == ("w", "b")
+    assert graph.tensors["y"].shape == (*shape[:-1], 3)
+    twice = [*nodes[:1], node("Add", ["m", "b"], ["a"]), node("Mul", ["a", "m"], ["y"])]
+    assert "Add" in [n.op for n in import_onnx(make_model(twice, shape, weights)).graph.nodes]
