@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from poet_codegen.emit.project import Pass
-from poet_codegen.graph import Graph, Kind
+from poet_codegen.graph import Graph
 from poet_codegen.lower import Lowered, static_kind
 from poet_codegen.report.text import count, percent, short_bytes, shown
 from poet_codegen.report.timeline import Memory, Timeline, next_use
@@ -92,5 +92,5 @@ def _outside(graph: Graph, lowered: Lowered) -> str:
         f"{kind.value.replace('_', ' ')} {short_bytes(graph.tensors[name].size_bytes)}" for name, kind in static.items()
     ]
     text = f"Outside the arena, in static RAM: {', '.join(buffers)}." if buffers else ""
-    frozen = sum(t.size_bytes for t in graph.of_kind(Kind.PARAM) if t.name not in lowered.index)
+    frozen = sum(t.size_bytes for t in graph.params() if t.name not in lowered.index)
     return f"{text} Frozen parameters, in flash: {short_bytes(frozen)}." if frozen else text
