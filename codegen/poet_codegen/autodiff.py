@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from poet_codegen.errors import ModelError
-from poet_codegen.graph import AttrValue, DType, Graph, GraphBuilder, Kind, Node, Role, Tensor, verify
+from poet_codegen.graph import AttrValue, DType, Graph, GraphBuilder, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
+from poet_codegen.verify import verify
 
 
 class Tape:
@@ -81,7 +82,9 @@ def build_training_graph(forward: Graph, trainable: frozenset[str]) -> Graph:
 
     differentiate(builder, forward, wanted, {logits: dlogits}, update)
     loss = builder.graph([]).one(Kind.LOSS)
-    return builder.graph([loss.name])
+    graph = builder.graph([loss.name])
+    verify(graph)
+    return graph
 
 
 def differentiate(

@@ -1,8 +1,8 @@
 """The graph: what an ONNX model becomes, before and after autodiff (DESIGN §2, §3).
 
 A graph is a list of nodes in topological order over named tensors. Every value is assigned once; an update makes a
-new tensor that replaces its parameter (`Tensor.updates`). Passes take a graph and return a new one; `verify` runs
-after each.
+new tensor that replaces its parameter (`Tensor.updates`). Passes take a graph and return a new one; verify() of
+verify.py runs after each.
 """
 
 from __future__ import annotations
@@ -245,43 +245,5 @@ class GraphBuilder:
         self.nodes.append(node)
 
     def graph(self, outputs: Iterable[str]) -> Graph:
-        """The graph so far, verified."""
-        graph = Graph(self.name, dict(self.tensors), tuple(self.nodes), tuple(outputs))
-        verify(graph)
-        return graph
-
-
-def verify(graph: Graph) -> None:
-    """Check what every pass relies on. Raises ModelError; a failure after a pass is a bug of that pass.
-
-    Checked: tensors exist, are assigned once and before use; shapes agree with each op's shape rule; an updated
-    parameter is read by nobody after its update.
-    """
-    from poet_codegen.ops import registry
-
-    ready = {t.name for t in graph.tensors.values() if t.kind not in (Kind.VALUE, Kind.UPDATED, Kind.LOSS, Kind.OUTPUT)}
-    replaced: dict[str, str] = {}
-    for node in graph.nodes:
-        where = f"graph {graph.name!r}, node {node.label!r} ({node.op})"
-        for name in (*node.inputs, *node.outputs):
-            if name not in graph.tensors:
-                raise ModelError(f"{where}: tensor {name!r} is not declared.")
-        for name in node.inputs:
-            if name not in ready:
-                raise ModelError(f"{where}: reads {name!r} before it is computed.")
-            if name in replaced:
-                raise ModelError(f"{where}: reads {name!r} after {replaced[name]!r} updated it.")
-        expected = registry.get(node.op).shapes(tuple(graph.tensors[i] for i in node.inputs), node)
-        actual = tuple(graph.tensors[o].shape for o in node.outputs)
-        if expected != actual:
-            raise ModelError(f"{where}: outputs have shapes {actual}, the op's rule gives {expected}.")
-        for name in node.outputs:
-            if name in ready:
-                raise ModelError(f"{where}: assigns {name!r} twice.")
-            ready.add(name)
-            old = graph.tensors[name].updates
-            if old is not None:
-                replaced[old] = node.label
-    for name in graph.outputs:
-        if name not in ready:
-            raise ModelError(f"graph {graph.name!r}: output {name!r} is never computed.")
+        """The graph so far."""
+        return Graph(self.name, dict(self.tensors), tuple(self.nodes), tuple(outputs))

@@ -17,6 +17,7 @@ from poet_codegen.graph import Array, AttrValue, DType, Graph, GraphBuilder, Kin
 from poet_codegen.onnx_fold import fold, may_fold
 from poet_codegen.ops import registry
 from poet_codegen.simplify import join_biases
+from poet_codegen.verify import verify
 
 _MOST_FAULTS = 20
 _INPUT_TYPES: dict[int, DType] = {
@@ -246,6 +247,7 @@ def import_onnx(proto: onnx.ModelProto) -> Model:
         reader = ImportedNode("output", output.name, (output.name,), (), {}, opset, onnx.NodeProto())
         answers.append(importer.value(reader, 0).name)
     model = importer.builder.graph(answers)
+    verify(model)
     needed = join_biases(without_dead_nodes(model))
     return Model(needed, {name: array for name, array in importer.weights.items() if name in needed.tensors})
 

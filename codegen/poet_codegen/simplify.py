@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from poet_codegen.graph import Graph, Kind, Node, verify
+from poet_codegen.graph import Graph, Kind, Node
+from poet_codegen.verify import verify
 
 
 def join_biases(graph: Graph) -> Graph:

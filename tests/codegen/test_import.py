@@ -13,10 +13,11 @@ from onnx import TensorProto, helper
 from poet_codegen.autodiff import build_training_graph, fuse_updates, inference_graph
 from poet_codegen.errors import ModelError
 from poet_codegen.export import with_weights
-from poet_codegen.graph import Kind, graph_from_dict, graph_to_dict, model_digest, verify
+from poet_codegen.graph import Kind, graph_from_dict, graph_to_dict, model_digest
 from poet_codegen.onnx_import import import_onnx, read_model
 from poet_codegen.ops import registry
 from poet_codegen.selection import select_trainable
+from poet_codegen.verify import verify
 
 Maker = Callable[..., onnx.ModelProto]
 W = np.ones((3, 4), np.float32)

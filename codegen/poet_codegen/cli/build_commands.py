@@ -64,7 +64,7 @@ def plan_command(
     out: Annotated[Path, typer.Option("--dir", "--out", help="Build folder to write.")] = Path("build"),
     time_limit: Annotated[float, typer.Option(help="Seconds to search at most; the best found is kept.")] = 60.0,
     threads: Annotated[int, typer.Option(min=1, help="Solver threads.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the search; the same seed gives the same plan.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
 ) -> None:
     """Build the training graph and find the schedule of least energy.
 
