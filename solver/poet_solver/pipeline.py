@@ -17,6 +17,8 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from poet_solver.baselines.capuchin import capuchin_schedule
+from poet_solver.baselines.dtr import dtr_schedule
 from poet_solver.baselines.farthest import farthest_use_schedule
 from poet_solver.baselines.greedy import GiveUp
 from poet_solver.baselines.hybrid import Genes, evolve
@@ -29,10 +31,10 @@ from poet_solver.interrupt import Interrupt
 from poet_solver.lp import fix_by_reduced_cost, relax
 from poet_solver.memory import memory_of, tighten
 from poet_solver.model import Freedom, Model, Row, build_model
-from poet_solver.net import build_net
+from poet_solver.net import Net, build_net
 from poet_solver.order import search_orders
 from poet_solver.place import check_floor, infeasible, place
-from poet_solver.plan import plan_of_point, point_of_plan
+from poet_solver.plan import Action, plan_of_point, point_of_plan
 from poet_solver.problem import Place, Problem
 from poet_solver.schedule import Schedule
 from poet_solver.slots import LISTED, MANDATORY, PAGING_ONLY, WIDE, Family, count_slots
@@ -192,9 +194,14 @@ class _Run:
         """Run every phase that the deadline leaves room for."""
         search = self.search
         search.offer(keep_plan(search.net))
-        if self.technique in (Technique.BOTH, Technique.PAGE):
+        starts: tuple[Callable[[Net], tuple[Action, ...]], ...] = ()
+        if self.technique is Technique.BOTH:
+            starts = (farthest_use_schedule, capuchin_schedule, dtr_schedule)
+        elif self.technique is Technique.PAGE:
+            starts = (farthest_use_schedule,)
+        for start in starts:
             with suppress(GiveUp):
-                search.offer_actions(farthest_use_schedule(search.net))
+                search.offer_actions(start(search.net))
         if self.technique in (Technique.PAGE, Technique.KEEP):
             search.widest = freedom_of(self.technique, PAGING_ONLY).describe()
             self.explore(PAGING_ONLY, search.left_s)
@@ -234,6 +241,7 @@ class _Run:
             search.offer_actions,
             page=self.technique is Technique.BOTH,
             addresses=addresses,
+            best=self.genes,
         )
 
     def reorder(self, time_s: float) -> None:
@@ -263,6 +271,7 @@ class _Run:
             if left < 1 or count_slots(search.net, family) > _LARGE_SLOTS:
                 break
             self.explore(family, left / (len(hops) - number), lp_share=0.4)
+            self.evolve(0.1 * max(0.0, until - time.monotonic()), most=100_000)
         search.enter("bound on all schedules")
         bound_all_schedules(
             search.net,

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from poet_solver.baselines.addresses import AddressArena, homes_of
 from poet_solver.baselines.greedy import Arena, GiveUp
+from poet_solver.incumbent import costs_of
 from poet_solver.net import Net
 from poet_solver.plan import Action
 
@@ -63,9 +65,7 @@ def mutated(genes: Genes, rng: random.Random) -> Genes:
     )
 
 
-def hybrid_schedule(
-    net: Net, genes: Genes, page: bool = True, recompute: bool = True, addresses: bool = False
-) -> tuple[Action, ...]:
+def hybrid_schedule(net: Net, genes: Genes, page: bool = True, addresses: bool = False) -> tuple[Action, ...]:
     """The start that the genes stand for; with `addresses` one that can be packed. Raises GiveUp."""
     n = net.n_ops
     price = [math.exp(min(p, 300.0)) for p in genes.paging_price]
@@ -81,7 +81,7 @@ def hybrid_schedule(
         if back is not None and (v in arena.stored or (page and out is not None)):
             swap = back.energy_j + (out.energy_j if out is not None and v not in arena.stored else 0.0)
             swap *= price[v]
-        if recompute and arena.can_recompute(v):
+        if arena.can_recompute(v):
             again = _recompute_cost(arena, v, swap)
         cost = min(swap, again)
         if math.isinf(cost):
@@ -133,22 +133,34 @@ def evolve(
     should_stop: Callable[[int], bool],
     offer: Callable[[tuple[Action, ...]], bool],
     page: bool = True,
-    recompute: bool = True,
     addresses: bool = False,
-) -> Genes:
-    """Offer starts until `should_stop(number of starts)`; `offer` says whether a start is the best so far.
+    best: Genes | None = None,
+) -> Genes | None:
+    """Offer starts until `should_stop(number of starts)`; returns the best genes, None if no start was legal.
 
-    Returns the genes of the best start.
+    `best`: genes to go on from; else the first starts are all fresh.
     """
     rng = random.Random(seed)
-    best: Genes | None = None
+    fresh = 40 if best is None else 0
+    best_j = math.inf
     number = 0
     while not should_stop(number):
-        genes = fresh_genes(net, rng) if best is None or number < 40 or rng.random() < 0.15 else mutated(best, rng)
+        is_first = best is not None and math.isinf(best_j)
+        if is_first and best is not None:
+            genes = best
+        elif best is None or number < fresh or rng.random() < 0.15:
+            genes = fresh_genes(net, rng)
+        else:
+            genes = mutated(best, rng)
         number += 1
         try:
-            if offer(hybrid_schedule(net, genes, page, recompute, addresses)):
-                best = genes
+            actions = hybrid_schedule(net, genes, page, addresses=addresses)
         except GiveUp:
+            best_j = best_j if not is_first else sys.float_info.max
             continue
-    return best or fresh_genes(net, rng)
+        is_best = offer(actions)
+        energy, seconds, wear = costs_of(net, actions)
+        is_late = seconds > (net.problem.deadline_s or math.inf) or wear > (net.problem.wear_budget_bytes or math.inf)
+        if is_best or (energy < best_j and not is_late):
+            best, best_j = genes, energy
+    return best
