@@ -50,6 +50,9 @@ _BLOCK_VARIABLES = 40_000
 """Blocks times ops of the relaxation that bounds all schedules."""
 
 
+_ORDER_PATIENCE_S = 20.0
+"""The search over orders ends when nothing better was found for so long."""
+
 _REPAIR_SHARES = (0.98, 0.95, 0.92, 0.88, 0.84, 0.8, 0.75, 0.7, 0.6, 0.5)
 """Shares of the memory budget that a repair searches within."""
 
@@ -223,7 +226,7 @@ class _Run:
             self.reorder(min(0.5 * search.left_s, 0.5))
         elif self.threads >= 2:
             with ThreadPoolExecutor(2) as pool:
-                for future in [pool.submit(self.grow, 0.5), pool.submit(self.prove, 1.0)]:
+                for future in [pool.submit(self.grow, 0.4), pool.submit(self.prove, 1.0)]:
                     future.result()
         else:
             self.grow(0.35, 0.25)
@@ -251,16 +254,21 @@ class _Run:
             return
         search.enter("other orders of first computations")
         until = time.monotonic() + time_s
-        search_orders(
-            search.net,
-            self.genes,
-            self.seed,
-            lambda: time.monotonic() > until or search.interrupt.stop,
-            search.offer_actions,
-            page=self.technique is Technique.BOTH,
-        )
+        improved = [time.monotonic()]
 
-    def grow(self, share: float, bound_share: float = 0.85) -> None:
+        def offer(actions: tuple[Action, ...]) -> bool:
+            is_best = search.offer_actions(actions)
+            if is_best:
+                improved[0] = time.monotonic()
+            return is_best
+
+        def should_stop() -> bool:
+            now = time.monotonic()
+            return now > until or now > improved[0] + _ORDER_PATIENCE_S or search.interrupt.stop
+
+        search_orders(search.net, self.genes, self.seed, should_stop, offer, page=self.technique is Technique.BOTH)
+
+    def grow(self, share: float, bound_share: float = 0.65) -> None:
         """Better schedules from growing families, then the bound on all schedules, then other orders."""
         search = self.search
         until = time.monotonic() + share * search.left_s
