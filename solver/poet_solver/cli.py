@@ -37,9 +37,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=(
         "Energy-optimal schedules of recomputation and paging under a memory and time budget.\n\n"
-        "'optimal' means: no schedule of the family printed with the bound - for whole-family proofs every schedule "
-        "that keeps the given order of first computations and recomputes in at most two ascending passes before each - "
-        "uses less energy by more than 0.01 %."
+        "'optimal' means: no schedule that keeps the file's order of first computations uses less energy by more than "
+        "0.01 % (graphs small enough to be searched whole: recomputing in at most two ascending passes before each)."
     ),
 )
 _out = Console()

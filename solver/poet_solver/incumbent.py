@@ -59,8 +59,6 @@ class Search:
     reported: set[str] = field(default_factory=set)
     """Other families whose bounds are worth reporting."""
     phase: str = "start"
-    has_overrun: bool = False
-    """A point broke a budget by rounding: the search is to be repeated strictly."""
     test_packing: bool = False
     """Keep the best plan that can be given addresses too: homes in RAM leave holes that not every plan can fill."""
     prefer_packed: bool = False
@@ -103,13 +101,9 @@ class Search:
 
     def offer_actions(self, actions: tuple[Action, ...]) -> bool:
         """Take a complete action list if it is legal and better."""
-        energy, seconds, wear = costs_of(self.net, actions)
-        problem = self.net.problem
+        energy, _, _ = costs_of(self.net, actions)
         with self._lock:
-            if (problem.deadline_s is not None and seconds > problem.deadline_s * (1 + 1e-9)) or (
-                problem.wear_budget_bytes is not None and wear > problem.wear_budget_bytes * (1 + 1e-9)
-            ):
-                self.has_overrun = True
+            if self.breaks_budget(actions):
                 return False
             if energy >= max(self.energy_j, self.packed_energy_j if self.test_packing else 0.0):
                 return False
@@ -133,6 +127,14 @@ class Search:
             self.first_s = min(self.first_s, time.monotonic() - self.started)
             self.tell()
             return is_packed if self.prefer_packed else True
+
+    def breaks_budget(self, actions: tuple[Action, ...]) -> bool:
+        """The actions take longer than the deadline, or wear more than their budget."""
+        _, seconds, wear = costs_of(self.net, actions)
+        problem = self.net.problem
+        return (problem.deadline_s is not None and seconds > problem.deadline_s * (1 + 1e-9)) or (
+            problem.wear_budget_bytes is not None and wear > problem.wear_budget_bytes * (1 + 1e-9)
+        )
 
     def raise_bound(self, family: str, bound_j: float) -> None:
         """Take a better lower bound."""

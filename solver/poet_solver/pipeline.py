@@ -34,7 +34,7 @@ from poet_solver.model import Freedom, Model, Row, build_model
 from poet_solver.net import Net, build_net
 from poet_solver.order import search_orders
 from poet_solver.place import check_floor, infeasible, place
-from poet_solver.plan import Action, plan_of_point, point_of_plan
+from poet_solver.plan import Action, actions_of_plan, complete, plan_of_point, point_of_plan
 from poet_solver.problem import Place, Problem
 from poet_solver.schedule import Schedule
 from poet_solver.slots import LISTED, MANDATORY, PAGING_ONLY, WIDE, Family, count_slots
@@ -343,11 +343,15 @@ class _Run:
         rows = memory_of(model).binding_rows()
         hint = point_of_plan(model, search.plan) if search.plan is not None else None
 
+        overran = False
+
         def on_point(point: NDArray[np.float64], _energy_j: float) -> None:
-            search.offer(plan_of_point(model, point))
+            nonlocal overran
+            actions = complete(search.net, actions_of_plan(search.net, plan_of_point(model, point)))
+            overran = overran or search.breaks_budget(actions)
+            search.offer_actions(actions)
 
         for strict in (False, True):
-            search.has_overrun = False
             limits = SearchLimits(max(0.2, until - time.monotonic()), self.seed, lb_tree=lb_tree, strict=strict)
             result = search_model(
                 model,
@@ -361,8 +365,8 @@ class _Run:
                 interrupt=search.interrupt,
             )
             if result.point is not None:
-                search.offer(plan_of_point(model, result.point))
+                on_point(result.point, result.bound_j)
             if not strict:
                 search.raise_bound(name, min(result.bound_j, cap))
-            if not search.has_overrun:
+            if not overran:
                 return
