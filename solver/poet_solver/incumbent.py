@@ -66,7 +66,7 @@ class Search:
     packed_actions: tuple[Action, ...] = ()
     packed_energy_j: float = math.inf
     fixed_order_j: float = math.inf
-    """Energy of the best plan in the given order of first computations, when another order was found to be better."""
+    """Energy of the best plan in the given order of first computations; infinity while that is the best of all."""
     first_s: float = math.inf
     """Seconds until the first plan."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -121,8 +121,10 @@ class Search:
             is_reordered = plan is None and not runs_in_order(actions)
             if energy >= self.energy_j * (1 - _LEAST_ORDER_GAIN if is_reordered else 1):
                 return is_packed
-            if is_reordered:
-                self.fixed_order_j = min(self.fixed_order_j, self.energy_j)
+            if not is_reordered:
+                self.fixed_order_j = math.inf
+            elif math.isinf(self.fixed_order_j):
+                self.fixed_order_j = self.energy_j
             self.actions, self.energy_j, self.plan = actions, energy, plan
             self.first_s = min(self.first_s, time.monotonic() - self.started)
             self.tell()

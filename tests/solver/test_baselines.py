@@ -8,7 +8,7 @@ import time
 import pytest
 from poet_solver.baselines.farthest import farthest_use_schedule
 from poet_solver.baselines.greedy import GiveUp
-from poet_solver.baselines.hybrid import fresh_genes
+from poet_solver.baselines.hybrid import evolve, fresh_genes
 from poet_solver.errors import InfeasibleError, ProblemError
 from poet_solver.exact import exact_optimum
 from poet_solver.incumbent import Search
@@ -76,3 +76,22 @@ def test_a_large_training_graph_is_scheduled_at_once() -> None:
     except GiveUp:
         pytest.fail("paging alone must do")
     assert len(bert_training(layers=24).ops) >= 2000
+
+
+def test_the_gain_of_another_order_counts_from_the_given_order() -> None:
+    for seed in range(30):
+        problem = random_problem(random.Random(seed), 7)
+        net = build_net(problem)
+        search = Search(net, time.monotonic() + 5, Interrupt())
+        exact = exact_optimum(problem)
+        genes = evolve(net, seed, lambda number: number >= 50, search.offer_actions)
+        given = search.energy_j
+        if genes is None or exact is None:
+            continue
+        trials = iter(range(200))
+        search_orders(net, genes, seed, lambda trials=trials: next(trials, None) is None, search.offer_actions)
+        assert search.energy_j <= given
+        if search.fixed_order_j < float("inf"):
+            assert search.fixed_order_j == given > search.energy_j
+            return
+    pytest.fail("no graph gained from another order")
