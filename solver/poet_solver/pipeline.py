@@ -226,7 +226,7 @@ class _Run:
             self.reorder(min(0.5 * search.left_s, 0.5))
         elif self.threads >= 2:
             with ThreadPoolExecutor(2) as pool:
-                for future in [pool.submit(self.grow, 0.4), pool.submit(self.prove, 1.0)]:
+                for future in [pool.submit(self.grow, 0.5), pool.submit(self.prove, 1.0)]:
                     future.result()
         else:
             self.grow(0.35, 0.25)
@@ -278,7 +278,7 @@ class _Run:
             left = until - time.monotonic()
             if left < 1 or count_slots(search.net, family) > _LARGE_SLOTS:
                 break
-            self.explore(family, left / (len(hops) - number), lp_share=0.4)
+            self.explore(family, left * (0.5 if number + 1 < len(hops) else 1.0), lp_share=0.4)
             self.evolve(0.1 * max(0.0, until - time.monotonic()), most=100_000)
         search.enter("bound on all schedules")
         bound_all_schedules(
