@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test lint format clean onnx-conformance
+.PHONY: setup demo test lint format clean onnx-conformance bench-solver bench-solver-exactness
 
 setup: $(STAMP)-python $(STAMP)-system
 
@@ -20,6 +20,13 @@ test: setup lint
 	POET_BUILD_DIR=$(HIL_BUILD) $(BIN)/python -m pytest -n 2
 
 # ONNX's own node tests through the generated C; -v in ARGS names every case that is not applicable.
+# Long: up to two minutes a row, resumed where it was cut short. ARGS="resnet18_cifar" picks rows.
+bench-solver: setup
+	$(BIN)/python benchmarks/solver.py $(ARGS)
+
+bench-solver-exactness: setup
+	$(BIN)/python benchmarks/solver_exactness.py $(ARGS)
+
 onnx-conformance: setup
 	$(BIN)/python -m tests.codegen.onnx_conformance $(ARGS)
 
