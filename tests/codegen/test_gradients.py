@@ -152,3 +152,10 @@ def test_drawn_nets_against_pytorch(run_graph: Any, torch_oracle: Any, net: Any,
     assert np.allclose(logits, logits_there, rtol=1e-4, atol=1e-5)
     assert loss == pytest.approx(loss_there, rel=1e-5, abs=1e-6)
     assert_close(ours, theirs)
+
+
+def test_nan_comes_through_relu_and_max_pool(run_graph: Any, digits_path: Path) -> None:
+    x = np.random.default_rng(1).random((1, 1, 8, 8), np.float32)
+    x[0, 0, 4, 4] = np.nan
+    loss, _, _ = one_step(run_graph, read_model(digits_path), x, np.array([1]))
+    assert np.isnan(loss), "a loss that looks finite would hide it from the device's check"

@@ -16,6 +16,7 @@ from poet_codegen.export import with_weights
 from poet_codegen.graph import Kind, graph_from_dict, graph_to_dict, model_digest
 from poet_codegen.onnx_import import import_onnx, read_model
 from poet_codegen.ops import registry
+from poet_codegen.plan import inlined
 from poet_codegen.selection import select_trainable
 from poet_codegen.verify import verify
 
@@ -174,3 +175,38 @@ def test_trained_weights_go_back_and_only_they_change(digits_path: Path) -> None
 def test_every_onnx_op_says_what_it_supports() -> None:
     for op in registry.all_ops():
         assert not op.onnx or op.supported, op.name
+
+
+def test_a_pooling_window_without_any_element_is_refused(make_model: Maker) -> None:
+    window = {"kernel_shape": [2, 2], "dilations": [3, 3], "pads": [1, 1, 1, 1]}
+    text = refusal(make_model([helper.make_node("MaxPool", ["x"], ["y"], "p", **window)], [1, 1, 2, 2], {}))
+    assert "'p'" in text and "padding" in text
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(make_model: Maker, bad: float) -> None:
+    weights = W.copy()
+    weights[1, 2] = bad
+    text = refusal(make_model([gemm()], [1, 3], {"w": weights}))
+    assert "'w'" in text and "NaN or infinity" in text
+
+
+def test_weights_beside_the_model_are_taken_into_the_build_folder(make_model: Maker, tmp_path: Path) -> None:
+    big = np.random.default_rng(0).standard_normal((3, 400)).astype(np.float32)
+    path = tmp_path / "model.onnx"
+    model = make_model([gemm()], [1, 3], {"w": big})
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    alone = tmp_path / "alone.onnx"
+    alone.write_bytes(inlined(path))
+    (tmp_path / "weights.bin").unlink()
+    assert np.array_equal(import_onnx(read_model(alone)).weights["w"], big)
+
+
+def test_a_parameter_that_one_node_reads_twice_is_updated_once(make_model: Maker) -> None:
+    nodes = [
+        helper.make_node("Add", ["p", "p"], ["q"], "double"),
+        helper.make_node("Add", ["x", "q"], ["y"], "sum"),
+    ]
+    model = import_onnx(make_model(nodes, [1, 4], {"p": np.ones((1, 4), np.float32)}))
+    graph = fuse_updates(build_training_graph(model.graph, frozenset(["p"])))
+    assert [t.updates for t in graph.of_kind(Kind.UPDATED)] == ["p"]
