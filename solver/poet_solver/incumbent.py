@@ -67,8 +67,6 @@ class Search:
     packed_energy_j: float = math.inf
     fixed_order_j: float = math.inf
     """Energy of the best plan in the given order of first computations; infinity while that is the best of all."""
-    first_s: float = math.inf
-    """Seconds until the first plan."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
@@ -126,7 +124,6 @@ class Search:
             elif math.isinf(self.fixed_order_j):
                 self.fixed_order_j = self.energy_j
             self.actions, self.energy_j, self.plan = actions, energy, plan
-            self.first_s = min(self.first_s, time.monotonic() - self.started)
             self.tell()
             return is_packed if self.prefer_packed else True
 

@@ -42,7 +42,7 @@ def place(problem: Problem, search: Search, actions: tuple[Action, ...], solve_s
         if family in search.bounds
     )
     bound = min(search.bound_j, energy)
-    notes = [f"first schedule after {search.first_s:.2f} s"]
+    notes: list[str] = []
     is_reordered = math.isfinite(search.fixed_order_j) and not runs_in_order(actions)
     if is_reordered:
         gain = 1 - energy / search.fixed_order_j

@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -138,14 +137,6 @@ class Problem:
                 made[tensor] = index
         return tuple(made)
 
-    def consumers(self) -> tuple[tuple[int, ...], ...]:
-        """For every tensor the ops that read it in some mode, ascending."""
-        readers: list[list[int]] = [[] for _ in self.tensors]
-        for index, op in enumerate(self.ops):
-            for tensor in op.operands():
-                readers[tensor].append(index)
-        return tuple(tuple(r) for r in readers)
-
     def to_json(self) -> str:
         """The problem as JSON text, the same bytes for the same problem."""
         return json.dumps(_ADAPTER.dump_python(self, mode="json", exclude_defaults=True), indent=1) + "\n"
@@ -242,12 +233,3 @@ def parse_problem(text: str, source: str = "problem") -> Problem:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "file"
         raise ProblemError(f"{source}: {field}: {first['msg']}. Correct that field and try again.") from error
-
-
-def read_problem(path: Path) -> Problem:
-    """Read a problem file. Raises ProblemError for a missing or malformed one."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProblemError(f"{path}: cannot be read ({error}). Name a problem file in JSON.") from error
-    return parse_problem(text, str(path))

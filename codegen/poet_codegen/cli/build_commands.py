@@ -145,7 +145,7 @@ def _plan_facts(plan: Plan, keep: Schedule) -> list[tuple[str, str]]:
         ),
         ("Time", f"{si(schedule.time_s, 's')} a step (modelled)"),
         ("Proof", escape(quality)),
-        *(("Order", escape(note)) for note in schedule.notes if "order" in note),
+        *(("Note", escape(note)) for note in schedule.notes),
     ]
 
 

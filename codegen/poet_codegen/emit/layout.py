@@ -62,7 +62,6 @@ class PassLayout:
     def __init__(
         self, prefix: str, graph: Graph, lowered: Lowered, schedule: Schedule, names: Mapping[str, str]
     ) -> None:
-        self._graph = graph
         self._lowered = lowered
         self._static = static_kind(graph, lowered.root)
         self._names = names
