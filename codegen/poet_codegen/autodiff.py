@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import AttrValue, DType, Graph, GraphBuilder, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
+from poet_codegen.recipe import DEFAULT_RECIPE, Recipe
 from poet_codegen.verify import verify
 
 
@@ -56,8 +57,8 @@ class Tape:
         self.grads[of] = total
 
 
-def build_training_graph(forward: Graph, trainable: frozenset[str]) -> Graph:
-    """Append loss, backward pass and SGD updates to a forward graph.
+def build_training_graph(forward: Graph, trainable: frozenset[str], recipe: Recipe = DEFAULT_RECIPE) -> Graph:
+    """Append loss, backward pass and SGD updates to a forward graph, as `recipe` says.
 
     `trainable` names the parameters that learn; gradients nobody needs are not built. Nodes of one layer stand in the
     order input gradient, then updates, so that the gradient of the layer's output can die there.
@@ -173,9 +174,10 @@ def fuse_updates(graph: Graph) -> Graph:
     return result
 
 
-def inference_graph(forward: Graph) -> Graph:
+def inference_graph(forward: Graph, state: Iterable[Tensor] = ()) -> Graph:
     """The forward graph with its answer as a static buffer that the host reads.
 
+    `state` is what training keeps between steps beside the parameters; inference leaves it alone.
     Raises ModelError unless the model has one float32 input and one output: firmware has one buffer of each.
     """
     sample = forward.one(Kind.INPUT)
@@ -188,7 +190,7 @@ def inference_graph(forward: Graph) -> Graph:
             f"The model must have exactly one output, the logits, but has {len(forward.outputs)}. Export it with one."
         )
     answer = forward.tensors[forward.outputs[0]]
-    tensors = dict(forward.tensors)
+    tensors = dict(forward.tensors) | {tensor.name: tensor for tensor in state}
     if answer.kind is not Kind.VALUE:
         raise ModelError(f"The model's output {answer.name!r} is not computed by any node. Check the model.")
     tensors[answer.name] = replace(answer, kind=Kind.OUTPUT)

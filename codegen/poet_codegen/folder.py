@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from poet_codegen.lower import Home
+from poet_codegen.recipe import Recipe
 
 
 class FolderError(PoetError):
@@ -31,7 +32,7 @@ class Request:
     ram_bytes: Annotated[int, Field(gt=0)]
     deadline_factor: float | None
     home: Home
-    train: str
+    recipe: Recipe
     technique: str
     seed: int
 

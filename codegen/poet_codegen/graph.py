@@ -44,15 +44,17 @@ class Kind(StrEnum):
     OUTPUT = "output"  # the answer of an inference graph; a static buffer
     LOSS = "loss"  # a static float
     LEARNING_RATE = "learning_rate"  # a static float the host may change between steps
+    STEP = "step"  # a static int32: how many steps were trained before this one, the same all through it
     PARAM = "param"  # a parameter before its update (or frozen)
     CONSTANT = "constant"  # numbers that never train; read in place from flash, like a frozen parameter
-    UPDATED = "updated"  # the same parameter after its update
+    STATE = "state"  # lives on between steps like a parameter that learns, but is no weight of the model; 0 at first
+    UPDATED = "updated"  # the same parameter or state after its update
     VALUE = "value"  # everything else: lives in the arena
 
     @property
     def is_static(self) -> bool:
         """True for buffers outside the arena."""
-        return self in (Kind.INPUT, Kind.LABEL, Kind.OUTPUT, Kind.LOSS, Kind.LEARNING_RATE)
+        return self in (Kind.INPUT, Kind.LABEL, Kind.OUTPUT, Kind.LOSS, Kind.LEARNING_RATE, Kind.STEP)
 
 
 class Role(StrEnum):
@@ -73,7 +75,7 @@ class Tensor:
     dtype: DType = DType.FLOAT32
     kind: Kind = Kind.VALUE
     updates: str | None = None
-    """For kind UPDATED: the parameter this is the new version of."""
+    """For kind UPDATED: the parameter or state this is the new version of."""
 
     @property
     def elements(self) -> int:
@@ -142,11 +144,11 @@ class Graph:
         return found[0]
 
     def params(self) -> tuple[Tensor, ...]:
-        """Parameters and constants in declaration order; the order of manifest.json and of the firmware's table."""
-        return self.of_kind(Kind.PARAM, Kind.CONSTANT)
+        """Parameters, constants and state in declaration order: that of manifest.json and of the firmware's table."""
+        return self.of_kind(Kind.PARAM, Kind.CONSTANT, Kind.STATE)
 
     def learned(self) -> frozenset[str]:
-        """Names of the parameters that this graph updates."""
+        """Names of the parameters and the state that this graph updates."""
         return frozenset(t.updates for t in self.tensors.values() if t.updates is not None)
 
     def to_json(self) -> str:
@@ -212,7 +214,7 @@ def graph_from_dict(data: Mapping[str, Any]) -> Graph:
 def model_digest(graph: Graph, weights: Mapping[str, Array]) -> str:
     """SHA-256 over the graph and the initial weights, in hex: what a firmware says it was built from."""
     digest = hashlib.sha256(graph.to_json().encode())
-    for param in graph.params():
+    for param in graph.of_kind(Kind.PARAM, Kind.CONSTANT):
         digest.update(np.ascontiguousarray(weights[param.name], dtype="<f4").tobytes())
     return digest.hexdigest()
 
@@ -239,6 +241,13 @@ class GraphBuilder:
         name = self.unique(tensor.name)
         self.tensors[name] = replace(tensor, name=name)
         return name
+
+    def step(self) -> str:
+        """The tensor of kind STEP, declared when it is first asked for; returns the name."""
+        for tensor in self.tensors.values():
+            if tensor.kind is Kind.STEP:
+                return tensor.name
+        return self.tensor(Tensor("step", (1,), DType.INT32, Kind.STEP))
 
     def node(self, node: Node) -> None:
         """Append a node."""

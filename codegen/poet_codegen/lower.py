@@ -1,7 +1,7 @@
 """Graph + board -> Problem: which tensors share bytes, where each may live, what every op and page costs (DESIGN §4).
 
-Static buffers (input, label, output, loss, learning rate) and frozen parameters in flash are outside the arena, so the
-problem does not know them.
+Static buffers (input, label, output, loss, learning rate, step) and frozen parameters in flash are outside the arena,
+so that the problem does not know them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Lowered:
     index: Mapping[str, int]
     """Root tensor in the arena -> tensor of the problem."""
     home: Mapping[str, Home]
-    """Trainable parameter -> where it lives."""
+    """Trainable parameter or state -> where it lives."""
 
     def ram_homes(self, schedule: Schedule) -> dict[str, int]:
         """Parameter with its home in RAM -> the arena offset where `schedule` has it between steps."""
@@ -136,7 +136,7 @@ def _tensor(
     page_bytes = tensor.size_bytes + PAGE_TRAILER_BYTES
     start = end = Place.NONE
     home_of = home_like = offset = None
-    if tensor.kind is Kind.PARAM:
+    if tensor.kind in (Kind.PARAM, Kind.STATE):
         start = Place(homes[tensor.name].value)
         offset = ram_homes.get(tensor.name)
         end = Place.NONE if is_updated else start

@@ -18,9 +18,10 @@ from poet_codegen.autodiff import build_training_graph, fuse_updates, inference_
 from poet_codegen.board import Board, load_board
 from poet_codegen.emit.project import BuildInput, Pass
 from poet_codegen.folder import BuildFolder, Request, remove, sha256, write_atomic
-from poet_codegen.graph import Graph
+from poet_codegen.graph import Graph, Kind
 from poet_codegen.lower import Home, Lowered, lower
 from poet_codegen.onnx_import import Model, import_onnx, read_model
+from poet_codegen.recipe import Recipe
 from poet_codegen.selection import select_trainable
 
 
@@ -57,7 +58,7 @@ def make_request(
     ram_bytes: int,
     deadline_factor: float | None,
     home: Home,
-    train: str,
+    recipe: Recipe,
     technique: str,
     seed: int,
 ) -> Request:
@@ -71,7 +72,7 @@ def make_request(
         ram_bytes,
         deadline_factor,
         home,
-        train,
+        recipe,
         technique,
         seed,
     )
@@ -97,7 +98,7 @@ def make_plan(
     """
     board = load_board(request.board)
     model = import_onnx(read_model(model_path))
-    train_graph, infer_graph = build_graphs(model, request.train)
+    train_graph, infer_graph = build_graphs(model, request.recipe)
     train_low = lower_training(request, board, train_graph)
     schedule = solve(
         train_low.problem,
@@ -118,10 +119,11 @@ def make_plan(
     )
 
 
-def build_graphs(model: Model, train: str) -> tuple[Graph, Graph]:
-    """(training graph, inference graph) of a model with the parameters that `train` chooses."""
-    trainable = select_trainable(model.graph, train)
-    return fuse_updates(build_training_graph(model.graph, trainable)), inference_graph(model.graph)
+def build_graphs(model: Model, recipe: Recipe) -> tuple[Graph, Graph]:
+    """(training graph, inference graph) of a model that is trained as `recipe` says."""
+    trainable = select_trainable(model.graph, recipe.train)
+    train = fuse_updates(build_training_graph(model.graph, trainable, recipe))
+    return train, inference_graph(model.graph, train.of_kind(Kind.STATE))
 
 
 def lower_training(request: Request, board: Board, train: Graph) -> Lowered:
@@ -170,7 +172,7 @@ def load_plan(folder: BuildFolder) -> Plan:
     request = folder.read_request()
     board = load_board(request.board)
     model = import_onnx(read_model(folder.need(folder.model, "poet plan")))
-    train_graph, infer_graph = build_graphs(model, request.train)
+    train_graph, infer_graph = build_graphs(model, request.recipe)
     train_low = lower_training(request, board, train_graph)
     schedule = _read(folder, folder.schedule, train_low)
     infer_low = lower_inference(request, board, train_graph, infer_graph, train_low, schedule)

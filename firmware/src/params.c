@@ -20,9 +20,16 @@ static poet_status_t init_one(const poet_param_t *param)
 {
     switch (param->home) {
     case POET_HOME_RAM:
+        if (param->initial == NULL) {
+            memset(poet_model.arena + param->at, 0, param->size_bytes);
+            return POET_OK;
+        }
         memcpy(poet_model.arena + param->at, param->initial, param->size_bytes);
         return POET_OK;
     case POET_HOME_STORAGE:
+        if (param->initial == NULL) {
+            return poet_page_zero(param->at, param->size_bytes);
+        }
         return poet_page_out(param->at, param->initial, param->size_bytes);
     case POET_HOME_ROM:
         return POET_OK;

@@ -122,6 +122,7 @@ poet_status_t poet_run_train(float learning_rate, uint64_t *ticks)
     const poet_page_counts_t pages_before = poet_page_counts();
     state.recomputes = 0;
     *poet_model.learning_rate = learning_rate;
+    *poet_model.step_index = (int32_t)(state.steps_done & (uint32_t)INT32_MAX);
     const poet_status_t status = run_marked(poet_step, ticks);
     const poet_page_counts_t pages = poet_page_counts();
     state.last_step.page_outs = pages.outs - pages_before.outs;

@@ -50,10 +50,11 @@ class Tensor(_Array):
 
 
 class Param(_Array):
-    """A parameter; `home` is where it lives between steps."""
+    """A parameter, or `state` of its training; `home` is where it lives between steps."""
 
     index: Annotated[int, Field(ge=0)]
     home: Literal["ram", "storage", "rom"]
+    state: bool = False
 
 
 class Label(_Frozen):

@@ -19,6 +19,7 @@ from poet_codegen.folder import BuildFolder
 from poet_codegen.lower import PAGE_TRAILER_BYTES, Home
 from poet_codegen.plan import Plan, load_plan, make_plan, make_request, save_plan
 from poet_codegen.platformio.flags import compile_flags, host_flags, machine_flags
+from poet_codegen.recipe import DEFAULT_RECIPE
 from poet_codegen.resources import data_dir
 from poet_solver.errors import InfeasibleError
 
@@ -26,7 +27,7 @@ BOARD = "qemu_netduinoplus2"
 
 
 def plan_of(path: Path, ram_bytes: int, technique: str = "both", home: Home = Home.RAM) -> Plan:
-    request = make_request(path, BOARD, ram_bytes, None, home, "all", technique, 0)
+    request = make_request(path, BOARD, ram_bytes, None, home, DEFAULT_RECIPE, technique, 0)
     return make_plan(request, path, threads=1, time_limit_s=30)
 
 

@@ -15,6 +15,7 @@ from poet_codegen.build import write_project
 from poet_codegen.lower import Home
 from poet_codegen.plan import Plan, make_plan, make_request
 from poet_codegen.platformio.host import build_host
+from poet_codegen.recipe import DEFAULT_RECIPE
 from poet_hil.device import DeviceClient
 from poet_hil.link import Link
 from poet_hil.manifest import load_build
@@ -96,7 +97,7 @@ def test_bits_do_not_depend_on_the_budget(model: Callable[[Maker], Any], make_mo
     onnx.save(model(make_model), path)
 
     def plan(ram_bytes: int, home: Home = Home.RAM, technique: str = "both") -> Plan:
-        request = make_request(path, BOARD, ram_bytes, None, home, "all", technique, 0)
+        request = make_request(path, BOARD, ram_bytes, None, home, DEFAULT_RECIPE, technique, 0)
         return make_plan(request, path, threads=1, time_limit_s=20)
 
     keep = plan(PLENTY, technique="keep")

@@ -12,6 +12,7 @@ from onnx import helper
 from poet_codegen.export import with_weights
 from poet_codegen.lower import Home
 from poet_codegen.plan import Plan, make_plan, make_request
+from poet_codegen.recipe import DEFAULT_RECIPE
 
 from .test_on_host import BOARD, PLENTY, run
 
@@ -82,7 +83,7 @@ def test_bits_do_not_depend_on_the_budget(make_model: Callable[..., onnx.ModelPr
     onnx.save(proto, path)
 
     def plan(ram_bytes: int, home: Home = Home.RAM, technique: str = "both") -> Plan:
-        request = make_request(path, BOARD, ram_bytes, None, home, "all", technique, 0)
+        request = make_request(path, BOARD, ram_bytes, None, home, DEFAULT_RECIPE, technique, 0)
         return make_plan(request, path, threads=1, time_limit_s=5)
 
     keep = plan(PLENTY, technique="keep")

@@ -40,6 +40,7 @@ static int32_t label[2];
 static uint32_t output[4];
 static float loss;
 static float learning_rate;
+static int32_t step_index;
 static uint32_t ticks[STEPS];
 
 static const float biases_initial[BIASES] = {0.5f, -0.25f, 0.125f};
@@ -69,6 +70,7 @@ const poet_model_t poet_model = {
     .output_bytes = sizeof output,
     .loss = &loss,
     .learning_rate = &learning_rate,
+    .step_index = &step_index,
     .params = params,
     .param_count = sizeof params / sizeof params[0],
     .profile_ticks = ticks,

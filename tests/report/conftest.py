@@ -12,6 +12,7 @@ import onnx
 import pytest
 from poet_codegen.lower import Home
 from poet_codegen.plan import Plan, make_plan, make_request
+from poet_codegen.recipe import DEFAULT_RECIPE
 from poet_codegen.report import FirmwareSizes, LossPoint, RunSummary
 from poet_codegen.report.inputs import RunFacts
 from poet_codegen.resources import checkout_root
@@ -95,7 +96,7 @@ def read() -> Callable[[str], Probe]:
 
 def plan_of(model: Path, ram_bytes: int, technique: str = "both", home: Home = Home.RAM) -> Plan:
     deadline = None if technique == "keep" else 2.0
-    request = make_request(model, "qemu_netduinoplus2", ram_bytes, deadline, home, "all", technique, 0)
+    request = make_request(model, "qemu_netduinoplus2", ram_bytes, deadline, home, DEFAULT_RECIPE, technique, 0)
     return make_plan(request, model, threads=1, time_limit_s=20)
 
 

@@ -24,6 +24,7 @@ from poet_codegen.errors import BoardError
 from poet_codegen.folder import BuildFolder
 from poet_codegen.lower import Home
 from poet_codegen.plan import Plan, load_plan, make_plan, make_request, save_plan
+from poet_codegen.recipe import Recipe
 from poet_codegen.report import write_report
 
 Folder = Annotated[Path, typer.Option("--dir", help="Build folder: what the commands leave for each other.")]
@@ -71,6 +72,7 @@ def plan_command(
     Example: [cyan]poet plan model.onnx --board qemu_netduinoplus2 --ram 32K --deadline 2.0[/]
     """
     ram_bytes = parse_size(ram) if ram is not None else None
+    recipe = Recipe(train)
     if not math.isfinite(deadline) or deadline < 0:
         raise typer.BadParameter(f"--deadline {deadline}: give a multiple of the compute time, such as 2.0.")
     description = load_board(board)
@@ -87,7 +89,7 @@ def plan_command(
             status.update(f"Solving, {news.phase}: {best}, bound {si(news.bound_j, 'J')}, gap {news.gap:.2%}")
 
         def make(budget: int) -> Plan:
-            request = make_request(model, board, budget, deadline or None, params, train, technique.value, seed)
+            request = make_request(model, board, budget, deadline or None, params, recipe, technique.value, seed)
             return make_plan(request, model, threads=threads, time_limit_s=time_limit, progress=show)
 
         try:

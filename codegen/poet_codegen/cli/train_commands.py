@@ -87,7 +87,9 @@ def train_command(
 
         result = session.train(train_set, request.plan(), resume=resume, on_step=on_step)
         status = device.status()
-    trained = with_weights(read_model(folder.model), result.weights)
+    state = {param.name for param in build.manifest.params if param.state}
+    weights = {name: values for name, values in result.weights.items() if name not in state}
+    trained = with_weights(read_model(folder.model), weights)
     write_atomic(folder.run / "trained.onnx", trained.SerializeToString())
     finish_run(folder, request, result, status, build.manifest)
     write_report(folder)

@@ -19,6 +19,7 @@ _STATIC_NAMES = {
     Kind.OUTPUT: "poet_output",
     Kind.LOSS: "&poet_loss",
     Kind.LEARNING_RATE: "&poet_learning_rate",
+    Kind.STEP: "&poet_step_index",
 }
 
 
@@ -34,7 +35,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class ParamRow:
-    """A parameter as the firmware's table and the manifest list it."""
+    """A parameter, or state of training, as the firmware's table and the manifest list it."""
 
     index: int
     name: str
@@ -42,6 +43,7 @@ class ParamRow:
     shape: tuple[int, ...]
     elements: int
     size_bytes: int
+    is_state: bool
     home: str
     at: int
 
@@ -149,6 +151,7 @@ def build_layout(graph: Graph, schedules: Sequence[tuple[Lowered, Schedule]]) ->
                 param.shape,
                 param.elements,
                 param.size_bytes,
+                param.kind is Kind.STATE,
                 home.value if home else "rom",
                 at,
             )

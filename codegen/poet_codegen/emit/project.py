@@ -19,7 +19,7 @@ from poet_codegen.lower import Lowered
 from poet_codegen.ops.registry import Kernel
 from poet_codegen.render import c_float, render
 
-ABI = 1
+ABI = 2
 """POET_ABI of firmware/include/poet/model.h that the emitted code is written for; tests compare the two."""
 _DIGEST_HEX = 32
 
@@ -134,7 +134,11 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
         output=infer.graph.tensors[infer.graph.outputs[0]],
         classes=infer.graph.tensors[infer.graph.outputs[0]].shape[-1],
     )
-    values = {row.name: [c_float(float(v)) for v in np.ravel(build.weights[row.name])] for row in layout.params}
+    values = {
+        row.name: [c_float(float(v)) for v in np.ravel(build.weights[row.name])]
+        for row in layout.params
+        if not row.is_state
+    }
     return emission, values
 
 
@@ -175,7 +179,14 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
         "label": {"classes": e.classes, "count": e.label.elements, "bytes": e.label.size_bytes},
         "output": _io(e.output),
         "params": [
-            {"index": p.index, "name": p.name, "shape": list(p.shape), "bytes": p.size_bytes, "home": p.home}
+            {
+                "index": p.index,
+                "name": p.name,
+                "shape": list(p.shape),
+                "bytes": p.size_bytes,
+                "home": p.home,
+                "state": p.is_state,
+            }
             for p in e.params
         ],
         "steps": [

@@ -160,7 +160,7 @@ def _digests(plan: Plan, run: RunSummary | None) -> tuple[tuple[str, str], ...]:
         ("Training graph and weights", model_digest(plan.train.graph, plan.model.weights)),
         ("Problem", schedule.problem_digest),
         ("Schedule", schedule.digest()),
-        ("Trained parameters", shown(request.train)),
+        ("Trained parameters", shown(request.recipe.train)),
         ("Parameters live in", request.home.value),
         ("Seed of the search", str(request.seed)),
         ("Time of the search", f"{schedule.solve_s:.1f} s"),

@@ -13,7 +13,7 @@
 
 #include "poet/status.h"
 
-#define POET_ABI 1
+#define POET_ABI 2
 
 #define POET_DIGEST_BYTES 16 /* leading bytes of a SHA-256 */
 
@@ -23,10 +23,10 @@ typedef enum {
     POET_HOME_STORAGE = 2, /* `at` is the byte address of the parameter's page on storage */
 } poet_home_t;
 
-/* One parameter of the model, in the order of manifest.json's "params". */
+/* One parameter of the model, or state of its training, in the order of manifest.json's "params". */
 typedef struct {
     const char *name;     /* the ONNX initializer, escaped; for messages only */
-    const float *initial; /* size_bytes of initial values in flash */
+    const float *initial; /* size_bytes of initial values in flash; NULL: zeros (state of the optimizer) */
     uint32_t size_bytes;
     uint32_t at;
     poet_home_t home;
@@ -52,6 +52,7 @@ typedef struct {
     uint32_t output_bytes;
     float *loss;          /* written by poet_step() */
     float *learning_rate; /* read by poet_step() */
+    int32_t *step_index;  /* read by poet_step(): training steps done before it, modulo 2^31 */
 
     const poet_param_t *params;
     uint32_t param_count;

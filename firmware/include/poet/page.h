@@ -15,6 +15,9 @@
 /* Write a tensor. */
 poet_status_t poet_page_out(uint32_t address, const void *data, uint32_t size_bytes);
 
+/* Write a tensor of zeros, from no memory of its size. */
+poet_status_t poet_page_zero(uint32_t address, uint32_t size_bytes);
+
 /* Read a tensor back. POET_ERR_CORRUPT when the CRC differs; `data` is then not to be used. */
 poet_status_t poet_page_in(uint32_t address, void *data, uint32_t size_bytes);
 
