@@ -16,7 +16,7 @@ from poet_codegen.errors import ModelError
 from poet_codegen.graph import Array, AttrValue, DType, Graph, GraphBuilder, Kind, Node, Role, Tensor
 from poet_codegen.onnx_fold import fold, may_fold
 from poet_codegen.ops import registry
-from poet_codegen.simplify import join_biases
+from poet_codegen.simplify import simplify, without_dead_nodes
 from poet_codegen.verify import verify
 
 _MOST_FAULTS = 20
@@ -123,6 +123,16 @@ class Importer:
         if source in self.constants:
             return tuple(self.constants[source].shape)
         return self.builder.tensors[self._names[source]].shape if source in self._names else None
+
+    def onnx_type(self, onnx_name: str) -> int | None:
+        """Element type of a value, a TensorProto.DataType, or None when nothing has computed it."""
+        source = self._source(onnx_name)
+        if source in self.constants:
+            return helper.np_dtype_to_tensor_dtype(self.constants[source].dtype)
+        if source not in self._names:
+            return None
+        is_float = self.builder.tensors[self._names[source]].dtype is DType.FLOAT32
+        return TensorProto.FLOAT if is_float else TensorProto.INT64
 
     def constant(self, node: ImportedNode, position: int) -> np.ndarray[Any, Any]:
         """A constant input's value. Raises ModelError when it is computed at run time."""
@@ -248,7 +258,7 @@ def import_onnx(proto: onnx.ModelProto) -> Model:
         answers.append(importer.value(reader, 0).name)
     model = importer.builder.graph(answers)
     verify(model)
-    needed = join_biases(without_dead_nodes(model))
+    needed = simplify(without_dead_nodes(model))
     return Model(needed, {name: array for name, array in importer.weights.items() if name in needed.tensors})
 
 
@@ -269,7 +279,7 @@ class _Loader:
         for index, proto in enumerate(protos):
             node = _node(index, proto, self._opset)
             try:
-                self._load(node)
+                self._load(self._as_cast(node) if node.op_type == "CastLike" else node)
             except ModelError as error:
                 self._refused.append(error)
                 self._poisoned.update(node.outputs)
@@ -303,6 +313,17 @@ class _Loader:
         else:
             op.load(importer, node)
 
+    def _as_cast(self, node: ImportedNode) -> ImportedNode:
+        """CastLike as the Cast that it is: of its second input only the type counts, so that constants stay such."""
+        source, like = node.inputs
+        if like in self._poisoned:
+            return node
+        to = self._importer.onnx_type(like)
+        if to is None:
+            raise node.refuse(f"input {like!r} is not computed by any node before it", "Check the model.")
+        proto = helper.make_node("Cast", [source], list(node.outputs), to=to)
+        return ImportedNode("Cast", node.label, (source,), node.outputs, {"to": to}, node.opset, proto)
+
     def _is_constant(self, name: str) -> bool:
         return self._importer.is_constant(name) or name in self._poisoned_constants
 
@@ -333,18 +354,6 @@ class _Loader:
         lines = [str(error) for error in self._refused[:_MOST_FAULTS]]
         more = len(self._refused) - len(lines)
         return [*lines, f"There are {more} more such nodes."] if more else lines
-
-
-def without_dead_nodes(graph: Graph) -> Graph:
-    """The graph without nodes that no output depends on, and without tensors that nothing mentions."""
-    needed = set(graph.outputs)
-    kept: list[Node] = []
-    for node in reversed(graph.nodes):
-        if needed.intersection(node.outputs):
-            needed.update(node.inputs, node.outputs)
-            kept.append(node)
-    tensors = {name: t for name, t in graph.tensors.items() if name in needed or t.kind is Kind.INPUT}
-    return Graph(graph.name, tensors, tuple(reversed(kept)), graph.outputs)
 
 
 def _node(index: int, node: onnx.NodeProto, opset: int) -> ImportedNode:

@@ -153,3 +153,52 @@ def test_a_bias_joins_its_layer(make_model: Maker, shape: list[int]) -> None:
     assert graph.tensors["y"].shape == (*shape[:-1], 3)
     twice = [*nodes[:1], node("Add", ["m", "b"], ["a"]), node("Mul", ["a", "m"], ["y"])]
     assert "Add" in [n.op for n in import_onnx(make_model(twice, shape, weights)).graph.nodes]
+
+
+def test_a_padding_joins_its_convolution(make_model: Maker) -> None:
+    weights = {"w": np.ones((3, 2, 3, 3), np.float32)}
+    pad = node("Pad", ["x", "pads"], ["p"])
+    conv = node("Conv", ["p", "w"], ["y"], strides=[2, 2], pads=[0, 1, 0, 1])
+    zeros = {"pads": np.array([0, 0, 0, 1, 0, 0, 2, 3])}
+    graph = import_onnx(make_model([pad, conv], [1, 2, 8, 8], weights | zeros)).graph
+    assert [(n.op, n.ints("pads")) for n in graph.nodes] == [("Conv", (0, 2, 2, 4))]
+    assert graph.tensors["y"].shape == (1, 3, 4, 6)
+    others = [
+        ([pad, conv], {"pads": np.array([0, 1, 0, 1, 0, 0, 2, 3])}, (3, 3)),  # channels too
+        ([node("Pad", ["x", "pads", "one"], ["p"]), conv], {**zeros, "one": np.float32(1)}, (3, 2)),  # not zeros
+    ]
+    for nodes, constants, (outputs, inputs) in others:
+        filters = {"w": np.ones((outputs, inputs, 3, 3), np.float32)}
+        graph = import_onnx(make_model(nodes, [1, 2, 8, 8], filters | constants)).graph
+        assert [n.op for n in graph.nodes] == ["Place", "Conv"]
+
+
+def test_a_product_reads_its_matrix_transposed(make_model: Maker) -> None:
+    nodes = [
+        node("Transpose", ["w"], ["t"], perm=[1, 0]),
+        node("MatMul", ["x", "t"], ["m"]),
+        node("Transpose", ["m"], ["k"], perm=[0, 2, 1]),
+        node("MatMul", ["m", "k"], ["s"]),
+        node("Transpose", ["m"], ["other"], perm=[1, 0, 2]),
+        node("MatMul", ["s", "other"], ["y"]),
+    ]
+    graph = import_onnx(make_model(nodes, [2, 2, 4], {"w": np.ones((5, 4), np.float32)})).graph
+    dense, scores, _, last = (n for n in graph.nodes if n.op != "Reshape")
+    assert (dense.op, dense.inputs[1], dense.int("transposed")) == ("Dense", "w", 1)
+    assert (scores.inputs[1], scores.int("trans_b")) == (scores.inputs[0], 1)
+    assert last.int("trans_b") == 0
+
+
+def test_cast_like_takes_the_type_alone(make_model: Maker) -> None:
+    """What PyTorch's newer exporter writes for the bias that a convolution has not."""
+    nodes = [
+        node("CastLike", ["half", "x"], ["bias"]),
+        node("CastLike", ["x", "bias"], ["same"]),
+        node("Add", ["same", "bias"], ["y"]),
+    ]
+    half = {"half": np.array([1.5, 2.5], np.float16)}
+    model = import_onnx(make_model(nodes, [3, 2], half))
+    assert [n.op for n in model.graph.nodes] == ["Add"]
+    assert np.array_equal(model.weights["bias"], np.array([1.5, 2.5], np.float32))
+    with pytest.raises(ModelError, match="converts"):
+        import_onnx(make_model([node("CastLike", ["x", "half"], ["y"])], [3, 2], half))

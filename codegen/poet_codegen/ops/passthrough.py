@@ -30,7 +30,7 @@ class Cast(Reshape):
     """y is x: a conversion of float32 to float32, or of integers to integers."""
 
     name = "Cast"
-    onnx: tuple[str, ...] = ("Cast",)
+    onnx: tuple[str, ...] = ("Cast", "CastLike")
     supported = "float32 to float32, integers to integers; anything among constants"
 
     def load(self, importer: Importer, node: ImportedNode) -> None:
