@@ -9,6 +9,7 @@
 #include "poet/model.h"
 #include "poet/page.h"
 #include "poet/params.h"
+#include "poet/region.h"
 
 static struct {
     bool params_good; /* false before they are initialised and after a run that stopped half way */
@@ -67,11 +68,13 @@ static void end_mark(uint64_t now)
 
 void poet_mark(uint32_t index)
 {
+    poet_region_end();
     end_mark(poet_hal_ticks());
     poet_run_alive(index, poet_model.schedule_steps);
     state.mark_index = index;
     /* Read again: a heartbeat on a slow line must not count as work of the schedule step. */
     state.mark_ticks = poet_hal_ticks();
+    poet_region_begin();
 }
 
 void poet_count_recompute(void)
@@ -86,6 +89,7 @@ static poet_status_t run_marked(poet_status_t (*function)(void), uint64_t *ticks
     const uint64_t began = poet_hal_ticks();
     poet_hal_marker(true);
     const poet_status_t status = function();
+    poet_region_end();
     poet_hal_marker(false);
     const uint64_t ended = poet_hal_ticks();
     end_mark(ended);

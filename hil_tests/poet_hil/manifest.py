@@ -72,7 +72,10 @@ class Label(_Frozen):
 
 
 class Step(_Frozen):
-    """A schedule step: what it computes or moves in bytes, planned energy in joules and time in seconds."""
+    """A schedule step: what it computes or moves in bytes, planned energy in joules and time in seconds.
+
+    `macs` and `elements` say how much it computes; 0 for a page.
+    """
 
     index: Annotated[int, Field(ge=0)]
     do: Literal["compute", "page_in", "page_out"]
@@ -80,6 +83,8 @@ class Step(_Frozen):
     op: str
     recompute: bool
     bytes: Bytes
+    macs: Annotated[int, Field(ge=0)] = 0
+    elements: Annotated[int, Field(ge=0)] = 0
     energy_j: float
     time_s: float
 
@@ -92,9 +97,10 @@ class Qemu(_Frozen):
 
 
 class Board(_Frozen):
-    """The board; `baud` is bits a second of its serial port."""
+    """The board; `core` is its processor's ('cortex-m4'), `baud` bits a second of its serial port."""
 
     id: str
+    core: str = ""
     kind: Literal["qemu", "serial", "host"]
     baud: Positive
     qemu: Qemu | None = None

@@ -171,6 +171,7 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
         "schedule_digest": e.schedule_digest,
         "board": {
             "id": board.name,
+            "core": board.cpu.core,
             "kind": board.kind,
             "baud": board.uart.baud,
             "qemu": {"machine": board.qemu.machine, "args": list(board.qemu.args)} if board.qemu else None,
@@ -197,6 +198,8 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
                 "op": s.op,
                 "recompute": s.recompute,
                 "bytes": s.size_bytes,
+                "macs": s.work.macs if s.work else 0,
+                "elements": s.work.elements if s.work else 0,
                 "energy_j": s.energy_j,
                 "time_s": s.time_s,
             }

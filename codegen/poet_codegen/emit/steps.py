@@ -12,7 +12,7 @@ from poet_codegen.emit.wrap import wrap_call
 from poet_codegen.graph import Graph
 from poet_codegen.lower import Lowered
 from poet_codegen.ops import registry
-from poet_codegen.ops.registry import Kernel
+from poet_codegen.ops.registry import Kernel, Work
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class EmittedStep:
     """C statement, wrapped to the generated code's width."""
     size_bytes: int
     """Bytes moved by a page step; bytes of the outputs of a computation."""
+    work: Work | None
+    """How much a computation computes; None for a page."""
     energy_j: float
     time_s: float
 
@@ -89,7 +91,18 @@ def emit_steps(
             statement = wrap_call(kernel.name, arguments, _INDENT, ";")
             again = step.op in done
             out.append(
-                EmittedStep(index, "compute", node.label, node.op, again, statement, size, mode.energy_j, mode.time_s)
+                EmittedStep(
+                    index,
+                    "compute",
+                    node.label,
+                    node.op,
+                    again,
+                    statement,
+                    size,
+                    registry.get(node.op).work(graph, node),
+                    mode.energy_j,
+                    mode.time_s,
+                )
             )
             done.add(step.op)
         else:
@@ -104,6 +117,6 @@ def emit_steps(
             arguments = [pages[name].name, place, f"{tensor.size_bytes}u"]
             statement = wrap_call(f"POET_TRY(poet_{do}", arguments, _INDENT, ");")
             out.append(
-                EmittedStep(index, do, name, do, False, statement, tensor.size_bytes, cost.energy_j, cost.time_s)
+                EmittedStep(index, do, name, do, False, statement, tensor.size_bytes, None, cost.energy_j, cost.time_s)
             )
     return tuple(out)

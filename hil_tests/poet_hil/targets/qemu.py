@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from poet_hil.errors import TargetError, TargetMissing
@@ -14,7 +15,7 @@ EXECUTABLE = "qemu-system-arm"
 LOG_NAME = "qemu.log"
 
 
-def qemu_program(build: Build) -> Program:
+def qemu_program(build: Build, more_arguments: Sequence[str] = ()) -> Program:
     """How to run a build's firmware in QEMU. TargetMissing without QEMU or firmware."""
     qemu = build.manifest.board.qemu
     if qemu is None:
@@ -36,13 +37,16 @@ def qemu_program(build: Build) -> Program:
         # nodelay: the UART sends byte by byte, and each would wait for the acknowledgement of the one before.
         serial = f"tcp:127.0.0.1:{port},server=on,wait=off,nodelay=on"
         fixed = ["-display", "none", "-monitor", "none", "-parallel", "none", "-serial", serial]
-        return [executable, "-machine", qemu.machine, *fixed, *qemu.args, "-kernel", str(firmware)]
+        return [executable, "-machine", qemu.machine, *fixed, *qemu.args, *more_arguments, "-kernel", str(firmware)]
 
     return Program(f"QEMU {qemu.machine}", argv)
 
 
 class QemuTarget(ProcessTarget):
-    """The emulated board, from power-on at open() to power-off at close(); storage files are in `folder`."""
+    """The emulated board, from power-on at open() to power-off at close(); storage files are in `folder`.
 
-    def __init__(self, build: Build, folder: Path | None = None) -> None:
-        super().__init__(qemu_program(build), folder or build.run_dir, LOG_NAME)
+    `more_arguments` go to QEMU, such as those that load a plugin.
+    """
+
+    def __init__(self, build: Build, folder: Path | None = None, more_arguments: Sequence[str] = ()) -> None:
+        super().__init__(qemu_program(build, more_arguments), folder or build.run_dir, LOG_NAME)
