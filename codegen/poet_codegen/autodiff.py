@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import AttrValue, DType, Graph, GraphBuilder, Kind, Node, Role, Tensor
+from poet_codegen.head import with_logits
 from poet_codegen.ops import registry
 from poet_codegen.recipe import DEFAULT_RECIPE, Recipe
 from poet_codegen.verify import verify
@@ -61,11 +62,13 @@ def build_training_graph(forward: Graph, trainable: frozenset[str], recipe: Reci
     """Append loss, backward pass and SGD updates to a forward graph, as `recipe` says.
 
     `trainable` names the parameters that learn; gradients nobody needs are not built. Nodes of one layer stand in the
-    order input gradient, then updates, so that the gradient of the layer's output can die there.
+    order input gradient, then updates, so that the gradient of the layer's output can die there. A final Softmax is
+    the loss's (poet_codegen.head).
     """
     unknown = trainable - {p.name for p in forward.of_kind(Kind.PARAM)}
     if unknown:
         raise ModelError(f"There is no parameter {min(unknown)!r} to train. See `poet plan --help` on --train.")
+    forward = with_logits(forward)
     builder = GraphBuilder(forward.name, forward)
     logits = forward.outputs[0]
     dlogits = _add_loss(builder, logits)
@@ -73,12 +76,13 @@ def build_training_graph(forward: Graph, trainable: frozenset[str], recipe: Reci
     if logits not in wanted:
         raise ModelError("No parameter to train reaches the model's output. Choose others with --train.")
     rate = builder.tensor(Tensor("learning_rate", (1,), kind=Kind.LEARNING_RATE))
+    first_reader = _first_readers(forward)
 
     def update(index: int, tape: Tape) -> None:
         node = forward.nodes[index]
         for name in dict.fromkeys(node.inputs):
             # A parameter's gradient is complete once its first reader (last in reverse) was differentiated.
-            if name in trainable and name in tape.grads and _first_reader(forward, name) == index:
+            if name in trainable and name in tape.grads and first_reader[name] == index:
                 _add_update(builder, name, tape.grads[name], rate, node.label)
 
     differentiate(builder, forward, wanted, {logits: dlogits}, update)
@@ -141,8 +145,12 @@ def reachable_from(forward: Graph, trainable: frozenset[str]) -> frozenset[str]:
     return frozenset(wanted)
 
 
-def _first_reader(forward: Graph, param: str) -> int:
-    return next(index for index, node in enumerate(forward.nodes) if param in node.inputs)
+def _first_readers(forward: Graph) -> dict[str, int]:
+    first: dict[str, int] = {}
+    for index, node in enumerate(forward.nodes):
+        for name in node.inputs:
+            first.setdefault(name, index)
+    return first
 
 
 def fuse_updates(graph: Graph) -> Graph:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from onnx import TensorProto, checker, helper, numpy_helper
 
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import Array, AttrValue, DType, Graph, GraphBuilder, Kind, Node, Role, Tensor
+from poet_codegen.onnx_fill import fill, is_parameter_fill
 from poet_codegen.onnx_fold import fold, may_fold
+from poet_codegen.onnx_readers import Readers
 from poet_codegen.ops import registry
 from poet_codegen.simplify import simplify, without_dead_nodes
 from poet_codegen.verify import verify
@@ -174,13 +176,14 @@ class Importer:
                 f"parameter {source!r} has type {array.dtype}",
                 "Only float32 parameters train; convert the model.",
             )
-        if not np.isfinite(array).all():
+        # Of the extremes only, which NaN reaches too: weights of some hundred megabytes get no mask of their size.
+        if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
             raise node.refuse(
                 f"parameter {source!r} holds NaN or infinity", "Export the model again from weights that are finite."
             )
         kind = Kind.CONSTANT if source in self.computed else Kind.PARAM
         name = self.bind(source, Tensor(source, tuple(array.shape), kind=kind))
-        self.weights[name] = np.ascontiguousarray(array)
+        self.weights[name] = array
 
     def step(
         self,
@@ -245,13 +248,15 @@ def import_onnx(proto: onnx.ModelProto) -> Model:
     importer = Importer(
         GraphBuilder(graph.name or "model"), {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     )
-    inputs = [value for value in graph.input if value.name not in importer.constants]
+    readers = Readers(graph)
+    declared = [value for value in graph.input if value.name not in importer.constants]
+    inputs = [value for value in declared if readers.of(value.name)] or declared
     if not inputs:
         raise ModelError("The model must have an input, but has none. Export it with one.")
     for value in inputs:
         shape, dtype = _static_shape(value)
         importer.bind(value.name, Tensor(value.name, shape, dtype, Kind.INPUT))
-    _Loader(importer, opset).load(graph.node)
+    _Loader(importer, opset, readers).load(graph.node)
     answers = []
     for output in graph.output:
         reader = ImportedNode("output", output.name, (output.name,), (), {}, opset, onnx.NodeProto())
@@ -265,9 +270,10 @@ def import_onnx(proto: onnx.ModelProto) -> Model:
 class _Loader:
     """Loads nodes in order and collects what is wrong with them."""
 
-    def __init__(self, importer: Importer, opset: int) -> None:
+    def __init__(self, importer: Importer, opset: int, readers: Readers) -> None:
         self._importer = importer
         self._opset = opset
+        self._readers = readers
         self._unsupported: list[ImportedNode] = []
         self._refused: list[ModelError] = []
         self._poisoned: set[str] = set()
@@ -277,7 +283,7 @@ class _Loader:
 
     def load(self, protos: Sequence[onnx.NodeProto]) -> None:
         for index, proto in enumerate(protos):
-            node = _node(index, proto, self._opset)
+            node = self._without_unread(_node(index, proto, self._opset))
             try:
                 self._load(self._as_cast(node) if node.op_type == "CastLike" else node)
             except ModelError as error:
@@ -285,6 +291,11 @@ class _Loader:
                 self._poisoned.update(node.outputs)
         if self._unsupported or self._refused:
             raise ModelError("\n".join([*self._about_unsupported(), *self._about_refused()]))
+
+    def _without_unread(self, node: ImportedNode) -> ImportedNode:
+        """The node with further outputs that nobody reads left out: older exporters name a mask that is not used."""
+        more = (name if self._readers.is_read(name) else "" for name in node.outputs[1:])
+        return replace(node, outputs=(*node.outputs[:1], *more))
 
     def _load(self, node: ImportedNode) -> None:
         importer = self._importer
@@ -301,6 +312,8 @@ class _Loader:
         elif poisoned and all(self._is_constant(name) for name in node.inputs if name):
             self._poisoned.update(node.outputs)
             self._poisoned_constants.update(node.outputs)
+        elif node.op_type == "ConstantOfShape" and importer.is_constant(node.inputs[0]):
+            self._load_fill(node)
         elif may_fold(node.proto, op is not None, importer.is_constant, importer.is_parameter):
             for name, array in fold(node, importer.constant).items():
                 importer.constants[name] = array
@@ -326,6 +339,12 @@ class _Loader:
 
     def _is_constant(self, name: str) -> bool:
         return self._importer.is_constant(name) or name in self._poisoned_constants
+
+    def _load_fill(self, node: ImportedNode) -> None:
+        array = fill(node.proto, self._importer.constant(node, 0).tolist())
+        self._importer.constants[node.outputs[0]] = array
+        if not is_parameter_fill(node.outputs[0], array.ndim, self._readers.of):
+            self._importer.computed.add(node.outputs[0])
 
     def _load_shape(self, node: ImportedNode) -> None:
         shape = self._importer.shape_of(node.inputs[0])

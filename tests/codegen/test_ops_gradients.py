@@ -43,6 +43,19 @@ def test_arithmetic(against_pytorch: Check, cases: list[Case]) -> None:
 
 
 @st.composite
+def variadic(draw: st.DrawFn) -> Case:
+    a, b = draw(broadcast_pair())
+    feeds = {"a": values(draw, a), "b": values(draw, b), "c": values(draw, a)}
+    names = draw(st.sampled_from(["a", "ab", "bac", "aab"]))
+    return Case([helper.make_node("Sum", list(names), ["y"])], {name: feeds[name] for name in sorted(set(names))})
+
+
+@drawn(variadic(), 2)
+def test_sum(against_pytorch: Check, cases: list[Case]) -> None:
+    against_pytorch(cases)
+
+
+@st.composite
 def same_operand(draw: st.DrawFn) -> Case:
     x = values(draw, draw(shapes()), 0.5, 2.0)
     op = draw(st.sampled_from(["Add", "Sub", "Mul", "Div"]))

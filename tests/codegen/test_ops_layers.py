@@ -187,6 +187,19 @@ def test_normalizations(against_pytorch: Check, cases: list[Case]) -> None:
     against_pytorch(cases)
 
 
+@st.composite
+def across_channels(draw: st.DrawFn) -> Case:
+    shape = (draw(st.integers(1, 2)), draw(st.integers(1, 7)), *draw(shapes(2, 3)))
+    attrs = {"size": draw(st.integers(1, 8)), "bias": draw(st.sampled_from([0.5, 2.0]))}
+    attrs |= draw(st.sampled_from([{}, {"alpha": 0.9, "beta": 0.5}, {"alpha": 0.3, "beta": 1.5}, {"beta": -0.5}]))
+    return Case([helper.make_node("LRN", ["x"], ["y"], **attrs)], {"x": values(draw, shape)})
+
+
+@drawn(across_channels())
+def test_local_response_normalization(against_pytorch: Check, cases: list[Case]) -> None:
+    against_pytorch(cases)
+
+
 def test_decomposed_layer_normalization(against_pytorch: Check) -> None:
     """As exporters write it before operator set 17."""
     nodes = [

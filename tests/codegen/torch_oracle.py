@@ -73,6 +73,8 @@ def _pointwise(op: str, attrs: dict[str, Any], x: list[Any]) -> torch.Tensor | N
         return _UNARY[op](x[0])
     if op in _BINARY:
         return _BINARY[op](x[0], x[1])
+    if op == "Sum":
+        return sum(x[1:], x[0])
     if op == "LeakyRelu":
         return f.leaky_relu(x[0], attrs.get("alpha", 0.01))
     if op == "Clip":
@@ -129,6 +131,12 @@ def _normalizing(op: str, attrs: dict[str, Any], x: list[Any]) -> Any:
     if op == "LayerNormalization":
         shape = x[0].shape[attrs.get("axis", -1) :]
         return f.layer_norm(x[0], shape, x[1], x[2] if len(x) > 2 else None, attrs.get("epsilon", 1e-5))
+    if op == "LRN":
+        # Zeros around the channels: PyTorch's own window is not ONNX's for an even size.
+        size = attrs["size"]
+        squares = f.pad((x[0] ** 2).movedim(1, -1), ((size - 1) // 2, size // 2)).unfold(-1, size, 1).sum(-1)
+        scale = attrs.get("bias", 1.0) + attrs.get("alpha", 1e-4) / size * squares.movedim(-1, 1)
+        return x[0] / scale ** attrs.get("beta", 0.75)
     if op == "BatchNormalization":
         return f.batch_norm(x[0], x[3].detach(), x[4].detach(), x[1], x[2], eps=attrs.get("epsilon", 1e-5))
     return None

@@ -22,6 +22,7 @@ from poet_codegen.cli.console import console, dir_option, error_console, facts, 
 from poet_codegen.cli.quantities import parse_size
 from poet_codegen.errors import BoardError
 from poet_codegen.folder import BuildFolder
+from poet_codegen.head import final_softmax
 from poet_codegen.lower import Home
 from poet_codegen.plan import Plan, load_plan, make_plan, make_request, save_plan
 from poet_codegen.recipe import Recipe
@@ -147,8 +148,15 @@ def _plan_facts(plan: Plan, keep: Schedule) -> list[tuple[str, str]]:
         ),
         ("Time", f"{si(schedule.time_s, 's')} a step (modelled)"),
         ("Proof", escape(quality)),
-        *(("Note", escape(note)) for note in schedule.notes),
+        *(("Note", escape(note)) for note in (*_softmax_notes(plan), *schedule.notes)),
     ]
+
+
+def _softmax_notes(plan: Plan) -> list[str]:
+    softmax = final_softmax(plan.model.graph)
+    if softmax is None:
+        return []
+    return [f"The loss takes in the model's final {softmax.op} ({softmax.label}); only inference runs it."]
 
 
 def build_command(dir: Folder = Path("build")) -> None:
