@@ -1,4 +1,4 @@
-"""Reverse-mode autodiff: forward graph -> training graph with loss, gradients and SGD updates as nodes (DESIGN §3)."""
+"""Reverse-mode autodiff: forward graph -> training graph with loss, gradients and updates as nodes (DESIGN §3)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from poet_codegen.errors import ModelError
 from poet_codegen.graph import AttrValue, DType, Graph, GraphBuilder, Kind, Node, Role, Tensor
 from poet_codegen.head import with_logits
 from poet_codegen.ops import registry
+from poet_codegen.ops.optimizers import rule_of, state_of, update_attrs
+from poet_codegen.ops.update import Update
 from poet_codegen.recipe import DEFAULT_RECIPE, Recipe
 from poet_codegen.verify import verify
 
@@ -59,7 +61,7 @@ class Tape:
 
 
 def build_training_graph(forward: Graph, trainable: frozenset[str], recipe: Recipe = DEFAULT_RECIPE) -> Graph:
-    """Append loss, backward pass and SGD updates to a forward graph, as `recipe` says.
+    """Append loss, backward pass and updates to a forward graph, as `recipe` says.
 
     `trainable` names the parameters that learn; gradients nobody needs are not built. Nodes of one layer stand in the
     order input gradient, then updates, so that the gradient of the layer's output can die there. A final Softmax is
@@ -83,7 +85,7 @@ def build_training_graph(forward: Graph, trainable: frozenset[str], recipe: Reci
         for name in dict.fromkeys(node.inputs):
             # A parameter's gradient is complete once its first reader (last in reverse) was differentiated.
             if name in trainable and name in tape.grads and first_reader[name] == index:
-                _add_update(builder, name, tape.grads[name], rate, node.label)
+                _add_update(builder, recipe, name, tape.grads[name], rate, node.label)
 
     differentiate(builder, forward, wanted, {logits: dlogits}, update)
     loss = builder.graph([]).one(Kind.LOSS)
@@ -130,10 +132,14 @@ def _add_loss(builder: GraphBuilder, logits: str) -> str:
     return dlogits
 
 
-def _add_update(builder: GraphBuilder, param: str, gradient: str, rate: str, label: str) -> None:
-    old = builder.tensors[param]
-    new = builder.tensor(Tensor(f"{param}.new", old.shape, kind=Kind.UPDATED, updates=param))
-    builder.node(Node("Sgd", (param, gradient, rate), (new,), label, Role.UPDATE))
+def _add_update(builder: GraphBuilder, recipe: Recipe, param: str, gradient: str, rate: str, label: str) -> None:
+    shape = builder.tensors[param].shape
+    states = [builder.tensor(Tensor(f"{param}.{name}", shape, kind=Kind.STATE)) for name in state_of(recipe)]
+    old = (param, *states)
+    new = tuple(builder.tensor(Tensor(f"{name}.new", shape, kind=Kind.UPDATED, updates=name)) for name in old)
+    rule = rule_of(recipe)
+    step = (builder.step(),) if rule.reads_step or recipe.accumulate > 1 else ()
+    builder.node(Node(rule.op, (*old, gradient, rate, *step), new, label, Role.UPDATE, update_attrs(recipe)))
 
 
 def reachable_from(forward: Graph, trainable: frozenset[str]) -> frozenset[str]:
@@ -154,7 +160,7 @@ def _first_readers(forward: Graph) -> dict[str, int]:
 
 
 def fuse_updates(graph: Graph) -> Graph:
-    """Merge each gradient that only an SGD update reads into one op that never stores it."""
+    """Merge each gradient that only an update reads into one op that never stores it."""
     readers: dict[str, int] = {}
     for node in graph.nodes:
         for name in node.inputs:
@@ -164,14 +170,14 @@ def fuse_updates(graph: Graph) -> Graph:
     updated: set[str] = set()
     nodes: list[Node] = []
     for node in graph.nodes:
-        maker = makers.get(node.inputs[1]) if node.op == "Sgd" else None
-        fused = registry.get(maker.op).fused_sgd if maker else None
+        rule = registry.get(node.op)
+        gradient = rule.gradient_of(node) if isinstance(rule, Update) else ""
+        maker = makers.get(gradient)
+        fused = rule.fused_with(maker, node) if maker and isinstance(rule, Update) else None
         # Fused, the gradient is computed here: a parameter it reads must still be the old one.
-        if maker and fused and readers[node.inputs[1]] == 1 and not updated.intersection(maker.inputs):
-            param, gradient, rate = node.inputs
-            inputs = (param, *maker.inputs, rate)
+        if maker and fused and readers[gradient] == 1 and not updated.intersection(maker.inputs):
             nodes.remove(maker)
-            nodes.append(Node(fused, inputs, node.outputs, node.label, Role.UPDATE, maker.attrs))
+            nodes.append(fused)
             gone.add(gradient)
         else:
             nodes.append(node)

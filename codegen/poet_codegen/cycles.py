@@ -38,7 +38,8 @@ class CycleTable:
     def cycles(self, work: Work) -> float:
         """Modelled cycles of one call. KeyError for a kernel without a row: every op has one."""
         row = self.kernel[work.kernel]
-        return row.call + work.macs * row.per_mac + work.elements * row.per_element
+        own = row.call + work.macs * row.per_mac + work.elements * row.per_element
+        return own + sum(self.cycles(part) for part in work.also)
 
 
 @cache

@@ -167,7 +167,9 @@ def _op(node: Node, graph: Graph, board: Board, root: Mapping[str, str], index: 
         time_s=cycles * board.seconds_per_cycle,
         energy_j=cycles * board.energy_per_cycle_j,
         resident=resident,
-        in_place=tuple((index[root[node.inputs[i]]], index[root[node.outputs[o]]]) for i, o in rule.in_place),
+        in_place=tuple(
+            (index[root[node.inputs[i]]], index[root[node.outputs[o]]]) for i, o in rule.in_place_pairs(node)
+        ),
     )
     return ProblemOp(
         name=f"{node.label}: {node.op}",

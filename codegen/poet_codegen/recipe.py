@@ -2,16 +2,91 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
+import numpy as np
+from poet_solver.errors import PoetError
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
+
+_ADAMW_DECAY = 0.01
+_MOST_MICRO_BATCHES = 1 << 16
+
+
+class RecipeError(PoetError):
+    """Options of training that make no sense, alone or together."""
+
+
+class Optimizer(StrEnum):
+    """What turns gradients into new weights, with the formulas of torch.optim."""
+
+    SGD = "sgd"
+    ADAM = "adam"
+    ADAMW = "adamw"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Recipe:
-    """What `poet plan` was told about training, but the learning rate: the host gives that with each step."""
+    """What `poet plan` was told about training, but the learning rate: the host gives that with each step.
+
+    The defaults are those of torch.optim. Raises RecipeError for what cannot be meant.
+    """
 
     train: str = "all"
     """Which parameters learn: a pattern of selection.py."""
+    optimizer: Optimizer = Optimizer.SGD
+    momentum: float = 0.0
+    """Of SGD."""
+    nesterov: bool = False
+    """Of SGD with momentum."""
+    beta1: float = 0.9
+    """Of Adam and AdamW, like the next two."""
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float | None = None
+    """Of every parameter that trains; None: PyTorch's default, 0.01 for AdamW, else 0."""
+    accumulate: int = 1
+    """Micro-batches (steps) whose mean gradient makes one update."""
+
+    def __post_init__(self) -> None:
+        is_sgd = self.optimizer is Optimizer.SGD
+        for option, value in (("momentum", self.momentum), ("beta1", self.beta1), ("beta2", self.beta2)):
+            if not 0.0 <= value < 1.0:
+                raise RecipeError(f"--{option} {value}: give a number from 0 to below 1, such as 0.9.")
+        if not np.isfinite(self.decay) or self.decay < 0.0:
+            raise RecipeError(f"--weight-decay {self.decay}: give 0 or a positive number, such as 0.01.")
+        # In float32 epsilon must not vanish: it is what Adam divides by where there was no gradient yet.
+        if not np.finfo(np.float32).tiny <= self.epsilon <= 1.0:
+            raise RecipeError(f"--epsilon {self.epsilon}: give a small positive number, such as 1e-8.")
+        if not 1 <= self.accumulate <= _MOST_MICRO_BATCHES:
+            raise RecipeError(f"--accumulate {self.accumulate}: give a number of micro-batches, such as 4.")
+        if self.momentum and not is_sgd:
+            raise RecipeError(f"--momentum is an option of sgd; {self.optimizer.value} has --beta1.")
+        if self.nesterov and not self.momentum:
+            raise RecipeError("--nesterov needs sgd with --momentum, such as 0.9.")
+        if is_sgd and (self.beta1, self.beta2, self.epsilon) != _ADAM_DEFAULTS:
+            raise RecipeError("--beta1, --beta2 and --epsilon are options of adam and adamw. Add --optimizer adam.")
+
+    @property
+    def decay(self) -> float:
+        """The weight decay, with the default in place."""
+        if self.weight_decay is not None:
+            return self.weight_decay
+        return _ADAMW_DECAY if self.optimizer is Optimizer.ADAMW else 0.0
+
+    def optimizer_words(self) -> str:
+        """The optimizer with its constants, for people."""
+        words = {Optimizer.SGD: "SGD", Optimizer.ADAM: "Adam", Optimizer.ADAMW: "AdamW"}[self.optimizer]
+        if self.momentum:
+            words += f", {'Nesterov ' if self.nesterov else ''}momentum {self.momentum:g}"
+        if self.optimizer is not Optimizer.SGD:
+            words += f", betas {self.beta1:g} and {self.beta2:g}, epsilon {self.epsilon:g}"
+        if self.decay:
+            words += f", weight decay {self.decay:g}"
+        if self.accumulate > 1:
+            words += f", an update every {self.accumulate} steps"
+        return words
 
 
+_ADAM_DEFAULTS = (0.9, 0.999, 1e-8)
 DEFAULT_RECIPE = Recipe()

@@ -212,3 +212,17 @@ float poet_powf(float x, float y)
     }
     return from_bits(0x7FC00000u);
 }
+
+float poet_average_weight(float gain, uint32_t count)
+{
+    /* With p = 1 - (1 - gain)^n: p of n + m is p(n) + p(m) (1 - p(n)), so that nothing cancels for small gains. */
+    float all = 0.0f;
+    float part = gain;
+    for (; count != 0; count >>= 1) {
+        if (count & 1u) {
+            all += part * (1.0f - all);
+        }
+        part *= 2.0f - part;
+    }
+    return all;
+}

@@ -42,6 +42,10 @@ class HostKernels:
         subprocess.run(["cc", *options, *files, "-o", str(target)], check=True)
         self._library = ctypes.CDLL(str(target))
 
+    def function(self, name: str) -> Any:
+        """A C function by name, of the kernels or of math.c."""
+        return getattr(self._library, name)
+
     def run(self, graph: Graph, values: Arrays) -> Arrays:
         """Every tensor after running all nodes in order; what no kernel wrote is NaN."""
         root = view_roots(graph)

@@ -1,4 +1,4 @@
-"""2-D convolution: forward, input gradient, weight gradient, bias gradient, and the fused SGD updates.
+"""2-D convolution: forward, input gradient, weight gradient and bias gradient.
 
 Layouts: x [N, C, H, W], w [O, C/groups, KH, KW], b [O], y [N, O, OH, OW]. Attributes: strides, dilations (2 ints each),
 pads (top, left, bottom, right), groups; gradients also carry the input's or the kernel's extent.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from poet_codegen.graph import AttrValue, Graph, Node, Tensor
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
+from poet_codegen.ops.update import Gradient, Sink, register_gradient
 from poet_codegen.ops.window import Window, in_two_dimensions, read_window
 
 if TYPE_CHECKING:
@@ -105,11 +106,10 @@ class ConvInputGrad(Op):
         return Kernel("conv2d_input_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs))
 
 
-class ConvWeightGrad(Op):
+class ConvWeightGrad(Gradient):
     """dw from x and dy."""
 
     name = "ConvWeightGrad"
-    fused_sgd = "ConvWeightGradSgd"
 
     def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
         """[O, C/groups, KH, KW]."""
@@ -118,90 +118,36 @@ class ConvWeightGrad(Op):
 
     def work(self, graph: Graph, node: Node) -> Work:
         """As many multiply-adds as the forward convolution."""
-        return _weight_work(graph, node.inputs[1], node.outputs[0])
+        dy, dw = graph.tensors[node.inputs[1]], graph.tensors[node.outputs[0]]
+        return Work("conv2d_weight_grad", macs=dy.elements * prod(dw.shape[1:]), elements=dw.elements)
 
-    def kernel(self, graph: Graph, node: Node) -> Kernel:
+    def sink_kernel(self, graph: Graph, node: Node, sink: Sink) -> Kernel:
         """templates/kernels/conv2d_weight_grad.c.j2."""
         x, dy, dw = (graph.tensors[n].shape for n in (*node.inputs, *node.outputs))
-        values = _values(node, x, dw, dy) | {"fused": False}
-        name = _name("conv2d_weight_grad", values)
-        return Kernel("conv2d_weight_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs))
+        values = _values(node, x, dw, dy) | sink.texts("sum", "at")
+        name = _name(f"conv2d_weight_{sink.stem}", values) + sink.suffix
+        return Kernel("conv2d_weight_grad.c.j2", name, values | {"name": name}, (*node.inputs, *sink.arguments))
 
 
-class ConvWeightGradSgd(Op):
-    """w' = w - learning_rate * dw, with dw never stored. Inputs: w, x, dy, learning_rate."""
-
-    name = "ConvWeightGradSgd"
-    in_place = ((0, 0),)
-    repeatable = False
-
-    def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
-        """That of w."""
-        return (inputs[0].shape,)
-
-    def work(self, graph: Graph, node: Node) -> Work:
-        """As many multiply-adds as the forward convolution."""
-        return _weight_work(graph, node.inputs[2], node.outputs[0])
-
-    def kernel(self, graph: Graph, node: Node) -> Kernel:
-        """templates/kernels/conv2d_weight_grad.c.j2, fused."""
-        w, x, dy, rate = node.inputs
-        shapes = (graph.tensors[n].shape for n in (x, w, dy))
-        values = _values(node, *shapes) | {"fused": True}
-        name = _name("conv2d_weight_update", values)
-        return Kernel("conv2d_weight_grad.c.j2", name, values | {"name": name}, (x, dy, rate, node.outputs[0]))
-
-
-class ConvBiasGrad(Op):
+class ConvBiasGrad(Gradient):
     """db[o] = sum of dy[:, o]."""
 
     name = "ConvBiasGrad"
-    fused_sgd = "ConvBiasGradSgd"
 
     def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
         """[O]."""
         return ((inputs[0].shape[1],),)
 
     def work(self, graph: Graph, node: Node) -> Work:
-        """One addition an element."""
+        """One addition an element of dy."""
         return Work("reduce", elements=graph.tensors[node.inputs[0]].elements)
 
-    def kernel(self, graph: Graph, node: Node) -> Kernel:
-        """templates/kernels/bias_grad.c.j2."""
-        return bias_kernel(graph.tensors[node.inputs[0]].shape, False, (*node.inputs, *node.outputs))
-
-
-class ConvBiasGradSgd(Op):
-    """b' = b - learning_rate * db. Inputs: b, dy, learning_rate."""
-
-    name = "ConvBiasGradSgd"
-    in_place = ((0, 0),)
-    repeatable = False
-
-    def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
-        """[O]."""
-        return (inputs[0].shape,)
-
-    def work(self, graph: Graph, node: Node) -> Work:
-        """One addition an element of dy."""
-        return Work("reduce", elements=graph.tensors[node.inputs[1]].elements)
-
-    def kernel(self, graph: Graph, node: Node) -> Kernel:
-        """templates/kernels/bias_grad.c.j2, fused."""
-        _, dy, rate = node.inputs
-        return bias_kernel(graph.tensors[dy].shape, True, (dy, rate, node.outputs[0]))
-
-
-def bias_kernel(dy: Shape, fused: bool, arguments: tuple[str, ...]) -> Kernel:
-    """The kernel that sums dy [N, O, ...] over all axes but the second; fused: and applies SGD to the bias."""
-    values = {"batch": dy[0], "channels": dy[1], "pixels": prod(dy[2:]), "fused": fused}
-    name = f"bias_{'update' if fused else 'grad'}_{dy[0]}x{dy[1]}x{values['pixels']}"
-    return Kernel("bias_grad.c.j2", name, values | {"name": name}, arguments)
-
-
-def _weight_work(graph: Graph, dy: str, dw: str) -> Work:
-    taps = prod(graph.tensors[dw].shape[1:])
-    return Work("conv2d_weight_grad", macs=graph.tensors[dy].elements * taps, elements=graph.tensors[dw].elements)
+    def sink_kernel(self, graph: Graph, node: Node, sink: Sink) -> Kernel:
+        """templates/kernels/bias_grad.c.j2: sums dy [N, O, ...] over all axes but the second."""
+        (dy,) = (graph.tensors[name].shape for name in node.inputs)
+        name = f"bias_{sink.stem}_{dy[0]}x{dy[1]}x{prod(dy[2:])}{sink.suffix}"
+        values = {"name": name, "batch": dy[0], "channels": dy[1], "pixels": prod(dy[2:]), **sink.texts("sum", "o")}
+        return Kernel("bias_grad.c.j2", name, values, (*node.inputs, *sink.arguments))
 
 
 def _values(node: Node, x: Shape, w: Shape, y: Shape) -> dict[str, Any]:
@@ -241,12 +187,7 @@ def _name(stem: str, v: dict[str, Any]) -> str:
     return f"{stem}_{extent}_to_{v['out_channels']}_{v['window']}{groups}"
 
 
-for _op in (
-    Conv(),
-    ConvInputGrad(),
-    ConvWeightGrad(),
-    ConvWeightGradSgd(),
-    ConvBiasGrad(),
-    ConvBiasGradSgd(),
-):
-    register(_op)
+register(Conv())
+register(ConvInputGrad())
+register_gradient(ConvWeightGrad())
+register_gradient(ConvBiasGrad())

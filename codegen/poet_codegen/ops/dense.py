@@ -1,4 +1,4 @@
-"""Fully connected layers (ONNX Gemm, and MatMul by a matrix): forward, gradients, and the fused SGD update.
+"""Fully connected layers (ONNX Gemm, and MatMul by a matrix): forward and gradients.
 
 Layouts: x [N, I], w [O, I] when `transposed` (ONNX transB=1, PyTorch's Linear) else [I, O], b [O], y [N, O].
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from poet_codegen.graph import AttrValue, Graph, Node, Tensor
 from poet_codegen.ops.nest import broadcast
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
+from poet_codegen.ops.update import Gradient, Sink, register_gradient
 
 if TYPE_CHECKING:
     from poet_codegen.autodiff import Tape
@@ -108,11 +109,10 @@ class DenseInputGrad(Op):
         return Kernel("dense_input_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs))
 
 
-class DenseWeightGrad(Op):
+class DenseWeightGrad(Gradient):
     """dw = x^T dy, in the layout of w."""
 
     name = "DenseWeightGrad"
-    fused_sgd = "DenseWeightGradSgd"
 
     def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
         """[O, I] or [I, O]."""
@@ -121,44 +121,15 @@ class DenseWeightGrad(Op):
 
     def work(self, graph: Graph, node: Node) -> Work:
         """N x I x O multiply-adds."""
-        return _weight_work(graph, *node.inputs)
+        x, dy = (graph.tensors[name].shape for name in node.inputs)
+        return Work("dense_weight_grad", macs=x[0] * x[1] * dy[1], elements=x[1] * dy[1])
 
-    def kernel(self, graph: Graph, node: Node) -> Kernel:
+    def sink_kernel(self, graph: Graph, node: Node, sink: Sink) -> Kernel:
         """templates/kernels/dense_weight_grad.c.j2."""
-        x, dy = node.inputs
-        return _weight_kernel(graph, node, x, dy, False, (x, dy, *node.outputs))
-
-
-class DenseWeightGradSgd(Op):
-    """w' = w - learning_rate * dw, with dw never stored. Inputs: w, x, dy, learning_rate."""
-
-    name = "DenseWeightGradSgd"
-    in_place = ((0, 0),)
-    repeatable = False
-
-    def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
-        """That of w."""
-        return (inputs[0].shape,)
-
-    def work(self, graph: Graph, node: Node) -> Work:
-        """N x I x O multiply-adds."""
-        return _weight_work(graph, node.inputs[1], node.inputs[2])
-
-    def kernel(self, graph: Graph, node: Node) -> Kernel:
-        """templates/kernels/dense_weight_grad.c.j2, fused."""
-        _, x, dy, rate = node.inputs
-        return _weight_kernel(graph, node, x, dy, True, (x, dy, rate, node.outputs[0]))
-
-
-def _weight_work(graph: Graph, x: str, dy: str) -> Work:
-    macs = graph.tensors[x].elements * graph.tensors[dy].shape[1]
-    return Work("dense_weight_grad", macs=macs, elements=macs // graph.tensors[x].shape[0])
-
-
-def _weight_kernel(graph: Graph, node: Node, x: str, dy: str, fused: bool, arguments: tuple[str, ...]) -> Kernel:
-    values = _values(node, graph.tensors[x].shape, graph.tensors[dy].shape) | {"fused": fused}
-    name = _name("dense_weight_update" if fused else "dense_weight_grad", values)
-    return Kernel("dense_weight_grad.c.j2", name, values | {"name": name}, arguments)
+        values = _values(node, *(graph.tensors[name].shape for name in node.inputs)) | sink.texts("sum", "at")
+        name = _name(f"dense_weight_{sink.stem}", values) + sink.suffix
+        arguments = (*node.inputs, *sink.arguments)
+        return Kernel("dense_weight_grad.c.j2", name, values | {"name": name}, arguments)
 
 
 def _values(node: Node, x: Shape, y: Shape) -> dict[str, Any]:
@@ -180,5 +151,6 @@ def _name(stem: str, v: dict[str, Any]) -> str:
     return f"{stem}_{v['batch']}x{v['inputs']}_to_{v['outputs']}" + ("" if v["transposed"] else "_io")
 
 
-for _op in (Dense(), DenseInputGrad(), DenseWeightGrad(), DenseWeightGradSgd()):
-    register(_op)
+register(Dense())
+register(DenseInputGrad())
+register_gradient(DenseWeightGrad())

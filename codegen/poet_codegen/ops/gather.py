@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
 from poet_codegen.graph import AttrValue, DType, Graph, Node, Tensor
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
 from poet_codegen.ops.reshape import positive_axes
+from poet_codegen.ops.update import Gradient, Sink, register_gradient
 
 if TYPE_CHECKING:
     from poet_codegen.autodiff import Tape
@@ -72,11 +74,10 @@ class Gather(Op):
         return _kernel("gather", node, x, y, (*node.inputs, *node.outputs))
 
 
-class GatherGrad(Op):
+class GatherGrad(Gradient):
     """dx[row] = sum of dy[i] where index[i] = row. Inputs: index unless `rows` has it, dy."""
 
     name = "GatherGrad"
-    fused_sgd = "GatherGradSgd"
 
     def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
         """The attribute, x's shape."""
@@ -86,32 +87,29 @@ class GatherGrad(Op):
         """Clears dx and adds dy."""
         return Work("copy", elements=graph.tensors[node.outputs[0]].elements + graph.tensors[node.inputs[-1]].elements)
 
+    def fused_work(self, graph: Graph, node: Node, is_sparse: bool) -> Work:
+        """Two passes over dy; where all rows are visited, each looks for its indices once more."""
+        dy = graph.tensors[node.inputs[-1]].elements
+        if is_sparse:
+            return Work("copy", elements=2 * dy)
+        x, axis = node.ints("shape"), node.int("axis")
+        visits = x[axis] * (dy // prod(x[axis + 1 :]))
+        return Work("copy", elements=dy + prod(x) + visits)
+
     def kernel(self, graph: Graph, node: Node) -> Kernel:
         """templates/kernels/gather_grad.c.j2."""
         dy, dx = (graph.tensors[n].shape for n in (node.inputs[-1], node.outputs[0]))
         return _kernel("gather_grad", node, dx, dy, (*node.inputs, *node.outputs))
 
-
-class GatherGradSgd(Op):
-    """w' = w - learning_rate * dw, touching only the rows that were picked. Inputs: w, index, dy, learning_rate."""
-
-    name = "GatherGradSgd"
-    in_place = ((0, 0),)
-    repeatable = False
-
-    def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
-        """That of w."""
-        return (inputs[0].shape,)
-
-    def work(self, graph: Graph, node: Node) -> Work:
-        """Two passes over dy."""
-        return Work("copy", elements=2 * graph.tensors[node.inputs[-2]].elements)
-
-    def kernel(self, graph: Graph, node: Node) -> Kernel:
-        """templates/kernels/gather_update.c.j2."""
-        w, *index, dy, rate = node.inputs
-        table, picked = (graph.tensors[n].shape for n in (w, dy))
-        return _kernel("gather_update", node, table, picked, (*index, dy, rate, node.outputs[0]))
+    def sink_kernel(self, graph: Graph, node: Node, sink: Sink) -> Kernel:
+        """templates/kernels/gather_update.c.j2 for the rows that were picked, gather_update_all.c.j2 for all."""
+        dy, dx = (graph.tensors[n].shape for n in (node.inputs[-1], node.outputs[0]))
+        kernel = _kernel(f"gather_{sink.stem}", node, dx, dy, (*node.inputs, *sink.arguments))
+        at = f"row * {kernel.values['inner']} + k" if sink.is_sparse else "at"
+        template = "gather_update.c.j2" if sink.is_sparse else "gather_update_all.c.j2"
+        name = kernel.name + sink.suffix
+        values = {**kernel.values, **sink.texts("sum", at), "name": name}
+        return replace(kernel, template=template, name=name, values=values)
 
 
 def _kernel(stem: str, node: Node, x: Shape, y: Shape, arguments: tuple[str, ...]) -> Kernel:
@@ -137,5 +135,5 @@ def _kernel(stem: str, node: Node, x: Shape, y: Shape, arguments: tuple[str, ...
     return Kernel(f"{stem}.c.j2", name, values, arguments)
 
 
-for _op in (Gather(), GatherGrad(), GatherGradSgd()):
-    register(_op)
+register(Gather())
+register_gradient(GatherGrad())

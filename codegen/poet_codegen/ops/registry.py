@@ -34,6 +34,8 @@ class Work:
     """Multiply-adds."""
     elements: int = 0
     """Elements touched beside the multiply-adds."""
+    also: tuple[Work, ...] = ()
+    """What the same call does beside that."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,6 @@ class Op(ABC):
     """(input, output) positions where the output always takes over the input's bytes (updates)."""
     repeatable: ClassVar[bool] = True
     """False when running the op twice would change the result (updates)."""
-    fused_sgd: ClassVar[str | None] = None
-    """For a gradient op: the op that computes the gradient and applies the SGD update without storing it."""
     supported: str = ""
     """One line for the table of supported operators: limits on attributes and shapes."""
 
@@ -87,6 +87,10 @@ class Op(ABC):
         `grads` has the name of each output's gradient; '' for one of several outputs that nobody differentiates.
         """
         raise ModelError(f"Node {node.label!r} ({node.op}) has no gradient; freeze the layers before it.")
+
+    def in_place_pairs(self, node: Node) -> tuple[tuple[int, int], ...]:
+        """`in_place`; an op whose number of outputs is not fixed has its own."""
+        return self.in_place
 
     @abstractmethod
     def work(self, graph: Graph, node: Node) -> Work:

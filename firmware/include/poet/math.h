@@ -7,6 +7,7 @@
  * for every float32 (all of them were tried against float64), those of tanh and erf for every fifth one;
  * tests/firmware/test_math.py and tests/codegen/test_ops_math.py check dense samples.
  */
+#include <stdint.h>
 
 /*
  * e^x. At most 1 ulp. 0 where e^x is less than the smallest normal number (x <= -87.33655), infinity where it
@@ -34,5 +35,11 @@ float poet_erff(float x);
  * a subnormal one may be 0. Negative x where y is whole, with another y NaN. x^0 is 1, for a NaN too.
  */
 float poet_powf(float x, float y);
+
+/*
+ * 1 - (1 - gain)^count: the weight that an exponential average which takes `gain` of each value, and began at 0, has
+ * given to `count` values; `gain` from 0 to 1. Relative error at most 1e-6.
+ */
+float poet_average_weight(float gain, uint32_t count);
 
 #endif
