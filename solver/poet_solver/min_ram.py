@@ -17,6 +17,8 @@ from poet_solver.techniques import Method, schedule_with
 
 _PROBE_S = 6.0
 
+_HEURISTICS = (Method.DTR, Method.CAPUCHIN, Method.CAPUCHIN_ENERGY)
+
 
 @dataclass(frozen=True)
 class MinRam:
@@ -59,7 +61,7 @@ def min_ram(
             best, high = schedule, middle
         else:
             low, is_proven = middle, is_proven and refuted
-    return MinRam(method, high * unit, is_proven and method not in (Method.DTR, Method.CAPUCHIN), best)
+    return MinRam(method, high * unit, is_proven and method not in _HEURISTICS, best)
 
 
 def _probe(

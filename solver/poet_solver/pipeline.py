@@ -17,7 +17,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from poet_solver.baselines.capuchin import capuchin_schedule
+from poet_solver.baselines.capuchin import capuchin_on_energy, capuchin_schedule
 from poet_solver.baselines.dtr import dtr_schedule
 from poet_solver.baselines.farthest import farthest_use_schedule
 from poet_solver.baselines.greedy import GiveUp
@@ -199,7 +199,7 @@ class _Run:
         search.offer(keep_plan(search.net))
         starts: tuple[Callable[[Net], tuple[Action, ...]], ...] = ()
         if self.technique is Technique.BOTH:
-            starts = (farthest_use_schedule, capuchin_schedule, dtr_schedule)
+            starts = (farthest_use_schedule, capuchin_on_energy, capuchin_schedule, dtr_schedule)
         elif self.technique is Technique.PAGE:
             starts = (farthest_use_schedule,)
         for start in starts:

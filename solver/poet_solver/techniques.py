@@ -7,9 +7,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
 
-from poet_solver.baselines.capuchin import capuchin_schedule
+from poet_solver.baselines.capuchin import capuchin_on_energy, capuchin_schedule
 from poet_solver.baselines.dtr import dtr_schedule
 from poet_solver.baselines.greedy import GiveUp
+from poet_solver.baselines.poet_milp import FAMILY as POETS_FAMILY
 from poet_solver.baselines.poet_milp import poet_milp
 from poet_solver.errors import ProblemError
 from poet_solver.incumbent import Progress, Search
@@ -31,6 +32,7 @@ class Method(StrEnum):
     POET_MILP = "poet-milp"
     DTR = "dtr"
     CAPUCHIN = "capuchin"
+    CAPUCHIN_ENERGY = "capuchin-energy"
 
 
 def schedule_with(
@@ -68,8 +70,7 @@ def schedule_with(
     search.raise_bound(search.widest, sum(min(m.energy_j for m in modes) for modes in net.modes))
     search.enter(method.value)
     if method is Method.POET_MILP:
-        name = "schedules that POET's program can express"
-        search.reported.add(name)
+        search.reported.add(POETS_FAMILY)
         poet_milp(
             net,
             time_limit_s,
@@ -77,11 +78,16 @@ def schedule_with(
             seed,
             interrupt,
             search.offer_actions,
-            lambda bound: search.raise_bound(name, bound),
+            lambda bound: search.raise_bound(POETS_FAMILY, bound),
         )
     else:
+        heuristics = {
+            Method.DTR: dtr_schedule,
+            Method.CAPUCHIN: capuchin_schedule,
+            Method.CAPUCHIN_ENERGY: capuchin_on_energy,
+        }
         with suppress(GiveUp):
-            search.offer_actions(dtr_schedule(net) if method is Method.DTR else capuchin_schedule(net))
+            search.offer_actions(heuristics[method](net))
     schedule = place(problem, search, search.actions, time.monotonic() - search.started) if search.actions else None
     if schedule is None:
         raise infeasible(problem, net, method.value, 0.0)

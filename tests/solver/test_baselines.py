@@ -20,7 +20,9 @@ from poet_solver.synthetic import bert_training, random_problem
 from poet_solver.techniques import Method, schedule_with
 
 
-@pytest.mark.parametrize("method", [Method.PAGE, Method.REMAT, Method.DTR, Method.CAPUCHIN, Method.POET_MILP])
+@pytest.mark.parametrize(
+    "method", [Method.PAGE, Method.REMAT, Method.DTR, Method.CAPUCHIN, Method.CAPUCHIN_ENERGY, Method.POET_MILP]
+)
 def test_no_technique_beats_the_optimum(method: Method) -> None:
     solved = 0
     for seed in range(12):

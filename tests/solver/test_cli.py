@@ -42,7 +42,7 @@ def test_solve_writes_a_schedule_that_replays(tmp_path: Path) -> None:
         run("replay", str(LINEAR), str(out), "--ram", "0.6", "--deadline", "2.0")
 
 
-@pytest.mark.parametrize("technique", ["both", "page", "remat", "poet-milp", "dtr", "capuchin"])
+@pytest.mark.parametrize("technique", ["both", "page", "remat", "poet-milp", "dtr", "capuchin", "capuchin-energy"])
 def test_every_technique(technique: str, tmp_path: Path) -> None:
     out = tmp_path / "s.json"
     run("solve", str(LINEAR), "--ram", "3708", "--technique", technique, "--time-limit", "5", "--out", str(out))
