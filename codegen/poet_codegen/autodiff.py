@@ -12,6 +12,7 @@ from poet_codegen.ops import registry
 from poet_codegen.ops.optimizers import rule_of, state_of, update_attrs
 from poet_codegen.ops.update import Update
 from poet_codegen.recipe import DEFAULT_RECIPE, Recipe
+from poet_codegen.training_form import training_form
 from poet_codegen.verify import verify
 
 
@@ -70,10 +71,12 @@ def build_training_graph(forward: Graph, trainable: frozenset[str], recipe: Reci
     unknown = trainable - {p.name for p in forward.of_kind(Kind.PARAM)}
     if unknown:
         raise ModelError(f"There is no parameter {min(unknown)!r} to train. See `poet plan --help` on --train.")
-    forward = with_logits(forward)
+    forward, running_updates = training_form(with_logits(forward), recipe)
     builder = GraphBuilder(forward.name, forward)
     logits = forward.outputs[0]
     dlogits = _add_loss(builder, logits)
+    for node in running_updates:
+        builder.node(replace(node, inputs=(*node.inputs, dlogits)))
     wanted = reachable_from(forward, trainable)
     if logits not in wanted:
         raise ModelError("No parameter to train reaches the model's output. Choose others with --train.")

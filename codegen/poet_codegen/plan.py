@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import onnx
 from poet_solver.incumbent import Progress
 from poet_solver.pipeline import solve
 from poet_solver.replay import replay
@@ -20,6 +21,7 @@ from poet_codegen.emit.project import BuildInput, Pass
 from poet_codegen.folder import BuildFolder, Request, remove, sha256, write_atomic
 from poet_codegen.graph import Graph, Kind
 from poet_codegen.lower import Home, Lowered, lower
+from poet_codegen.onnx_batch_norm import prepare_batch_norm
 from poet_codegen.onnx_import import Model, import_onnx, read_model
 from poet_codegen.recipe import Recipe
 from poet_codegen.selection import select_trainable
@@ -84,6 +86,11 @@ def inlined(model_path: Path) -> bytes:
     return data
 
 
+def prepared(model_path: Path, recipe: Recipe) -> onnx.ModelProto:
+    """The model as the recipe trains it, weights included that stand in files beside it. Raises ModelError."""
+    return prepare_batch_norm(read_model(model_path), recipe.batch_norm)
+
+
 def make_plan(
     request: Request,
     model_path: Path,
@@ -97,7 +104,7 @@ def make_plan(
     Raises ModelError, BoardError or InfeasibleError. A schedule always replays before it is returned.
     """
     board = load_board(request.board)
-    model = import_onnx(read_model(model_path))
+    model = import_onnx(prepared(model_path, request.recipe))
     train_graph, infer_graph = build_graphs(model, request.recipe)
     train_low = lower_training(request, board, train_graph)
     schedule = solve(
@@ -157,7 +164,7 @@ def save_plan(plan: Plan, model_path: Path, folder: BuildFolder) -> None:
     """Write the plan's files; what later commands made from an earlier plan is removed."""
     for stale in (folder.project, folder.run, folder.report, folder.request):
         remove(stale)
-    write_atomic(folder.model, inlined(model_path))
+    write_atomic(folder.model, prepared(model_path, plan.request.recipe).SerializeToString(deterministic=True))
     write_atomic(folder.graph, plan.train.graph.to_json())
     write_atomic(folder.problem, plan.train.lowered.problem.to_json())
     write_atomic(folder.schedule, schedule_to_json(plan.train.schedule))

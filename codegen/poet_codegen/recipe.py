@@ -25,6 +25,14 @@ class Optimizer(StrEnum):
     ADAMW = "adamw"
 
 
+class BatchNorm(StrEnum):
+    """How models with BatchNormalization train; inference always normalizes by the running statistics."""
+
+    TRAIN = "train"  # by the statistics of each batch; the running ones follow, as in PyTorch
+    FROZEN = "frozen"  # by the running statistics, which stay as they are; scale and bias may train
+    FOLD = "fold"  # multiplied into the layer before, when the model is planned
+
+
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Recipe:
     """What `poet plan` was told about training, but the learning rate: the host gives that with each step.
@@ -34,6 +42,8 @@ class Recipe:
 
     train: str = "all"
     """Which parameters learn: a pattern of selection.py."""
+    batch_norm: BatchNorm | None = None
+    """None: the model has no BatchNormalization, or planning it is refused."""
     optimizer: Optimizer = Optimizer.SGD
     momentum: float = 0.0
     """Of SGD."""

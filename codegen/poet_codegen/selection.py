@@ -6,32 +6,47 @@ from fnmatch import fnmatchcase
 
 from poet_codegen.errors import ModelError, nearest_names
 from poet_codegen.graph import Graph, Kind
+from poet_codegen.ops import registry
+from poet_codegen.ops.registry import Part
 
 
 def select_trainable(graph: Graph, pattern: str) -> frozenset[str]:
-    """Names of the parameters that `pattern` chooses.
+    """Names of the parameters that `pattern` chooses: what its comma-separated parts choose together.
 
-    'all'; 'last:N', those of the last N nodes that have parameters; 'bias', those of one axis; or names with * and ?,
-    comma separated. Raises ModelError when the pattern is malformed or chooses nothing.
+    A part is 'all'; 'last:N', those of the last N nodes that have parameters; 'bias', what layers and normalizations
+    add; 'norm', scale and bias of normalizations; or a name with * and ?. Running statistics are never among them:
+    they follow the data. Raises ModelError when a part is malformed or chooses nothing.
     """
-    names = [param.name for param in graph.of_kind(Kind.PARAM)]
+    statistics = parameters_of(graph, Part.STATISTIC)
+    names = [param.name for param in graph.of_kind(Kind.PARAM) if param.name not in statistics]
     if not names:
         raise ModelError("The model has no float32 parameters, so there is nothing to train. Export it with weights.")
-    if pattern == "all":
+    return frozenset().union(*(_chosen(graph, part.strip(), names) for part in pattern.split(",")))
+
+
+def parameters_of(graph: Graph, *parts: Part) -> frozenset[str]:
+    """The parameters that are one of these parts of a node that reads them."""
+    read = ((node.inputs, registry.get(node.op).parts) for node in graph.nodes)
+    return frozenset(
+        inputs[position]
+        for inputs, roles in read
+        for position, part in roles
+        if part in parts and position < len(inputs) and graph.tensors[inputs[position]].kind is Kind.PARAM
+    )
+
+
+def _chosen(graph: Graph, part: str, names: list[str]) -> frozenset[str]:
+    if part == "all":
         return frozenset(names)
-    if pattern == "bias":
-        return _some({p.name for p in graph.of_kind(Kind.PARAM) if len(p.shape) == 1}, pattern, names)
-    if pattern.startswith("last:"):
-        count = pattern.removeprefix("last:")
+    if part == "bias":
+        return _some({p.name for p in graph.of_kind(Kind.PARAM) if len(p.shape) == 1 and p.name in names}, part, names)
+    if part.startswith("last:"):
+        count = part.removeprefix("last:")
         if not count.isdigit() or int(count) < 1:
-            raise ModelError(f"--train {pattern!r}: write last:N with a number of layers, such as last:2.")
+            raise ModelError(f"--train {part!r}: write last:N with a number of layers, such as last:2.")
         layers = [set(node.inputs) & set(names) for node in graph.nodes if set(node.inputs) & set(names)]
-        return _some(set().union(*layers[-int(count) :]), pattern, names)
-    chosen: set[str] = set()
-    for part in pattern.split(","):
-        matches = {name for name in names if name == part.strip() or fnmatchcase(name, part.strip())}
-        chosen |= _some(matches, part.strip(), names)
-    return frozenset(chosen)
+        return _some(set().union(*layers[-int(count) :]), part, names)
+    return _some({name for name in names if name == part or fnmatchcase(name, part)}, part, names)
 
 
 def _some(chosen: set[str], pattern: str, names: list[str]) -> frozenset[str]:

@@ -13,10 +13,11 @@ from poet_codegen.autodiff import differentiate, reachable_from
 from poet_codegen.emit.steps import choose_kernels
 from poet_codegen.graph import DType, Graph, GraphBuilder, Kind, Tensor
 from poet_codegen.lower import view_roots
-from poet_codegen.ops.registry import Kernel
+from poet_codegen.ops.registry import Kernel, Part
 from poet_codegen.platformio.flags import host_flags
 from poet_codegen.render import render
 from poet_codegen.resources import data_dir
+from poet_codegen.selection import parameters_of
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -67,9 +68,8 @@ class HostKernels:
 
 
 def with_gradients(forward: Graph) -> Graph:
-    """The forward graph and its backward pass from inputs 'seed.<output>' to 'd.<input>', for all float inputs and
-    parameters."""
-    ends = [t.name for t in forward.of_kind(Kind.INPUT, Kind.PARAM) if t.dtype is DType.FLOAT32]
+    """The forward graph and its backward pass from inputs 'seed.<output>' to 'd.<input>', for gradient_ends()."""
+    ends = gradient_ends(forward)
     builder = GraphBuilder(forward.name, forward)
     seeds = {
         name: builder.tensor(Tensor(f"seed.{name}", forward.tensors[name].shape, kind=Kind.INPUT))
@@ -78,3 +78,10 @@ def with_gradients(forward: Graph) -> Graph:
     tape = differentiate(builder, forward, reachable_from(forward, frozenset(ends)), seeds)
     graph = builder.graph([tape.grads[name] for name in ends])
     return graph
+
+
+def gradient_ends(forward: Graph) -> list[str]:
+    """All float inputs and parameters, but running statistics."""
+    statistics = parameters_of(forward, Part.STATISTIC)
+    ends = [t.name for t in forward.of_kind(Kind.INPUT, Kind.PARAM) if t.dtype is DType.FLOAT32]
+    return [name for name in ends if name not in statistics]

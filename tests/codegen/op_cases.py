@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from poet_codegen.graph import Kind
 from poet_codegen.onnx_import import import_onnx
 
-from .host_kernels import HostKernels, with_gradients
+from .host_kernels import HostKernels, gradient_ends, with_gradients
 
 Array = np.ndarray[Any, Any]
 TOLERANCE = 2e-5
@@ -92,8 +92,7 @@ def check(folder: Path, oracle: Any, cases: list[Case]) -> None:
         text = onnx.printer.to_text(proto)
         for name, theirs in zip(forward.outputs, outputs, strict=True):
             _assert_close(result[name], theirs, f"{name} of {text}")
-        ends = [t.name for t in forward.of_kind(Kind.INPUT, Kind.PARAM) if t.dtype == "float32"]
-        for name, ours in zip(ends, graph.outputs, strict=True):
+        for name, ours in zip(gradient_ends(forward), graph.outputs, strict=True):
             _assert_close(result[ours], gradients[name], f"gradient of {name} of {text}")
 
 

@@ -12,7 +12,7 @@ from onnx import helper
 from poet_codegen.export import with_weights
 from poet_codegen.lower import Home
 from poet_codegen.plan import Plan, make_plan, make_request
-from poet_codegen.recipe import DEFAULT_RECIPE
+from poet_codegen.recipe import BatchNorm, Recipe
 
 from .test_on_host import BOARD, PLENTY, run
 
@@ -83,19 +83,18 @@ def test_bits_do_not_depend_on_the_budget(make_model: Callable[..., onnx.ModelPr
     onnx.save(proto, path)
 
     def plan(ram_bytes: int, home: Home = Home.RAM, technique: str = "both") -> Plan:
-        request = make_request(path, BOARD, ram_bytes, None, home, DEFAULT_RECIPE, technique, 0)
+        request = make_request(path, BOARD, ram_bytes, None, home, Recipe(batch_norm=BatchNorm.FROZEN), technique, 0)
         return make_plan(request, path, threads=1, time_limit_s=5)
 
     keep = plan(PLENTY, technique="keep")
     peak = keep.train.schedule.peak_bytes
     losses, weights = run(keep, tmp_path / "keep")
     assert len(set(losses)) == len(losses)
-    frozen = {name for name in keep.model.weights if name.startswith("n.")}
-    assert len(frozen) == 2 and "conv" in weights, "a frozen normalization is two constants"
-    assert all(weights[name] == keep.model.weights[name].tobytes() for name in frozen)
+    assert all(weights[name] == keep.model.weights[name].tobytes() for name in ("norm_m", "norm_v"))
+    assert all(weights[name] != keep.model.weights[name].tobytes() for name in ("norm_s", "norm_b"))
     assert run(plan(int(peak * 0.8), Home.STORAGE), tmp_path / "tight") == (losses, weights)
 
     arrays = {name: np.frombuffer(weights[name], np.float32).reshape(a.shape) for name, a in keep.model.weights.items()}
     back = with_weights(proto, arrays)
     changed = {i.name for i, j in zip(back.graph.initializer, proto.graph.initializer, strict=True) if i != j}
-    assert changed >= {"conv", "query", "head", "layer_s", "value_b"} and not any(n.startswith("norm") for n in changed)
+    assert changed >= {"conv", "query", "head", "layer_s", "value_b", "norm_s"} and not changed & {"norm_m", "norm_v"}

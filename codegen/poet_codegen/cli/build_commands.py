@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import onnx
 import typer
 from poet_solver.errors import InfeasibleError, PoetError
 from poet_solver.incumbent import Progress
@@ -24,8 +25,10 @@ from poet_codegen.errors import BoardError
 from poet_codegen.folder import BuildFolder
 from poet_codegen.head import final_softmax
 from poet_codegen.lower import Home
+from poet_codegen.onnx_batch_norm import batch_norms
+from poet_codegen.onnx_import import read_model
 from poet_codegen.plan import Plan, load_plan, make_plan, make_request, save_plan
-from poet_codegen.recipe import Recipe
+from poet_codegen.recipe import BatchNorm, Recipe
 from poet_codegen.report import write_report
 
 Folder = Annotated[Path, typer.Option("--dir", help="Build folder: what the commands leave for each other.")]
@@ -53,8 +56,15 @@ def plan_command(
     ] = 2.0,
     train: Annotated[
         str,
-        typer.Option(help="What learns: all, last:N (layers), bias, or names with * and ?, comma separated."),
+        typer.Option(help="What learns: all, last:N (layers), bias, norm, or names with * and ?; several with commas."),
     ] = "all",
+    batch_norm: Annotated[
+        BatchNorm | None,
+        typer.Option(
+            help="How BatchNormalization trains: train (statistics of each batch), frozen (running statistics), or "
+            "fold (into the layer before). To be chosen where the model has any."
+        ),
+    ] = None,
     params: Annotated[
         Home,
         typer.Option(help="Where learning parameters live between steps: ram, or storage (paged each step)."),
@@ -73,7 +83,7 @@ def plan_command(
     Example: [cyan]poet plan model.onnx --board qemu_netduinoplus2 --ram 32K --deadline 2.0[/]
     """
     ram_bytes = parse_size(ram) if ram is not None else None
-    recipe = Recipe(train)
+    recipe = Recipe(train=train, batch_norm=batch_norm)
     if not math.isfinite(deadline) or deadline < 0:
         raise typer.BadParameter(f"--deadline {deadline}: give a multiple of the compute time, such as 2.0.")
     description = load_board(board)
@@ -106,7 +116,7 @@ def plan_command(
         report = write_report(folder)
         keep = keep_everything(plan)
     screen = console()
-    screen.print(facts(_plan_facts(plan, keep)))
+    screen.print(facts([*_plan_facts(plan, keep), *_batch_norm_fact(plan, read_model(model))]))
     screen.print(f"Report: {report}")
     screen.print(next_step(f"poet build{dir_option(out)}", "makes the firmware."))
 
@@ -157,6 +167,21 @@ def _softmax_notes(plan: Plan) -> list[str]:
     if softmax is None:
         return []
     return [f"The loss takes in the model's final {softmax.op} ({softmax.label}); only inference runs it."]
+
+
+def _batch_norm_fact(plan: Plan, proto: onnx.ModelProto) -> list[tuple[str, str]]:
+    """What became of the model's batch normalizations, where it has any."""
+    choice, before = plan.request.recipe.batch_norm, len(batch_norms(proto))
+    if choice is None or not before:
+        return []
+    after = sum(node.op == "BatchNormalization" for node in plan.model.graph.nodes)
+    said = {
+        BatchNorm.TRAIN: f"{after} by the statistics of each batch; the running ones follow",
+        BatchNorm.FROZEN: f"{after} by their running statistics, which stay as they are",
+        BatchNorm.FOLD: f"{before - after} folded into the layers before, in model.onnx too"
+        + (f"; {after} have no such layer and are frozen" if after else ""),
+    }
+    return [("Batch norm", said[choice])]
 
 
 def build_command(dir: Folder = Path("build")) -> None:

@@ -11,7 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from poet_codegen.graph import AttrValue, Graph, Node, Tensor
-from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
+from poet_codegen.ops.registry import Kernel, Op, Part, Shape, Work, register
 from poet_codegen.ops.update import Gradient, Sink, register_gradient
 from poet_codegen.ops.window import Window, in_two_dimensions, read_window
 
@@ -25,6 +25,7 @@ class Conv(Op):
 
     name = "Conv"
     onnx = ("Conv",)
+    parts = ((2, Part.BIAS),)
     supported = "1-D and 2-D, any kernel, stride, padding, dilation and groups"
 
     def load(self, importer: Importer, node: ImportedNode) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from poet_codegen.graph import AttrValue, Graph, Node, Tensor
 from poet_codegen.ops.nest import broadcast
-from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
+from poet_codegen.ops.registry import Kernel, Op, Part, Shape, Work, register
 from poet_codegen.ops.update import Gradient, Sink, register_gradient
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class Dense(Op):
 
     name = "Dense"
     onnx = ("Gemm",)
+    parts = ((2, Part.BIAS),)
     supported = "any transA, transB, alpha and beta; any bias that broadcasts"
 
     def load(self, importer: Importer, node: ImportedNode) -> None:

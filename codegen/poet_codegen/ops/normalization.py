@@ -1,6 +1,6 @@
-"""LayerNormalization, and BatchNormalization with frozen statistics.
+"""LayerNormalization.
 
-Layer normalization sees x as [rows, columns], the normalized axes being the last ones. Its forward kernel leaves the
+It sees x as [rows, columns], the normalized axes being the last ones. Its forward kernel leaves the
 mean and 1 / sqrt(variance + epsilon) of each row, which the gradient reads beside x.
 """
 
@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import Graph, Node, Tensor
@@ -109,38 +107,10 @@ def _kernel(stem: str, x: Shape, node: Node) -> Kernel:
     return Kernel(f"{stem}.c.j2", name, values, (*node.inputs, *node.outputs))
 
 
-class Affine(Pointwise):
-    """y = scale x + shift; a BatchNormalization with its running statistics and its scale and bias frozen is one."""
-
-    onnx = ("BatchNormalization",)
-    supported = "frozen: running statistics, scale and bias are constants that do not train"
-
-    def load(self, importer: Importer, node: ImportedNode) -> None:
-        """Import ONNX BatchNormalization in inference form."""
-        x = importer.value(node, 0)
-        if node.attrs.get("training_mode", 0) or len([name for name in node.outputs if name]) > 1:
-            raise node.refuse(
-                "updates its running statistics",
-                "BatchNormalization is supported frozen: export the model in evaluation mode.",
-            )
-        numbers = [importer.constant(node, position).astype(np.float64) for position in (1, 2, 3, 4)]
-        channels = x.shape[1] if len(x.shape) > 1 else 1
-        if any(array.shape != (channels,) for array in numbers):
-            raise node.refuse(f"has {channels} channels and other statistics", "Check the model.")
-        scale, bias, mean, variance = numbers
-        factor = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
-        shape = (channels, *(1 for _ in x.shape[2:]))
-        held = [
-            importer.hold(node, name, array.astype(np.float32).reshape(shape))
-            for name, array in (("scale", factor), ("shift", bias - mean * factor))
-        ]
-        importer.add(node, self.name, [x, *held], {})
-
-
 register(LayerNormalization())
 register(LayerNormalizationGrad())
 register(
-    Affine(
+    Pointwise(
         "Affine",
         Formula("affine", "Affine map of", ("x", "scale", "shift"), "y", "{x} * {scale} + {shift}"),
         {"x": Pull("Mul", ("dy", "scale")), "scale": Pull("Mul", ("dy", "x")), "shift": Pull(SUM_TO, ("dy",))},

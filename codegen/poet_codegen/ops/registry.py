@@ -11,6 +11,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,8 +21,17 @@ from poet_codegen.graph import Graph, Node, Tensor
 if TYPE_CHECKING:
     from poet_codegen.autodiff import Tape
     from poet_codegen.onnx_import import ImportedNode, Importer
+    from poet_codegen.training_form import TrainingForm
 
 Shape = tuple[int, ...]
+
+
+class Part(StrEnum):
+    """What a parameter is to the op that reads it, where it is no weight that values are multiplied by and summed."""
+
+    BIAS = "bias"
+    SCALE = "scale"  # of a normalization
+    STATISTIC = "statistic"  # follows the data, never a gradient
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,8 @@ class Op(ABC):
     """(input, output) positions where the output always takes over the input's bytes (updates)."""
     repeatable: ClassVar[bool] = True
     """False when running the op twice would change the result (updates)."""
+    parts: ClassVar[tuple[tuple[int, Part], ...]] = ()
+    """What parameters at these input positions are."""
     supported: str = ""
     """One line for the table of supported operators: limits on attributes and shapes."""
 
@@ -80,6 +92,10 @@ class Op(ABC):
     @abstractmethod
     def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
         """Shapes of the outputs."""
+
+    def for_training(self, form: TrainingForm, node: Node) -> None:
+        """Append the node to the forward pass of a training step, or the nodes that stand for it there."""
+        form.builder.node(node)
 
     def gradient(self, tape: Tape, node: Node, grads: Sequence[str]) -> None:
         """Add nodes that compute the gradients of the inputs `tape.wants`, given those of the outputs.
