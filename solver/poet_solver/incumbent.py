@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from poet_solver.interrupt import Interrupt
@@ -32,11 +32,15 @@ class Progress:
     """Of the best schedule so far; infinity before the first."""
     bound_j: float
     """Best lower bound so far, over every schedule in the given order of first computations."""
+    other_bounds: Mapping[str, float] = field(default_factory=dict)
+    """Family, in words -> best lower bound on it, where narrower families are worked on too."""
 
     @property
     def gap(self) -> float:
         """Relative distance of the two."""
-        return 1.0 if math.isinf(self.energy_j) else max(0.0, self.energy_j - self.bound_j) / self.energy_j
+        if math.isinf(self.energy_j):
+            return 1.0
+        return max(0.0, self.energy_j - self.bound_j) / self.energy_j if self.energy_j else 0.0
 
 
 @dataclass
@@ -152,7 +156,9 @@ class Search:
         """Report progress."""
         if self.progress is not None:
             elapsed = time.monotonic() - self.started
-            self.progress(Progress(self.phase, elapsed, self.energy_j, min(self.bound_j, self.energy_j)))
+            bound = min(self.bound_j, self.energy_j)
+            others = {family: min(self.bound_of(family), self.energy_j) for family in list(self.reported)}
+            self.progress(Progress(self.phase, elapsed, self.energy_j, bound, others))
 
 
 def runs_in_order(actions: tuple[Action, ...]) -> bool:

@@ -220,8 +220,12 @@ class _Run:
         )
         self.explore(PAGING_ONLY, search.left_s * 0.05)
         if is_small:
+            listed = freedom_of(self.technique, LISTED).describe()
+            search.reported.add(listed)
+            self.explore(LISTED, search.left_s * 0.1)
             for family, share in ((Family(hops=4), 0.15), (Family(hops=8), 0.2), (WIDE, 0.9)):
-                if not search.is_closed(search.widest):
+                is_wanted = family is WIDE or not search.is_closed(listed)
+                if is_wanted and not search.is_closed(search.widest):
                     self.explore(family, search.left_s * share, lp_share=0.3)
             self.reorder(min(0.5 * search.left_s, 0.5))
         elif self.threads >= 2:
@@ -280,6 +284,8 @@ class _Run:
                 break
             self.explore(family, left * (0.5 if number + 1 < len(hops) else 1.0), lp_share=0.4)
             self.evolve(0.1 * max(0.0, until - time.monotonic()), most=100_000)
+        if search.interrupt.stop:
+            return
         search.enter("bound on all schedules")
         bound_all_schedules(
             search.net,
@@ -304,6 +310,8 @@ class _Run:
     def explore(self, family: Family, time_s: float, lp_share: float = 0.0, lb_tree: bool = False) -> None:
         """LP with cuts for a share of the time, reduced-cost fixing, then CP-SAT on what is left of the model."""
         search = self.search
+        if search.interrupt.stop:
+            return
         until = time.monotonic() + min(time_s, search.left_s)
         freedom = freedom_of(self.technique, family)
         name = freedom.describe()
@@ -334,7 +342,7 @@ class _Run:
                 tighten(model)
         if model.contradiction:
             search.raise_bound(name, cap)
-        elif not search.is_closed(name):
+        elif not search.is_closed(name) and not search.interrupt.stop:
             self.branch(model, name, cuts, until, lb_tree, cap)
 
     def branch(self, model: Model, name: str, cuts: tuple[Row, ...], until: float, lb_tree: bool, cap: float) -> None:
