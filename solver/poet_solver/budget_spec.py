@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 
@@ -37,13 +38,15 @@ def deadline_s_of(text: str, problem: Problem) -> float:
     if match is None:
         raise ProblemError(f"--deadline {text}: not a deadline. Give a factor such as 2.0, or seconds such as 30s.")
     value = float(match[1])
-    if match[2] == "s":
-        return value
-    if match[2] == "ms":
-        return value / 1000
-    if value < 1:
-        raise ProblemError(f"--deadline {text}: below the compute time itself. Give a factor >= 1, or seconds: 0.5s.")
-    return value * compute_time_s(problem)
+    least_s = compute_time_s(problem)
+    seconds = value * {"s": 1.0, "ms": 1e-3}.get(match[2], least_s)
+    if not math.isfinite(seconds):
+        raise ProblemError(f"--deadline {text}: is {seconds} s. Give a factor such as 2.0, or seconds such as 30s.")
+    if seconds < least_s * (1 - 1e-9):
+        raise ProblemError(
+            f"--deadline {text}: below the compute time itself, {least_s:.6g} s. Give a factor >= 1, or more seconds."
+        )
+    return seconds
 
 
 def compute_time_s(problem: Problem) -> float:

@@ -231,5 +231,7 @@ def parse_problem(text: str, source: str = "problem") -> Problem:
         return _ADAPTER.validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "file"
-        raise ProblemError(f"{source}: {field}: {first['msg']}. Correct that field and try again.") from error
+        field = ".".join(str(part) for part in first["loc"])
+        what = first["msg"].removeprefix("Value error, ")
+        where = f"{source}: {field}" if field else source
+        raise ProblemError(f"{where}: {what}. Correct that field and try again.") from error
