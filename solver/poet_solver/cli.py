@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -37,6 +39,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=(
         "Energy-optimal schedules of recomputation and paging under a memory and time budget.\n\n"
+        "First poet-solver min-ram FILE (how little RAM works?), then poet-solver solve FILE --ram 96K --deadline 2.0 "
+        "--out schedule.json, then poet-solver replay FILE schedule.json with the same budgets.\n\n"
         "'optimal' means: no schedule that keeps the file's order of first computations uses less energy by more than "
         "0.01 % (graphs small enough to be searched whole: recomputing in at most two ascending passes before each)."
     ),
@@ -44,12 +48,26 @@ app = typer.Typer(
 _out = Console()
 _err = Console(stderr=True)
 _T = TypeVar("_T")
+_LINE_EVERY_S = 5.0
 
-File = Annotated[Path, typer.Argument(help="Problem (JSON of poet-mcu) or instance file.", show_default=False)]
-Ram = Annotated[
-    str | None, typer.Option(help="RAM budget: share of the keep-everything peak (0.5), or bytes (65536, 96K, 1M).")
+File = Annotated[
+    Path,
+    typer.Argument(
+        help="Problem (JSON with ops and tensors, as poet plan writes it) or instance (JSON with ops only: "
+        "name, inputs, bytes, ws, time, energy, pin_t, pin_e, pout_t, pout_e).",
+        show_default=False,
+    ),
 ]
-Deadline = Annotated[str | None, typer.Option(help="Deadline: factor of the compute time (2.0), or seconds (30s).")]
+Ram = Annotated[
+    str | None,
+    typer.Option(
+        help="RAM budget: share of the keep-everything peak (0.5), or bytes (65536, 96K, 1M). Default: FILE's, or none."
+    ),
+]
+Deadline = Annotated[
+    str | None,
+    typer.Option(help="Deadline: factor of the compute time (2.0), or seconds (30s). Default: FILE's, or none."),
+]
 Threads = Annotated[int, typer.Option(help="Processor cores to use.")]
 TimeLimit = Annotated[float, typer.Option(help="Seconds the search may take; the best so far is returned.")]
 
@@ -59,7 +77,13 @@ def solve_command(
     file: File,
     ram: Ram = None,
     deadline: Deadline = None,
-    technique: Annotated[Method, typer.Option(help="Technique or baseline.")] = Method.BOTH,
+    technique: Annotated[
+        Method,
+        typer.Option(
+            help="both: recompute and page. page, remat: only the one. keep: neither. Baselines: poet-milp (POET's own "
+            "program), dtr (greedy recomputation), capuchin (greedy, by seconds), capuchin-energy (the same by joules)."
+        ),
+    ] = Method.BOTH,
     threads: Threads = 2,
     time_limit: TimeLimit = 120.0,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
@@ -68,10 +92,13 @@ def solve_command(
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Where to write schedule.json.")] = None,
 ) -> None:
-    """Find the schedule of least energy and prove how far from the optimum it can be at most."""
+    """Find the schedule of least energy and prove how far from the optimum it can be at most.
+
+    Ctrl-C ends the search with the best schedule so far.
+    """
     problem = with_budgets(read_any(file), ram, deadline)
     interrupt = Interrupt()
-    with Live(console=_err, transient=True, refresh_per_second=8) as live:
+    with _watching() as watch:
         schedule = _interruptible(
             lambda: schedule_with(
                 problem,
@@ -79,7 +106,7 @@ def solve_command(
                 time_limit_s=time_limit,
                 threads=threads,
                 seed=seed,
-                progress=lambda news: live.update(_progress_line(news)),
+                progress=watch,
                 interrupt=interrupt,
                 free_order=not keep_order,
             ),
@@ -156,32 +183,62 @@ def _interruptible(work: Callable[[], _T], interrupt: Interrupt) -> _T:
                 if future.done():
                     raise
             except KeyboardInterrupt:
-                _err.print("Interrupted: finishing with the best schedule so far.")
+                if interrupt.stop:
+                    os._exit(130)  # a second Ctrl-C: threads of the solvers cannot be ended otherwise
+                _err.print("Interrupted: finishing with the best schedule so far. Once more gives it up.")
                 interrupt.set()
 
 
-def _progress_line(news: Progress) -> Text:
+@contextmanager
+def _watching() -> Iterator[Callable[[Progress], None]]:
+    """Shows progress: on a terminal in place, else as lines, at most one in `_LINE_EVERY_S`."""
+    if _err.is_terminal:
+        with Live(console=_err, transient=True, refresh_per_second=8) as live:
+            yield lambda news: live.update(_progress_text(news))
+        return
+    printed = [-math.inf]
+
+    def watch(news: Progress) -> None:
+        if math.isfinite(news.energy_j) and news.elapsed_s >= printed[0] + _LINE_EVERY_S:
+            printed[0] = news.elapsed_s
+            _err.print(f"{_figures(news)}  | {news.phase}", highlight=False, soft_wrap=True, markup=False)
+
+    yield watch
+
+
+def _progress_text(news: Progress) -> Text:
+    narrower = [
+        f"{'':8}  in part: bound {bound:.6g} J  gap {_gap(news.energy_j, bound):.3%}  over {family}"
+        for family, bound in news.other_bounds.items()
+        if bound > news.bound_j and math.isfinite(news.energy_j)
+    ]
+    return Text("\n".join((_figures(news), *narrower, f"{'':8}  {news.phase}")), no_wrap=True, overflow="ellipsis")
+
+
+def _figures(news: Progress) -> str:
     energy = "none yet" if math.isinf(news.energy_j) else f"{news.energy_j:.6g} J"
     gap = "" if math.isinf(news.energy_j) else f"  gap {news.gap:.3%}"
-    return Text(
-        f"{news.elapsed_s:7.1f} s  best {energy}  bound {news.bound_j:.6g} J{gap}  | {news.phase}",
-        no_wrap=True,
-        overflow="ellipsis",
-    )
+    return f"{news.elapsed_s:6.1f} s  best {energy}  bound {news.bound_j:.6g} J{gap}"
+
+
+def _gap(energy_j: float, bound_j: float) -> float:
+    """Relative distance of a bound from the energy."""
+    return max(0.0, energy_j - bound_j) / energy_j if energy_j else 0.0
 
 
 def _print_schedule(problem: Problem, schedule: Schedule) -> None:
     base = sum(min(mode.energy_j + problem.idle_power_w * mode.time_s for mode in op.modes) for op in problem.ops)
     table = Table(show_header=False)
     table.add_row("status", schedule.status.value)
-    table.add_row("energy", f"{schedule.energy_j:.6g} J ({_split(schedule.energy, 'J')})")
+    table.add_row("energy", f"{schedule.energy_j:.6g} J{_split(schedule.energy, 'J')}")
     if base:
         table.add_row("overhead", f"{schedule.energy_j / base - 1:.4%} over every op once")
     for family, bound in ((schedule.bound_family, schedule.lower_bound_j), *_other_bounds(schedule)):
-        gap = (schedule.energy_j - bound) / schedule.energy_j if schedule.energy_j else 0.0
         over = f", overhead >= {bound / base - 1:.4%}" if base else ""
-        table.add_row("lower bound", f"{bound:.6g} J (gap {max(0.0, gap):.4%}{over}) over {escape(family)}")
-    table.add_row("time", f"{schedule.time_s:.6g} s ({_split(schedule.time, 's')})")
+        table.add_row(
+            "lower bound", f"{bound:.6g} J (gap {_gap(schedule.energy_j, bound):.4%}{over}) over {escape(family)}"
+        )
+    table.add_row("time", f"{schedule.time_s:.6g} s{_split(schedule.time, 's')}")
     budget = "" if problem.ram_bytes is None else f" of {problem.ram_bytes:,}"
     table.add_row("RAM", f"arena {schedule.arena_bytes:,} bytes{budget}; peak {schedule.peak_bytes:,}")
     counts = step_counts(schedule.steps)
@@ -199,7 +256,8 @@ def _other_bounds(schedule: Schedule) -> list[tuple[str, float]]:
 
 
 def _split(costs: Costs, unit: str) -> str:
-    return ", ".join(f"{name.replace('_', '-')} {value:.4g} {unit}" for name, value in asdict(costs).items() if value)
+    parts = [f"{name.replace('_', '-')} {value:.4g} {unit}" for name, value in asdict(costs).items() if value]
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _write(path: Path, text: str) -> None:

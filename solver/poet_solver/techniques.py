@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -49,7 +50,7 @@ def schedule_with(
     """Schedule `problem` with a technique or a baseline; replayed. Raises InfeasibleError or ProblemError."""
     if threads < 1:
         raise ProblemError(f"threads: must be at least 1, is {threads}. Give the number of processor cores to use.")
-    if time_limit_s <= 0:
+    if not 0 < time_limit_s < math.inf:
         raise ProblemError(f"time limit: must be above 0 s, is {time_limit_s}. Give the seconds the search may take.")
     interrupt = interrupt or Interrupt()
     if method.value in set(Technique):
