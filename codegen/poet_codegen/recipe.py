@@ -25,6 +25,14 @@ class Optimizer(StrEnum):
     ADAMW = "adamw"
 
 
+class Dropouts(StrEnum):
+    """Which Dropout nodes drop in training; inference drops nothing."""
+
+    MODEL = "model"  # those that the model says train: training_mode, or an operator set before 12
+    ALL = "all"
+    NONE = "none"
+
+
 class BatchNorm(StrEnum):
     """How models with BatchNormalization train; inference always normalizes by the running statistics."""
 
@@ -44,6 +52,9 @@ class Recipe:
     """Which parameters learn: a pattern of selection.py."""
     batch_norm: BatchNorm | None = None
     """None: the model has no BatchNormalization, or planning it is refused."""
+    dropout: Dropouts = Dropouts.MODEL
+    dropout_seed: int = 0
+    """Of the random masks, 32 bits."""
     optimizer: Optimizer = Optimizer.SGD
     momentum: float = 0.0
     """Of SGD."""
@@ -59,6 +70,8 @@ class Recipe:
     """Micro-batches (steps) whose mean gradient makes one update."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.dropout_seed < 1 << 32:
+            raise RecipeError(f"--dropout-seed {self.dropout_seed}: give a whole number from 0 to {(1 << 32) - 1}.")
         is_sgd = self.optimizer is Optimizer.SGD
         for option, value in (("momentum", self.momentum), ("beta1", self.beta1), ("beta2", self.beta2)):
             if not 0.0 <= value < 1.0:

@@ -33,12 +33,12 @@ class HostKernels:
                 assert (known.template, known.values) == (kernel.template, kernel.values), kernel.name
         sources = [render(f"kernels/{kernel.template}", **kernel.values) for kernel in kernels.values()]
         prototypes = [next(line for line in s.splitlines() if line.startswith("void ")) + ";" for s in sources]
-        head = '#include <math.h>\n#include <stdint.h>\n#include "poet/math.h"\n'
+        head = '#include <math.h>\n#include <stdint.h>\n#include "poet/math.h"\n#include "poet/random.h"\n'
         code = folder / "kernels.c"
         code.write_text(head + "\n".join(prototypes) + "\n" + "\n".join(sources))
         firmware = data_dir("firmware")
         target = folder / "kernels.so"
-        files = [str(code), str(firmware / "src" / "math.c")]
+        files = [str(code), *(str(firmware / "src" / name) for name in ("math.c", "random.c"))]
         options = [*host_flags(), "-fPIC", "-shared", f"-I{firmware / 'include'}"]
         subprocess.run(["cc", *options, *files, "-o", str(target)], check=True)
         self._library = ctypes.CDLL(str(target))

@@ -85,6 +85,8 @@ def load(case: Any) -> Case:
             name = TensorProto.DataType.Name(kind) if kind else value.type.WhichOneof("value")
             raise NotApplicable(f"type {name}")
     arrays = {value.name: np.asarray(array) for value, array in zip(graph.input, inputs, strict=True)}
+    if any(_is_random(node, arrays) for node in graph.node):
+        raise NotApplicable("expects the mask that numpy's generator draws")
     if not arrays:
         raise NotApplicable("no input")
     first = graph.input[0].name
@@ -127,6 +129,13 @@ def _with_constants(
             named.type.tensor_type.shape.dim.add().dim_value = size
     result.graph.initializer.extend(numpy_helper.from_array(arrays[name], name) for name in sorted(constants))
     return result
+
+
+def _is_random(node: onnx.NodeProto, arrays: dict[str, np.ndarray[Any, Any]]) -> bool:
+    """Whether a node is a Dropout in training mode that drops something."""
+    if node.op_type != "Dropout" or len(node.input) < 3 or not arrays[node.input[2]]:
+        return False
+    return bool(arrays[node.input[1]] if node.input[1] else True)
 
 
 def _is_training(graph: onnx.GraphProto) -> bool:

@@ -28,7 +28,7 @@ from poet_codegen.lower import Home
 from poet_codegen.onnx_batch_norm import batch_norms
 from poet_codegen.onnx_import import read_model
 from poet_codegen.plan import Plan, load_plan, make_plan, make_request, save_plan
-from poet_codegen.recipe import BatchNorm, Recipe
+from poet_codegen.recipe import BatchNorm, Dropouts, Recipe
 from poet_codegen.report import write_report
 
 Folder = Annotated[Path, typer.Option("--dir", help="Build folder: what the commands leave for each other.")]
@@ -65,6 +65,11 @@ def plan_command(
             "fold (into the layer before). To be chosen where the model has any."
         ),
     ] = None,
+    dropout: Annotated[
+        Dropouts,
+        typer.Option(help="Which Dropout nodes drop in training: those that the model says train, all, or none."),
+    ] = Dropouts.MODEL,
+    dropout_seed: Annotated[int, typer.Option(help="Seed of the masks that Dropout draws.")] = 0,
     params: Annotated[
         Home,
         typer.Option(help="Where learning parameters live between steps: ram, or storage (paged each step)."),
@@ -83,7 +88,7 @@ def plan_command(
     Example: [cyan]poet plan model.onnx --board qemu_netduinoplus2 --ram 32K --deadline 2.0[/]
     """
     ram_bytes = parse_size(ram) if ram is not None else None
-    recipe = Recipe(train=train, batch_norm=batch_norm)
+    recipe = Recipe(train=train, batch_norm=batch_norm, dropout=dropout, dropout_seed=dropout_seed)
     if not math.isfinite(deadline) or deadline < 0:
         raise typer.BadParameter(f"--deadline {deadline}: give a multiple of the compute time, such as 2.0.")
     description = load_board(board)

@@ -47,23 +47,5 @@ class Cast(Reshape):
         importer.alias(node)
 
 
-class Dropout(Reshape):
-    """y is x, as in inference."""
-
-    name = "Dropout"
-    onnx: tuple[str, ...] = ("Dropout",)
-    supported = "as in inference: it drops nothing; no mask output"
-
-    def load(self, importer: Importer, node: ImportedNode) -> None:
-        """Import ONNX Dropout."""
-        importer.value(node, 0)
-        training = importer.constant(node, 2).any() if node.has(2) else False
-        if training:
-            raise node.refuse("is in training mode", "Export the model in evaluation mode.")
-        if len([name for name in node.outputs if name]) > 1:
-            raise node.refuse("returns its mask", "Export the model in evaluation mode.")
-        importer.alias(node)
-
-
-for _op in (Identity(), Cast(), Dropout()):
+for _op in (Identity(), Cast()):
     register(_op)
