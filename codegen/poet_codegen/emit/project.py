@@ -105,7 +105,7 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
     steps = emit_steps(train.graph, train.lowered, train.schedule, train_layout, layout.pages, 0)
     infer_steps = emit_steps(infer.graph, infer.lowered, infer.schedule, infer_layout, layout.pages, len(steps))
     kernels = _kernels([train.graph, infer.graph])
-    sources = tuple(wrap_kernel(render(f"kernels/{kernel.template}", **kernel.values)) for kernel in kernels)
+    sources = tuple(wrap_kernel(_source(kernel, build.board)) for kernel in kernels)
     model = model_digest(train.graph, build.weights)
     schedule = train.schedule.digest()
     emission = Emission(
@@ -140,6 +140,15 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
         if not row.is_state
     }
     return emission, values
+
+
+def _source(kernel: Kernel, board: Board) -> str:
+    """C of a kernel; where the board's core takes the blocked form, the host still takes the plain one."""
+    plain = render(f"kernels/{kernel.template}", **kernel.values)
+    if kernel.blocked is None or board.cpu.fpu is None:
+        return plain
+    blocked = render(f"kernels/{kernel.blocked.template}", **kernel.blocked.values)
+    return f"#ifdef POET_M4F\n{blocked}#else\n{plain}#endif\n"
 
 
 def _kernels(graphs: Iterable[Graph]) -> list[Kernel]:

@@ -11,7 +11,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from poet_codegen.graph import AttrValue, Graph, Node, Tensor
-from poet_codegen.ops.registry import Kernel, Op, Part, Shape, Work, register
+from poet_codegen.m4f.conv import BlockedSums, Extent, blocked_forward, blocked_input_gradient
+from poet_codegen.ops.registry import Blocked, Kernel, Op, Part, Shape, Work, register
 from poet_codegen.ops.update import Gradient, Sink, register_gradient
 from poet_codegen.ops.window import Window, in_two_dimensions, read_window
 
@@ -74,14 +75,18 @@ class Conv(Op):
     def work(self, graph: Graph, node: Node) -> Work:
         """One multiply-add for each output element and tap."""
         y, w = graph.tensors[node.outputs[0]], graph.tensors[node.inputs[1]]
-        return Work("conv2d", macs=y.elements * prod(w.shape[1:]), elements=y.elements)
+        row = "conv2d" if self.kernel(graph, node).blocked else "conv2d_plain"
+        return Work(row, macs=y.elements * prod(w.shape[1:]), elements=y.elements)
 
     def kernel(self, graph: Graph, node: Node) -> Kernel:
         """templates/kernels/conv2d.c.j2."""
         x, w, y = (graph.tensors[n].shape for n in (*node.inputs[:2], node.outputs[0]))
         values = _values(node, x, w, y) | {"has_bias": len(node.inputs) > 2}
         name = _name("conv2d", values) + ("" if values["has_bias"] else "_nobias")
-        return Kernel("conv2d.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs))
+        blocks = blocked_forward(Window.of(node, w[2:]), *_extents(node, x, y))
+        names = {"name": name, "source_name": "x", "target_name": "y", "has_bias": values["has_bias"]}
+        blocked = _blocked(node, blocks, w, x[0], names)
+        return Kernel("conv2d.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
 
 class ConvInputGrad(Op):
@@ -97,14 +102,18 @@ class ConvInputGrad(Op):
     def work(self, graph: Graph, node: Node) -> Work:
         """As many multiply-adds as the forward convolution."""
         dy, w = (graph.tensors[n] for n in node.inputs)
-        return Work("conv2d_input_grad", macs=dy.elements * prod(w.shape[1:]), elements=dy.elements)
+        row = "conv2d_input_grad" if self.kernel(graph, node).blocked else "conv2d_input_grad_plain"
+        return Work(row, macs=dy.elements * prod(w.shape[1:]), elements=dy.elements)
 
     def kernel(self, graph: Graph, node: Node) -> Kernel:
         """templates/kernels/conv2d_input_grad.c.j2."""
         dy, w, dx = (graph.tensors[n].shape for n in (*node.inputs, *node.outputs))
         values = _values(node, dx, w, dy)
         name = _name("conv2d_input_grad", values)
-        return Kernel("conv2d_input_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs))
+        blocks = blocked_input_gradient(Window.of(node, w[2:]), *reversed(_extents(node, dx, dy)))
+        names = {"name": name, "source_name": "dy", "target_name": "dx", "has_bias": False}
+        blocked = _blocked(node, blocks, w, dx[0], names)
+        return Kernel("conv2d_input_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
 
 class ConvWeightGrad(Gradient):
@@ -149,6 +158,20 @@ class ConvBiasGrad(Gradient):
         name = f"bias_{sink.stem}_{dy[0]}x{dy[1]}x{prod(dy[2:])}{sink.suffix}"
         values = {"name": name, "batch": dy[0], "channels": dy[1], "pixels": prod(dy[2:]), **sink.texts("sum", "o")}
         return Kernel("bias_grad.c.j2", name, values, (*node.inputs, *sink.arguments))
+
+
+def _extents(node: Node, x: Shape, y: Shape) -> tuple[Extent, Extent]:
+    """One group's side of the inputs and of the outputs."""
+    groups = node.int("groups")
+    return Extent(x[1] // groups, x[2], x[3]), Extent(y[1] // groups, y[2], y[3])
+
+
+def _blocked(node: Node, blocks: BlockedSums | None, w: Shape, batch: int, names: dict[str, Any]) -> Blocked | None:
+    if blocks is None:
+        return None
+    groups = node.int("groups")
+    values = {"b": blocks, "batch": batch, "groups": groups, "group_weights": w[0] // groups * prod(w[1:])}
+    return Blocked("conv2d_m4f.c.j2", values | names)
 
 
 def _values(node: Node, x: Shape, w: Shape, y: Shape) -> dict[str, Any]:

@@ -49,6 +49,15 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Blocked:
+    """A faster form of a kernel for cores with the Cortex-M4F's instructions; its results have the same bits."""
+
+    template: str
+    """File below templates/kernels."""
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Kernel:
     """A C function for a node: the template that renders it and the values it renders with.
 
@@ -62,6 +71,7 @@ class Kernel:
     values: Mapping[str, Any]
     arguments: tuple[str, ...]
     """Names of the tensors passed, in the order of the C parameters: inputs, then outputs."""
+    blocked: Blocked | None = None
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():

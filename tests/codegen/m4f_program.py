@@ -1,0 +1,138 @@
+"""Blocked kernels on an emulated Cortex-M4F beside the plain ones, compiled into one program."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from poet_codegen.graph import AttrValue, Graph, GraphBuilder, Kind, Node, Tensor
+from poet_codegen.ops import registry
+from poet_codegen.ops.registry import Kernel
+from poet_codegen.platformio.flags import ARITHMETIC
+from poet_codegen.render import render
+
+TOOLS = ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"]
+LINK = ["--specs=rdimon.specs", "-Wl,--section-start=.vectors=0", "-Wl,-Ttext=0x9000", "-Wl,-Tdata=0x20000000"]
+QEMU = ["qemu-system-arm", "-machine", "mps2-an386", "-display", "none", "-serial", "none", "-monitor", "none"]
+
+# Turns the FPU on, then goes to newlib's start.
+START = """
+.syntax unified
+.thumb
+.section .vectors, "a"
+.word 0x20400000
+.word poet_test_start
+.text
+.thumb_func
+.global poet_test_start
+poet_test_start:
+    movw r0, #0xed88
+    movt r0, #0xe000
+    ldr r1, [r0]
+    orr r1, r1, #0xf00000
+    str r1, [r0]
+    dsb
+    isb
+    b _start
+"""
+
+MAIN = """
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+{prelude}
+{kernels}
+#define GUARD 4
+static float operands[3][{most} + GUARD], expected[{most} + GUARD], result[{most} + GUARD];
+static uint32_t state = 1;
+
+static void fill(float *data, int count)
+{{
+    for (int i = 0; i < count; i++) {{
+        state = state * 1664525u + 1013904223u;
+        data[i] = (float)(int32_t)state / 2147483648.0f;
+    }}
+}}
+
+static void compare(int number, int count)
+{{
+    const int differ = memcmp(result, expected, sizeof(float) * (count + GUARD)) != 0;
+    printf("%d %s\\n", number, differ ? "differs" : "equal");
+}}
+
+int main(void)
+{{
+{calls}
+    return 0;
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One node: shapes of its inputs, attributes, and its kernel."""
+
+    text: str
+    inputs: tuple[int, ...]
+    output: int
+    kernel: Kernel
+
+
+def case(op: str, shapes: Sequence[tuple[int, ...]], attrs: dict[str, AttrValue]) -> Case:
+    """A node of `op` on inputs of these shapes."""
+    builder = GraphBuilder("case")
+    names = tuple(builder.tensor(Tensor(f"in{i}", shape, kind=Kind.INPUT)) for i, shape in enumerate(shapes))
+    node = Node(op, names, ("out",), op, attrs=attrs)
+    (shape,) = registry.get(op).shapes(tuple(builder.tensors[n] for n in names), node)
+    out = Tensor("out", shape)
+    graph = Graph("case", {**builder.tensors, "out": out}, (node,), ("out",))
+    sizes = tuple(builder.tensors[n].elements for n in names)
+    return Case(f"{op} {shapes} {attrs}", sizes, out.elements, registry.get(op).kernel(graph, node))
+
+
+def differing(cases: Sequence[Case], folder: Path) -> list[str]:
+    """Run every case's blocked kernel on QEMU; the cases whose bits, or what lies behind them, are not the plain
+    kernel's."""
+    kernels, calls = [], []
+    for number, c in enumerate(cases):
+        assert c.kernel.blocked is not None, c.text
+        plain = render(f"kernels/{c.kernel.template}", **c.kernel.values)
+        blocked = render(f"kernels/{c.kernel.blocked.template}", **c.kernel.blocked.values)
+        kernels += [
+            _renamed(plain, c.kernel.name, f"plain{number}"),
+            _renamed(blocked, c.kernel.name, f"blocked{number}"),
+        ]
+        operands = ", ".join(f"operands[{i}]" for i in range(len(c.inputs)))
+        calls += [f"    fill(operands[{i}], {size});" for i, size in enumerate(c.inputs)]
+        calls += [
+            "    memset(expected, 0x55, sizeof expected);",
+            "    memset(result, 0x55, sizeof result);",
+            f"    plain{number}({operands}, expected);",
+            f"    blocked{number}({operands}, result);",
+            f"    compare({number}, {c.output});",
+        ]
+    prelude = render("c/poet_m4f.j2")
+    most = max(size for c in cases for size in (*c.inputs, c.output))
+    text = MAIN.format(prelude=prelude, kernels="\n".join(kernels), calls="\n".join(calls), most=most)
+    lines = _run(text, folder)
+    assert len(lines) == len(cases), lines
+    return [cases[int(number)].text for number, verdict in lines if verdict != "equal"]
+
+
+def _renamed(source: str, name: str, new: str) -> str:
+    return source.replace(name, new).replace("\nvoid ", "\nstatic void ")
+
+
+def _run(text: str, folder: Path) -> list[list[str]]:
+    (folder / "main.c").write_text(text)
+    (folder / "start.s").write_text(START)
+    elf = folder / "program.elf"
+    sources = [str(folder / "main.c"), str(folder / "start.s")]
+    flags = [flag for flag in ARITHMETIC if not flag.startswith("-std")]
+    subprocess.run([*TOOLS, *flags, "-Wall", "-Wextra", "-Werror", *LINK, *sources, "-o", str(elf)], check=True)
+    command = [*QEMU, "-semihosting", "-kernel", str(elf)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    return [line.split() for line in (done.stdout + done.stderr).splitlines() if line]

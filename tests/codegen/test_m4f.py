@@ -1,0 +1,78 @@
+"""Blocked kernels for the Cortex-M4F have the bits of the plain ones, whatever the shape."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from poet_codegen.graph import AttrValue
+from poet_codegen.m4f.pipeline import Assembly
+
+from tests.codegen.m4f_program import Case, case, differing
+
+
+def convolution(
+    rng: random.Random, op: str, batch: int, group_in: int, size: tuple[int, int], group_out: int, groups: int
+) -> Case | None:
+    """A convolution with a random window; None where it has no output, or no blocks."""
+    kernel = (rng.choice([1, 2, 3, 5, 7]), rng.choice([1, 2, 3, 5, 7]))
+    strides = (rng.choice([1, 1, 2, 3]), rng.choice([1, 1, 2, 3]))
+    dilations = (rng.choice([1, 1, 2]), rng.choice([1, 1, 2]))
+    pads = tuple(rng.randrange(0, kernel[i % 2]) for i in range(4))
+    window: dict[str, AttrValue] = {"strides": strides, "dilations": dilations, "pads": pads, "groups": groups}
+    out = [(size[a] + pads[a] + pads[a + 2] - dilations[a] * (kernel[a] - 1) - 1) // strides[a] + 1 for a in (0, 1)]
+    if min(out) < 1:
+        return None
+    x = (batch, group_in * groups, *size)
+    w = (group_out * groups, group_in, *kernel)
+    dy = (batch, group_out * groups, *out)
+    made = (
+        case(op, [x, w, w[:1]] if rng.random() < 0.5 else [x, w], window)
+        if op == "Conv"
+        else case(op, [dy, w], window | {"extent": size})
+    )
+    return made if made.kernel.blocked else None
+
+
+def test_random_convolutions_have_the_bits_of_the_plain_kernels(tmp_path: Path) -> None:
+    rng = random.Random(5)
+    cases: list[Case] = []
+    while len(cases) < 60:
+        op = rng.choice(["Conv", "ConvInputGrad"])
+        size = (rng.choice([1, 2, 3, 5, 8, 11, 16]), rng.choice([1, 2, 3, 5, 7, 8, 12, 16, 17, 24, 33]))
+        drawn = convolution(
+            rng,
+            op,
+            rng.choice([1, 2]),
+            rng.choice([1, 2, 3, 5]),
+            size,
+            rng.choice([1, 2, 3, 4, 7]),
+            rng.choice([1, 1, 2]),
+        )
+        cases += [drawn] if drawn else []
+    assert differing(cases, tmp_path) == []
+
+
+def test_common_convolutions_have_blocks(tmp_path: Path) -> None:
+    same: dict[str, AttrValue] = {"strides": (1, 1), "dilations": (1, 1), "pads": (1, 1, 1, 1), "groups": 1}
+    half: dict[str, AttrValue] = same | {"strides": (2, 2)}
+    cases = [
+        case("Conv", [(1, 16, 32, 32), (16, 16, 3, 3), (16,)], same),
+        case("ConvInputGrad", [(1, 16, 32, 32), (16, 16, 3, 3)], same | {"extent": (32, 32)}),
+        case("Conv", [(1, 16, 32, 32), (32, 16, 3, 3), (32,)], half),
+        case("ConvInputGrad", [(1, 32, 16, 16), (32, 16, 3, 3)], half | {"extent": (32, 32)}),
+        case("Conv", [(1, 16, 24, 24), (16, 1, 3, 3), (16,)], same | {"groups": 16}),
+    ]
+    assert differing(cases, tmp_path) == []
+
+
+def test_products_wait_for_nobody_and_keep_their_order() -> None:
+    asm = Assembly((28, 29, 30, 31))
+    for total, a, b in [(0, 8, 16), (1, 8, 17), (0, 9, 16)]:
+        asm.add_product(total, a, b)
+    asm.finish_sums()
+    sums = [line for line in asm.lines if line.startswith("vadd")]
+    assert [line.split()[1] for line in sums] == ["s0,", "s1,", "s0,"]
+    for line, after in zip(asm.lines, asm.lines[1:], strict=False):
+        written = line.split()[1].rstrip(",")
+        assert written not in [operand.rstrip(",") for operand in after.split()[2:]], (line, after)
