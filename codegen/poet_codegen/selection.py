@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase
 
 from poet_codegen.errors import ModelError, nearest_names
 from poet_codegen.graph import Graph, Kind
-from poet_codegen.ops import registry
 from poet_codegen.ops.registry import Part
+from poet_codegen.parts import layers_of, parameters_of
 
 
 def select_trainable(graph: Graph, pattern: str) -> frozenset[str]:
@@ -24,34 +24,25 @@ def select_trainable(graph: Graph, pattern: str) -> frozenset[str]:
     return frozenset().union(*(_chosen(graph, part.strip(), names) for part in pattern.split(",")))
 
 
-def parameters_of(graph: Graph, *parts: Part) -> frozenset[str]:
-    """The parameters that are one of these parts of a node that reads them."""
-    read = ((node.inputs, registry.get(node.op).parts) for node in graph.nodes)
-    return frozenset(
-        inputs[position]
-        for inputs, roles in read
-        for position, part in roles
-        if part in parts and position < len(inputs) and graph.tensors[inputs[position]].kind is Kind.PARAM
-    )
-
-
 def _chosen(graph: Graph, part: str, names: list[str]) -> frozenset[str]:
     if part == "all":
         return frozenset(names)
     if part == "bias":
-        return _some({p.name for p in graph.of_kind(Kind.PARAM) if len(p.shape) == 1 and p.name in names}, part, names)
+        return _some(parameters_of(graph, Part.BIAS, Part.SHIFT), part, names)
+    if part == "norm":
+        return _some(parameters_of(graph, Part.SCALE, Part.SHIFT), part, names)
     if part.startswith("last:"):
         count = part.removeprefix("last:")
         if not count.isdigit() or int(count) < 1:
             raise ModelError(f"--train {part!r}: write last:N with a number of layers, such as last:2.")
-        layers = [set(node.inputs) & set(names) for node in graph.nodes if set(node.inputs) & set(names)]
-        return _some(set().union(*layers[-int(count) :]), part, names)
-    return _some({name for name in names if name == part or fnmatchcase(name, part)}, part, names)
+        layers = [chosen for layer in layers_of(graph) if (chosen := layer.intersection(names))]
+        return _some(frozenset().union(*layers[-int(count) :]), part, names)
+    return _some(frozenset(name for name in names if name == part or fnmatchcase(name, part)), part, names)
 
 
-def _some(chosen: set[str], pattern: str, names: list[str]) -> frozenset[str]:
+def _some(chosen: frozenset[str], pattern: str, names: list[str]) -> frozenset[str]:
     if not chosen:
         raise ModelError(
             f"--train {pattern!r} chooses no parameter of the model. Did you mean {nearest_names(pattern, names)}?"
         )
-    return frozenset(chosen)
+    return chosen

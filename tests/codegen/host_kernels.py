@@ -14,10 +14,10 @@ from poet_codegen.emit.steps import choose_kernels
 from poet_codegen.graph import DType, Graph, GraphBuilder, Kind, Tensor
 from poet_codegen.lower import view_roots
 from poet_codegen.ops.registry import Kernel, Part
+from poet_codegen.parts import parameters_of
 from poet_codegen.platformio.flags import host_flags
 from poet_codegen.render import render
 from poet_codegen.resources import data_dir
-from poet_codegen.selection import parameters_of
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

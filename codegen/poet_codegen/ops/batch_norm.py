@@ -42,7 +42,7 @@ class BatchNormalization(Op):
     onnx: tuple[str, ...] = ("BatchNormalization",)
     parts: ClassVar[tuple[tuple[int, Part], ...]] = (
         (1, Part.SCALE),
-        (2, Part.BIAS),
+        (2, Part.SHIFT),
         (3, Part.STATISTIC),
         (4, Part.STATISTIC),
     )
@@ -129,7 +129,7 @@ class BatchNormalizationTrain(BatchNormalization):
 
     name = "BatchNormalizationTrain"
     onnx = ()
-    parts = ((1, Part.SCALE), (2, Part.BIAS))
+    parts = ((1, Part.SCALE), (2, Part.SHIFT))
 
     def gradient(self, tape: Tape, node: Node, grads: Sequence[str]) -> None:
         """Gradients of scale and bias, and from them that of x: what it needs are the same two sums."""

@@ -29,8 +29,9 @@ Shape = tuple[int, ...]
 class Part(StrEnum):
     """What a parameter is to the op that reads it, where it is no weight that values are multiplied by and summed."""
 
-    BIAS = "bias"
+    BIAS = "bias"  # of a layer
     SCALE = "scale"  # of a normalization
+    SHIFT = "shift"  # of a normalization
     STATISTIC = "statistic"  # follows the data, never a gradient
 
 
