@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from poet_hil.device import DeviceClient
 from poet_hil.errors import ManifestError, TargetMissing
 from poet_hil.link import Link
-from poet_hil.manifest import Build, load_build
+from poet_hil.manifest import Build, Input, Manifest, load_build
 from poet_hil.target import Target
 from poet_hil.targets.host import HostTarget
 from poet_hil.targets.qemu import QemuTarget
@@ -22,7 +23,7 @@ BUILD_DIR = "POET_BUILD_DIR"
 # Well above what an answer takes on a busy machine; only tests that lose frames wait as long.
 TIMEOUT_S = 1.0
 
-Sample = tuple[NDArray[np.float32], NDArray[np.int32]]
+Sample = tuple[dict[str, NDArray[Any]], NDArray[Any]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -108,6 +109,22 @@ def device(target: Target, build: Build) -> DeviceClient:
     return client
 
 
+def _drawn(rng: np.random.Generator, array: Input) -> NDArray[Any]:
+    if array.dtype == "float32":
+        return rng.random(array.shape, dtype=np.float32)
+    first, end = array.index_range or (0, 2)
+    return rng.integers(first, end, array.shape, np.int32)
+
+
+def _labels(rng: np.random.Generator, manifest: Manifest) -> NDArray[Any]:
+    """Classes, or numbers that are probabilities along the last axis: every loss takes them."""
+    label = manifest.label
+    if label.classes:
+        return rng.integers(label.classes, size=label.shape, dtype=np.int32)
+    numbers = rng.random(label.shape, dtype=np.float32)
+    return np.asarray(numbers / numbers.sum(axis=-1, keepdims=True), np.float32)
+
+
 @pytest.fixture(scope="session")
 def samples(build: Build) -> list[Sample]:
     """A few batches that the model can be trained on."""
@@ -115,8 +132,8 @@ def samples(build: Build) -> list[Sample]:
     manifest = build.manifest
     return [
         (
-            rng.random(manifest.input.shape, dtype=np.float32),
-            rng.integers(manifest.label.classes, size=manifest.label.count, dtype=np.int32),
+            {array.name: _drawn(rng, array) for array in manifest.inputs},
+            _labels(rng, manifest),
         )
         for _ in range(5)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from poet_hil.results import weights_digest
 from poet_hil.target import Target
 from poet_hil.targets.host import HostTarget
 
-Sample = tuple[NDArray[np.float32], NDArray[np.int32]]
+Sample = tuple[dict[str, NDArray[Any]], NDArray[Any]]
 RATE = 0.01
 
 
@@ -27,6 +28,12 @@ def train(device: DeviceClient, samples: list[Sample]) -> list[str]:
         device.write_sample(x, y)
         losses.append(device.train(RATE).loss_bits)
     return losses
+
+
+def infer(device: DeviceClient, x: dict[str, NDArray[Any]]) -> bytes:
+    """Bits of the model's answer."""
+    device.write_input(x)
+    return device.infer().tobytes()
 
 
 def test_hello_names_the_build(device: DeviceClient, build: Build) -> None:
@@ -125,13 +132,13 @@ def test_written_parameters_are_those_that_train(device: DeviceClient, samples: 
 
 
 def test_a_frozen_parameter_is_refused_by_the_device_too(device: DeviceClient, build: Build) -> None:
-    from poet_hil.protocol import Command, request_param_offset
+    from poet_hil.protocol import Command, request_index_offset
 
     frozen = [param for param in build.manifest.params if param.home == "rom"]
     if not frozen:
         pytest.skip("the build has no frozen parameter")
     with pytest.raises(DeviceError) as caught:
-        device.link.request(Command.WRITE_PARAM, request_param_offset(frozen[0].index, 0) + b"\0\0\0\0")
+        device.link.request(Command.WRITE_PARAM, request_index_offset(frozen[0].index, 0) + b"\0\0\0\0")
     assert caught.value.status == Status.RANGE
 
 
@@ -164,9 +171,11 @@ def test_the_newest_checkpoint_is_restored(device: DeviceClient, samples: list[S
 def test_a_label_out_of_range_trains_nothing(
     device: DeviceClient, build: Build, samples: list[Sample], label: int | str
 ) -> None:
+    if not build.manifest.label.classes:
+        pytest.skip("the build's labels are no classes")
     x, y = samples[0]
     wrong = y.copy()
-    wrong[-1] = build.manifest.label.classes if label == "classes" else label
+    wrong.flat[-1] = build.manifest.label.classes if label == "classes" else label
     before = weights_digest(device.read_params(), build.manifest)
     device.write_sample(x, wrong)
     with pytest.raises(DeviceError, match="not a class") as caught:
@@ -176,6 +185,28 @@ def test_a_label_out_of_range_trains_nothing(
     assert weights_digest(device.read_params(), build.manifest) == before
     device.write_sample(x, y)
     assert device.train(RATE).steps_done == 1
+
+
+def test_a_loss_that_is_not_finite_changes_nothing(device: DeviceClient, build: Build, samples: list[Sample]) -> None:
+    """Parameters keep the bits of the last good step, and training goes on as if the bad sample had not been."""
+    floats = [array.name for array in build.manifest.inputs if array.dtype == "float32"]
+    if not floats:
+        pytest.skip("no input of the build takes a NaN")
+    x, y = samples[1]
+    train(device, samples[:1])
+    good = {name: value.tobytes() for name, value in device.read_params().items()}
+    answer = infer(device, x)
+    for bad in (np.nan, np.inf):
+        device.write_sample(x | {floats[0]: np.full_like(x[floats[0]], bad)}, y)
+        with pytest.raises(DeviceError, match="NaN or infinite") as caught:
+            device.train(RATE)
+        assert caught.value.status == Status.NOT_FINITE
+        assert device.status().steps_done == 1
+        assert {name: value.tobytes() for name, value in device.read_params().items()} == good
+    assert infer(device, x) == answer
+    rest = train(device, samples[1:])
+    device.reset()
+    assert train(device, samples)[1:] == rest
 
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf")])

@@ -14,7 +14,7 @@ from cobs import cobs
 from numpy.typing import NDArray
 from poet_hil.device import DeviceClient
 from poet_hil.manifest import Build
-from poet_hil.protocol import PAYLOAD_BYTES, RESPONSE, Command, Frame, Status, decode, encode
+from poet_hil.protocol import ABI, PAYLOAD_BYTES, RESPONSE, Command, Frame, Status, decode, encode
 from poet_hil.target import Target
 
 Sample = tuple[NDArray[np.float32], NDArray[np.int32]]
@@ -127,7 +127,8 @@ def test_malformed_frames_are_answered_or_dropped(device: DeviceClient, target: 
         (Command.TRAIN, bytes(5), Status.LENGTH),
         (Command.HELLO, b"\1", Status.LENGTH),
         (Command.WRITE_INPUT, bytes(3), Status.LENGTH),
-        (Command.WRITE_INPUT, struct.pack("<I", 2**32 - 1) + b"\1\2", Status.RANGE),
+        (Command.WRITE_INPUT, struct.pack("<II", 0, 2**32 - 1) + b"\1\2", Status.RANGE),
+        (Command.WRITE_INPUT, struct.pack("<II", 2**32 - 1, 0) + b"\1\2", Status.RANGE),
         (Command.WRITE_LABEL, struct.pack("<I", 2**31) + b"\1", Status.RANGE),
         (Command.READ_OUTPUT, struct.pack("<II", 0, PAYLOAD_BYTES + 1), Status.RANGE),
         (Command.READ_OUTPUT, struct.pack("<II", 2**32 - 4, 8), Status.RANGE),
@@ -139,14 +140,14 @@ def test_malformed_frames_are_answered_or_dropped(device: DeviceClient, target: 
         seq += 1
         answer = exchange(target, Frame(kind, seq, payload=payload))
         assert (answer.type, answer.status, answer.payload) == (kind | RESPONSE, status, b""), (kind, payload)
-    answer = exchange(target, Frame(Command.STATUS, seq + 1, abi=2))
+    answer = exchange(target, Frame(Command.STATUS, seq + 1, abi=ABI + 1))
     assert answer.status == Status.ABI
     assert device.status().steps_done == 0
 
 
 def too_long() -> bytes:
     """A frame with a good CRC and one byte too many."""
-    body = struct.pack("<BBHh", 1, Command.WRITE_INPUT, 1, 0) + bytes(PAYLOAD_BYTES + 1)
+    body = struct.pack("<BBHh", ABI, Command.WRITE_INPUT, 1, 0) + bytes(PAYLOAD_BYTES + 1)
     return bytes(cobs.encode(body + struct.pack("<I", zlib.crc32(body)))) + b"\0"
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from poet_codegen.errors import ModelError
-from poet_codegen.graph import AttrValue, DType, Graph, GraphBuilder, Kind, Node, Role, Tensor
-from poet_codegen.head import with_logits
+from poet_codegen.graph import AttrValue, Graph, GraphBuilder, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
+from poet_codegen.ops.loss import loss_op
 from poet_codegen.ops.optimizers import rule_of, state_of, update_attrs
 from poet_codegen.ops.update import Update
-from poet_codegen.recipe import DEFAULT_RECIPE, Recipe
+from poet_codegen.recipe import DEFAULT_RECIPE, Loss, Recipe
 from poet_codegen.training_form import training_form
 from poet_codegen.verify import verify
 
@@ -66,19 +66,19 @@ def build_training_graph(forward: Graph, trainable: frozenset[str], recipe: Reci
 
     `trainable` names the parameters that learn; gradients nobody needs are not built. Nodes of one layer stand in the
     order input gradient, then updates, so that the gradient of the layer's output can die there. A final Softmax is
-    the loss's (poet_codegen.head).
+    part of cross entropy (poet_codegen.head).
     """
     unknown = trainable - {p.name for p in forward.of_kind(Kind.PARAM)}
     if unknown:
         raise ModelError(f"There is no parameter {min(unknown)!r} to train. See `poet plan --help` on --train.")
-    forward, running_updates = training_form(with_logits(forward), recipe)
+    forward, running_updates = training_form(loss_op(recipe.loss).head(forward), recipe)
     builder = GraphBuilder(forward.name, forward)
-    logits = forward.outputs[0]
-    dlogits = _add_loss(builder, logits)
+    answer = forward.outputs[0]
+    gradient = _add_loss(builder, answer, recipe.loss)
     for node in running_updates:
-        builder.node(replace(node, inputs=(*node.inputs, dlogits)))
+        builder.node(replace(node, inputs=(*node.inputs, gradient)))
     wanted = reachable_from(forward, trainable)
-    if logits not in wanted:
+    if answer not in wanted:
         raise ModelError("No parameter to train reaches the model's output. Choose others with --train.")
     rate = builder.tensor(Tensor("learning_rate", (1,), kind=Kind.LEARNING_RATE))
     first_reader = _first_readers(forward)
@@ -90,7 +90,7 @@ def build_training_graph(forward: Graph, trainable: frozenset[str], recipe: Reci
             if name in trainable and name in tape.grads and first_reader[name] == index:
                 _add_update(builder, recipe, name, tape.grads[name], rate, node.label)
 
-    differentiate(builder, forward, wanted, {logits: dlogits}, update)
+    differentiate(builder, forward, wanted, {answer: gradient}, update)
     loss = builder.graph([]).one(Kind.LOSS)
     graph = builder.graph([loss.name])
     verify(graph)
@@ -121,18 +121,14 @@ def differentiate(
     return tape
 
 
-def _add_loss(builder: GraphBuilder, logits: str) -> str:
-    shape = builder.tensors[logits].shape
-    if len(shape) != 2 or shape[1] < 2:
-        raise ModelError(
-            f"The model's output {logits!r} has shape {list(shape)}; softmax cross entropy needs logits of shape "
-            "[batch, classes] with two classes or more. Export the model so."
-        )
-    label = builder.tensor(Tensor("label", (shape[0],), DType.INT32, Kind.LABEL))
+def _add_loss(builder: GraphBuilder, answer: str, kind: Loss) -> str:
+    op = loss_op(kind)
+    output = builder.tensors[answer]
+    label = builder.tensor(op.label(output))
     loss = builder.tensor(Tensor("loss", (1,), kind=Kind.LOSS))
-    dlogits = builder.tensor(Tensor(f"d.{logits}", shape))
-    builder.node(Node("SoftmaxCrossEntropy", (logits, label), (loss, dlogits), "loss", Role.LOSS))
-    return dlogits
+    gradient = builder.tensor(Tensor(f"d.{answer}", output.shape))
+    builder.node(Node(op.name, (answer, label), (loss, gradient), "loss", Role.LOSS))
+    return gradient
 
 
 def _add_update(builder: GraphBuilder, recipe: Recipe, param: str, gradient: str, rate: str, label: str) -> None:
@@ -195,16 +191,15 @@ def inference_graph(forward: Graph, state: Iterable[Tensor] = ()) -> Graph:
     """The forward graph with its answer as a static buffer that the host reads.
 
     `state` is what training keeps between steps beside the parameters; inference leaves it alone.
-    Raises ModelError unless the model has one float32 input and one output: firmware has one buffer of each.
+    Raises ModelError unless the model has one output, and a batch axis in each input.
     """
-    sample = forward.one(Kind.INPUT)
-    if sample.dtype is not DType.FLOAT32:
-        raise ModelError(
-            f"Input {sample.name!r} has type {sample.dtype.value}; firmware takes float32 samples. Convert the model."
-        )
+    for sample in forward.of_kind(Kind.INPUT):
+        if not sample.shape:
+            raise ModelError(f"Input {sample.name!r} is a single number without an axis. Export it with a batch axis.")
     if len(forward.outputs) != 1:
         raise ModelError(
-            f"The model must have exactly one output, the logits, but has {len(forward.outputs)}. Export it with one."
+            f"The model must have exactly one output, which the loss reads, but has {len(forward.outputs)}. "
+            "Export it with one."
         )
     answer = forward.tensors[forward.outputs[0]]
     tensors = dict(forward.tensors) | {tensor.name: tensor for tensor in state}

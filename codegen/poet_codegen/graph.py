@@ -35,12 +35,17 @@ class DType(StrEnum):
         """Bytes of one element."""
         return 4
 
+    @property
+    def c_type(self) -> str:
+        """Type of one element in C."""
+        return "int32_t" if self is DType.INT32 else "float"
+
 
 class Kind(StrEnum):
     """What a tensor is to the outside of the graph; decides where it may live."""
 
     INPUT = "input"  # the sample; a static buffer the host fills
-    LABEL = "label"  # class indices; a static buffer the host fills
+    LABEL = "label"  # what the loss compares with; a static buffer the host fills
     OUTPUT = "output"  # the answer of an inference graph; a static buffer
     LOSS = "loss"  # a static float
     LEARNING_RATE = "learning_rate"  # a static float the host may change between steps

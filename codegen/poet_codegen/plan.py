@@ -46,6 +46,7 @@ class Plan:
             self.board,
             self.request.ram_bytes,
             self.request.tool_version,
+            self.request.recipe.loss.value,
         )
 
 

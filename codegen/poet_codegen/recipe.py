@@ -41,6 +41,15 @@ class BatchNorm(StrEnum):
     FOLD = "fold"  # multiplied into the layer before, when the model is planned
 
 
+class Loss(StrEnum):
+    """What training makes small (ops/loss.py)."""
+
+    CROSS_ENTROPY = "cross-entropy"  # softmax, against class indices
+    SOFT_CROSS_ENTROPY = "soft-cross-entropy"  # softmax, against rows of probabilities
+    MSE = "mse"  # mean squared error
+    BCE = "bce"  # binary cross entropy of logits, against probabilities
+
+
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Recipe:
     """What `poet plan` was told about training, but the learning rate: the host gives that with each step.
@@ -50,6 +59,8 @@ class Recipe:
 
     train: str = "all"
     """Which parameters learn: a pattern of selection.py."""
+    loss: Loss = Loss.CROSS_ENTROPY
+    """Of the model's output against the label."""
     batch_norm: BatchNorm | None = None
     """None: the model has no BatchNormalization, or planning it is refused."""
     dropout: Dropouts = Dropouts.MODEL

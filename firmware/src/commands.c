@@ -72,7 +72,11 @@ static poet_status_t hello(const poet_frame_t *request, reply_t *reply)
     add_bytes(reply, poet_model.schedule_digest, POET_DIGEST_BYTES);
     add_u32(reply, POET_LINK_PAYLOAD_BYTES);
     add_u32(reply, poet_model.arena_bytes);
-    add_u32(reply, poet_model.input_bytes);
+    uint32_t input_bytes = 0;
+    for (uint32_t i = 0; i < poet_model.input_count; i++) {
+        input_bytes += poet_model.inputs[i].size_bytes;
+    }
+    add_u32(reply, input_bytes);
     add_u32(reply, poet_model.label_bytes);
     add_u32(reply, poet_model.output_bytes);
     add_u32(reply, poet_model.param_count);
@@ -86,30 +90,36 @@ static poet_status_t hello(const poet_frame_t *request, reply_t *reply)
     return POET_OK;
 }
 
-/* {u32 offset, bytes} into a buffer. */
-static poet_status_t write_buffer(const poet_frame_t *request, void *buffer, uint32_t buffer_bytes)
+/* {u32 offset, bytes}, from `head_bytes` of the payload on, into a buffer. */
+static poet_status_t write_buffer(const poet_frame_t *request, uint32_t head_bytes, void *buffer,
+                                  uint32_t buffer_bytes)
 {
-    const uint32_t offset = poet_bytes_get_u32(request->payload);
-    const uint32_t size_bytes = request->payload_bytes - 4u;
+    const uint8_t *from = request->payload + head_bytes;
+    const uint32_t offset = poet_bytes_get_u32(from);
+    const uint32_t size_bytes = request->payload_bytes - head_bytes - 4u;
     if (!poet_bytes_in_range(offset, size_bytes, buffer_bytes)) {
         return POET_ERR_RANGE;
     }
-    memcpy((uint8_t *)buffer + offset, request->payload + 4, size_bytes);
+    memcpy((uint8_t *)buffer + offset, from + 4, size_bytes);
     return POET_OK;
 }
 
 static poet_status_t write_input(const poet_frame_t *request, reply_t *reply)
 {
     (void)reply;
-    POET_TRY(write_buffer(request, poet_model.input, poet_model.input_bytes));
-    poet_run_input_written();
+    const uint32_t index = poet_bytes_get_u32(request->payload);
+    if (index >= poet_model.input_count) {
+        return POET_ERR_RANGE;
+    }
+    POET_TRY(write_buffer(request, 4u, poet_model.inputs[index].data, poet_model.inputs[index].size_bytes));
+    poet_run_input_written(index);
     return POET_OK;
 }
 
 static poet_status_t write_label(const poet_frame_t *request, reply_t *reply)
 {
     (void)reply;
-    POET_TRY(write_buffer(request, poet_model.label, poet_model.label_bytes));
+    POET_TRY(write_buffer(request, 0u, poet_model.label, poet_model.label_bytes));
     poet_run_label_written();
     return POET_OK;
 }
@@ -235,7 +245,7 @@ typedef struct {
 
 static const command_t commands[] = {
     {hello, 0, 0, POET_CMD_HELLO},
-    {write_input, 5, POET_LINK_PAYLOAD_BYTES, POET_CMD_WRITE_INPUT},
+    {write_input, 9, POET_LINK_PAYLOAD_BYTES, POET_CMD_WRITE_INPUT},
     {write_label, 5, POET_LINK_PAYLOAD_BYTES, POET_CMD_WRITE_LABEL},
     {train, 4, 4, POET_CMD_TRAIN},
     {infer, 0, 0, POET_CMD_INFER},

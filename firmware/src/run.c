@@ -13,7 +13,7 @@
 
 static struct {
     bool params_good; /* false before they are initialised and after a run that stopped half way */
-    bool input_written;
+    uint32_t inputs_written; /* a bit for each */
     bool label_written;
     uint32_t steps_done;
     uint32_t recomputes;
@@ -47,9 +47,9 @@ void poet_run_alive(uint32_t index, uint32_t total)
     poet_link_heartbeat(state.seq, index, total, state.command_ticks);
 }
 
-void poet_run_input_written(void)
+void poet_run_input_written(uint32_t index)
 {
-    state.input_written = true;
+    state.inputs_written |= 1u << index;
 }
 
 void poet_run_label_written(void)
@@ -94,21 +94,48 @@ static poet_status_t run_marked(poet_status_t (*function)(void), uint64_t *ticks
     const uint64_t ended = poet_hal_ticks();
     end_mark(ended);
     *ticks = ended - began;
-    /* The schedule may have had a parameter paged out, and something else in its place. */
-    state.params_good = status == POET_OK;
+    /* Stopped half way, the schedule may have had a parameter paged out, and something else in its place. */
+    state.params_good = status == POET_OK || status == POET_ERR_NOT_FINITE;
     poet_params_changed();
     return status;
 }
 
+/* Whether every int32 of a buffer lies in [least, end). */
+static bool all_within(const void *data, uint32_t size_bytes, int32_t least, int32_t end)
+{
+    const uint8_t *bytes = data;
+    for (uint32_t offset = 0; offset + sizeof(int32_t) <= size_bytes; offset += 4u) {
+        int32_t value;
+        memcpy(&value, bytes + offset, sizeof value);
+        if (value < least || value >= end) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static poet_status_t check_inputs(void)
+{
+    for (uint32_t i = 0; i < poet_model.input_count; i++) {
+        if ((state.inputs_written & (1u << i)) == 0u) {
+            return POET_ERR_NOT_READY;
+        }
+        const poet_input_t *input = &poet_model.inputs[i];
+        if (input->end != 0 && !all_within(input->data, input->size_bytes, input->least, input->end)) {
+            return POET_ERR_INPUT;
+        }
+    }
+    return POET_OK;
+}
+
 static poet_status_t check_labels(void)
 {
-    const uint8_t *labels = poet_model.label;
-    for (uint32_t offset = 0; offset + sizeof(int32_t) <= poet_model.label_bytes; offset += 4u) {
-        int32_t label;
-        memcpy(&label, labels + offset, sizeof label);
-        if (label < 0 || label >= poet_model.label_classes) {
-            return POET_ERR_LABEL;
-        }
+    if (!state.label_written) {
+        return POET_ERR_NOT_READY;
+    }
+    if (poet_model.label_classes != 0 &&
+        !all_within(poet_model.label, poet_model.label_bytes, 0, poet_model.label_classes)) {
+        return POET_ERR_LABEL;
     }
     return POET_OK;
 }
@@ -118,9 +145,10 @@ poet_status_t poet_run_train(float learning_rate, uint64_t *ticks)
     if (!poet_bytes_is_finite(learning_rate)) {
         return POET_ERR_RANGE;
     }
-    if (!state.params_good || !state.input_written || !state.label_written) {
+    if (!state.params_good) {
         return POET_ERR_NOT_READY;
     }
+    POET_TRY(check_inputs());
     POET_TRY(check_labels());
 
     const poet_page_counts_t pages_before = poet_page_counts();
@@ -134,14 +162,15 @@ poet_status_t poet_run_train(float learning_rate, uint64_t *ticks)
     state.last_step.recomputes = state.recomputes;
     POET_TRY(status);
     state.steps_done++;
-    return poet_bytes_is_finite(*poet_model.loss) ? POET_OK : POET_ERR_NOT_FINITE;
+    return POET_OK;
 }
 
 poet_status_t poet_run_infer(uint64_t *ticks)
 {
-    if (!state.params_good || !state.input_written) {
+    if (!state.params_good) {
         return POET_ERR_NOT_READY;
     }
+    POET_TRY(check_inputs());
     return run_marked(poet_infer, ticks);
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from poet_hil import protocol
 from poet_hil.errors import DatasetError, DigestMismatch, LinkError, ProtocolError
 from poet_hil.link import Link
-from poet_hil.manifest import Manifest, Param, Tensor
+from poet_hil.manifest import Input, Manifest, Param
 from poet_hil.protocol import Command
 
 STORAGE_TIMEOUT_S = 15.0  # storage may have to erase before it answers
@@ -19,6 +20,10 @@ RUN_TIMEOUT_S = 5.0  # on top of what the longest schedule step may take, which 
 RUN_TIMEOUT_FACTOR = 4.0  # of its planned time: the plan may be off, an emulator slow
 HELLO_TIMEOUT_S = 0.2
 HELLO_TRIES = 30
+
+
+Sample = NDArray[Any] | Mapping[str, NDArray[Any]]
+"""What the model's inputs take in one step: an array for each, by name, or the array of the only one."""
 
 
 class DeviceClient:
@@ -41,7 +46,7 @@ class DeviceClient:
             ("model digest", hello.model_digest.hex(), wanted.model_digest),
             ("schedule digest", hello.schedule_digest.hex(), wanted.schedule_digest),
             ("arena bytes", hello.arena_bytes, wanted.arena_bytes),
-            ("input bytes", hello.input_bytes, wanted.input.bytes),
+            ("input bytes", hello.input_bytes, sum(array.bytes for array in wanted.inputs)),
             ("label bytes", hello.label_bytes, wanted.label.bytes),
             ("output bytes", hello.output_bytes, wanted.output.bytes),
             ("number of parameters", hello.param_count, len(wanted.params)),
@@ -62,20 +67,42 @@ class DeviceClient:
             )
         return hello
 
-    def write_input(self, x: NDArray[np.float32]) -> None:
-        """Write the input of one step, of the manifest's input shape."""
-        self.link.write(Command.WRITE_INPUT, protocol.request_offset, _packed(x, self.manifest.input))
+    def write_input(self, x: Sample) -> None:
+        """Write the inputs of one step, of the manifest's shapes and types; all are checked before one is sent.
 
-    def write_sample(self, x: NDArray[np.float32], y: int | Sequence[int] | NDArray[np.integer]) -> None:
-        """Write input and labels of one step; the device checks the labels when it trains."""
-        labels = np.asarray(y).reshape(-1)
-        if labels.shape != (self.manifest.label.count,) or not np.issubdtype(labels.dtype, np.integer):
+        `x` is an array for each input, by name, or the array of the only input.
+        """
+        wanted = self.manifest.inputs
+        given = x if isinstance(x, Mapping) else {wanted[0].name: x}
+        if given.keys() != {array.name for array in wanted}:
             raise DatasetError(
-                f"A step takes {self.manifest.label.count} integer labels, but {labels.size} of type "
-                f"{labels.dtype} were given. Give one class index for each sample of the batch."
+                f"The model's inputs are {', '.join(array.name for array in wanted)}, but arrays for "
+                f"{', '.join(given) or 'none'} were given. Give one for each."
+            )
+        for index, data in enumerate([_packed(given[array.name], array) for array in wanted]):
+
+            def head(offset: int, index: int = index) -> bytes:
+                return protocol.request_index_offset(index, offset)
+
+            self.link.write(Command.WRITE_INPUT, head, data)
+
+    def write_sample(self, x: Sample, y: int | Sequence[int] | NDArray[Any]) -> None:
+        """Write inputs and labels of one step; the device checks classes and indices when it trains.
+
+        `y` holds integers, or float32 targets, as many as the manifest's label; any shape will do.
+        """
+        label = self.manifest.label
+        values = np.asarray(y).reshape(-1)
+        fits = values.dtype == np.float32 if not label.classes else np.issubdtype(values.dtype, np.integer)
+        if values.size != label.count or not fits:
+            what = "class index" if label.classes else "float32 target"
+            raise DatasetError(
+                f"A step takes {label.count} labels of type {label.dtype}, but {values.size} of type "
+                f"{values.dtype} were given. Give one {what} for each element of the label {list(label.shape)}."
             )
         self.write_input(x)
-        self.link.write(Command.WRITE_LABEL, protocol.request_offset, labels.astype("<i4").tobytes())
+        data = values.astype("<i4" if label.classes else "<f4").tobytes()
+        self.link.write(Command.WRITE_LABEL, protocol.request_offset, data)
 
     def train(self, learning_rate: float) -> protocol.TrainStep:
         """Train one step on the sample that was written."""
@@ -127,7 +154,7 @@ class DeviceClient:
         for index, data in packed:
 
             def head(offset: int, index: int = index) -> bytes:
-                return protocol.request_param_offset(index, offset)
+                return protocol.request_index_offset(index, offset)
 
             self.link.write(Command.WRITE_PARAM, head, data)
 
@@ -164,13 +191,14 @@ class DeviceClient:
         return self.hello()
 
 
-def _packed(value: NDArray[np.float32], array: Tensor | Param) -> bytes:
-    if value.dtype != np.float32 or value.shape != array.shape:
+def _packed(value: NDArray[Any], array: Input | Param) -> bytes:
+    dtype = array.dtype if isinstance(array, Input) else "float32"
+    if value.dtype != dtype or value.shape != array.shape:
         raise DatasetError(
-            f"{array.name!r} is float32 of shape {list(array.shape)}, but {value.dtype} of shape "
+            f"{array.name!r} is {dtype} of shape {list(array.shape)}, but {value.dtype} of shape "
             f"{list(value.shape)} was given. Convert or reshape it."
         )
-    return np.ascontiguousarray(value, dtype="<f4").tobytes()
+    return np.ascontiguousarray(value, dtype="<i4" if dtype == "int32" else "<f4").tobytes()
 
 
 def _unpacked(data: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:

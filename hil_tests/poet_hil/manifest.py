@@ -12,14 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from poet_hil.errors import ManifestError
 
-FORMAT = 1
-FLOAT32_BYTES = 4
-LABEL_BYTES = 4
+FORMAT = 2
+ELEMENT_BYTES = 4
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Positive = Annotated[int, Field(gt=0)]
 Bytes = Annotated[int, Field(ge=0)]
 Shape = Annotated[tuple[Positive, ...], Field(max_length=8)]
+BatchShape = Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)]
 
 
 class _Frozen(BaseModel):
@@ -29,7 +29,7 @@ class _Frozen(BaseModel):
 
 
 class _Array(_Frozen):
-    """A float32 array with a name. `bytes` is its size."""
+    """An array of float32 or int32 with a name. `bytes` is its size."""
 
     name: str
     shape: Shape
@@ -37,15 +37,27 @@ class _Array(_Frozen):
 
     @model_validator(mode="after")
     def _size_follows_from_shape(self) -> Self:
-        if self.bytes != math.prod(self.shape) * FLOAT32_BYTES:
+        if self.bytes != math.prod(self.shape) * ELEMENT_BYTES:
             raise ValueError(f"{self.name!r} of shape {list(self.shape)} cannot occupy {self.bytes} bytes")
         return self
 
 
-class Tensor(_Array):
-    """The input or the output; the first axis is the batch."""
+class Input(_Array):
+    """What a sample is written to; the first axis is the batch.
 
-    shape: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)]
+    `index_range`: where an int32 input picks rows of a table, its values must lie in [first, second), negative ones
+    counting from the end.
+    """
+
+    shape: BatchShape
+    dtype: Literal["float32", "int32"]
+    index_range: tuple[int, int] | None = None
+
+
+class Output(_Array):
+    """What the model answers; the first axis is the batch."""
+
+    shape: BatchShape
     dtype: Literal["float32"]
 
 
@@ -57,18 +69,23 @@ class Param(_Array):
     state: bool = False
 
 
-class Label(_Frozen):
-    """`count` class indices (int32), each in [0, classes)."""
+class Label(_Array):
+    """What the output is compared with: int32 class indices, each in [0, classes), or float32 targets (classes 0)."""
 
-    classes: Positive
-    count: Positive
-    bytes: Positive
+    shape: BatchShape
+    dtype: Literal["float32", "int32"]
+    classes: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
-    def _size_follows_from_count(self) -> Self:
-        if self.bytes != self.count * LABEL_BYTES:
-            raise ValueError(f"{self.count} labels cannot occupy {self.bytes} bytes")
+    def _classes_are_indices(self) -> Self:
+        if (self.dtype == "int32") != (self.classes > 0):
+            raise ValueError(f"{self.classes} classes do not go with labels of {self.dtype}")
         return self
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
 
 
 class Step(_Frozen):
@@ -126,15 +143,16 @@ class Energy(_Frozen):
 class Manifest(_Frozen):
     """manifest.json. Sizes are in bytes, paths relative to the manifest's folder."""
 
-    format: Literal[1]
+    format: Literal[2]
     tool_version: str
     abi: int
     model_digest: Digest
     schedule_digest: Digest
     board: Board
-    input: Tensor
+    inputs: Annotated[tuple[Input, ...], Field(min_length=1)]
+    loss: Literal["cross-entropy", "soft-cross-entropy", "mse", "bce"]
     label: Label
-    output: Tensor
+    output: Output
     params: tuple[Param, ...]
     steps: tuple[Step, ...]
     """The marked steps of one training step, in order."""
@@ -154,9 +172,12 @@ class Manifest(_Frozen):
         ):
             if indices != list(range(len(indices))):
                 raise ValueError(f"{what} must be listed by index, from 0, with none left out")
-        names = [p.name for p in self.params]
-        if len(set(names)) != len(names):
-            raise ValueError("two params have the same name")
+        for what, names in (
+            ("params", [p.name for p in self.params]),
+            ("inputs", [i.name for i in self.inputs]),
+        ):
+            if len(set(names)) != len(names):
+                raise ValueError(f"two {what} have the same name")
         for path in (self.firmware_elf, self.host_executable):
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
                 raise ValueError(f"{path!r} is not a path inside the project folder")
@@ -170,12 +191,7 @@ class Manifest(_Frozen):
     @property
     def batch(self) -> int:
         """Samples in one training step."""
-        return self.input.shape[0]
-
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """Shape of one input sample, without the batch axis."""
-        return self.input.shape[1:]
+        return self.inputs[0].shape[0]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from cobs import cobs
 
 from poet_hil.errors import ProtocolError
 
-ABI = 1
+ABI = 2
 PAYLOAD_BYTES = 512
 RESPONSE = 0x80  # or-ed to a request's type
 DELIMITER = b"\0"
@@ -60,6 +60,7 @@ class Status(IntEnum):
     NOT_FINITE = -9
     NO_CHECKPOINT = -10
     NOT_READY = -11
+    INPUT = -12
 
 
 _OTHER_VERSION = "Firmware and poet-mcu are of different versions; run `poet build` and `poet flash`."
@@ -78,9 +79,11 @@ _STATUS_TEXT: dict[int, str] = {
     "or a larger RAM budget.",
     Status.CORRUPT: "a page came back from storage with a wrong CRC and was not used. Restore the last "
     "checkpoint, or `poet flash` and train again; if it happens again, the storage device is failing.",
-    Status.NOT_FINITE: "the loss is NaN or infinite. Train with a lower learning rate from a checkpoint or "
-    "from fresh weights, and check the input's scale.",
+    Status.NOT_FINITE: "the loss is NaN or infinite; the step changed no parameter. Train with a lower learning "
+    "rate, from these weights, a checkpoint or fresh ones (`poet flash`), and check the input's scale.",
     Status.NO_CHECKPOINT: "there is no checkpoint to restore. Train from the start.",
+    Status.INPUT: "an input holds an index that is not in the table it picks from. Give indices from 0 up to the "
+    "table's rows less 1.",
     Status.NOT_READY: "it has no input or label yet, or its parameters are not to be trusted since a step "
     "failed. Restore its checkpoint, or start anew with `poet flash`.",
 }
@@ -131,7 +134,7 @@ def decode(data: bytes) -> Frame:
 
 
 def request_offset(offset: int) -> bytes:
-    """Pack the head of WRITE_INPUT and WRITE_LABEL: {u32 offset}, in bytes."""
+    """Pack the head of WRITE_LABEL: {u32 offset}, in bytes."""
     return struct.pack("<I", offset)
 
 
@@ -145,8 +148,8 @@ def request_param_span(index: int, offset: int, length: int) -> bytes:
     return struct.pack("<III", index, offset, length)
 
 
-def request_param_offset(index: int, offset: int) -> bytes:
-    """Pack the head of WRITE_PARAM: {u32 index, u32 offset}, in bytes."""
+def request_index_offset(index: int, offset: int) -> bytes:
+    """Pack the head of WRITE_INPUT and WRITE_PARAM: {u32 index, u32 offset}, in bytes."""
     return struct.pack("<II", index, offset)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,17 +82,24 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Predictions on a test set; `per_class[c]` is (correct, samples) of class c."""
+    """What the device made of a test set.
 
-    predictions: NDArray[np.int64]
-    correct: int
+    With softmax cross entropy `predictions` are int64 classes, those of the largest outputs, and soft labels count by
+    their largest too; `per_class[c]` is (correct, labels) of class c. With binary cross entropy they are int64 0 or
+    1, whether the output is above 0, and a target above 0.5 counts as 1. With mean squared error they are the outputs.
+    """
+
+    predictions: NDArray[Any]
     total: int
-    per_class: tuple[tuple[int, int], ...]
+    """How many predictions were compared."""
+    correct: int | None = None
+    per_class: tuple[tuple[int, int], ...] = ()
+    mean_squared_error: float | None = None
 
     @property
-    def accuracy(self) -> float:
-        """Share of correct predictions, 0 to 1."""
-        return self.correct / self.total
+    def accuracy(self) -> float | None:
+        """Share of correct predictions, 0 to 1; None where a prediction is a number, not a choice."""
+        return None if self.correct is None else self.correct / self.total
 
 
 @dataclass(frozen=True)
@@ -178,28 +185,20 @@ class TrainingSession:
         manifest = self.device.manifest
         data.check(manifest)
         self.device.hello()
-        predictions = np.empty(len(data), dtype=np.int64)
+        outputs = np.empty((len(data), *manifest.output.shape[1:]), dtype=np.float32)
         for start in range(0, len(data), manifest.batch):
             # The last batch is filled up with the first samples; what they give is left out.
             chosen = np.arange(start, start + manifest.batch) % len(data)
-            self.device.write_input(data.x[chosen])
-            logits = self.device.infer().reshape(manifest.batch, -1)
+            self.device.write_input(data.samples(chosen))
             end = min(start + manifest.batch, len(data))
-            predictions[start:end] = logits.argmax(axis=1)[: end - start]
+            outputs[start:end] = self.device.infer()[: end - start]
             if on_sample is not None:
                 on_sample(end, len(data))
-        right = predictions == data.y
-        counts = ((right & (data.y == c), data.y == c) for c in range(manifest.label.classes))
-        return Evaluation(
-            predictions=predictions,
-            correct=int(right.sum()),
-            total=len(data),
-            per_class=tuple((int(correct.sum()), int(there.sum())) for correct, there in counts),
-        )
+        return _judge(outputs, data.y, manifest.loss)
 
     def _one(self, data: Dataset, step: _Step) -> StepReport:
         try:
-            self.device.write_sample(data.x[step.samples], data.y[step.samples])
+            self.device.write_sample(data.samples(step.samples), data.y[step.samples])
             trained = self.device.train(step.rate)
         except LinkError as error:
             raise self._stopped(step, str(error)) from error
@@ -225,6 +224,21 @@ class TrainingSession:
             f"{self.losses.partial_path}, no weights were saved. {reason}",
             step.index,
         )
+
+
+def _judge(outputs: NDArray[np.float32], labels: NDArray[Any], loss: str) -> Evaluation:
+    if loss == "mse":
+        errors = outputs.astype(np.float64) - labels
+        return Evaluation(outputs, outputs.size, mean_squared_error=float(np.mean(errors**2)))
+    if loss == "bce":
+        chosen, wanted = outputs > 0.0, labels > 0.5
+        return Evaluation(chosen.astype(np.int64), chosen.size, int((chosen == wanted).sum()))
+    wanted = labels if loss == "cross-entropy" else labels.argmax(axis=-1)
+    predictions = outputs.reshape(*wanted.shape, -1).argmax(axis=-1)
+    right = predictions == wanted
+    counts = ((right & (wanted == c), wanted == c) for c in range(outputs.size // wanted.size))
+    per_class = tuple((int(correct.sum()), int(there.sum())) for correct, there in counts)
+    return Evaluation(predictions, predictions.size, int(right.sum()), per_class)
 
 
 def _row(report: StepReport) -> tuple[str, ...]:

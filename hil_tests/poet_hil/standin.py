@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,7 @@ class StandIn:
         self._received = bytearray()
         self._handlers: dict[int, tuple[int, int, Callable[[bytes], bytes]]] = {
             Command.HELLO: (0, 0, self._hello),
-            Command.WRITE_INPUT: (5, PAYLOAD_BYTES, lambda p: self._write(self._input, p)),
+            Command.WRITE_INPUT: (9, PAYLOAD_BYTES, self._write_input),
             Command.WRITE_LABEL: (5, PAYLOAD_BYTES, lambda p: self._write(self._label, p)),
             Command.TRAIN: (4, 4, self._train),
             Command.INFER: (0, 0, self._infer),
@@ -79,10 +80,11 @@ class StandIn:
     def reset(self) -> None:
         """Start anew; the checkpoint stays."""
         m = self.manifest
-        self._input = bytearray(m.input.bytes)
+        self._inputs = [bytearray(array.bytes) for array in m.inputs]
         self._label = bytearray(m.label.bytes)
         self._output = bytearray(m.output.bytes)
         self._written: set[int] = set()
+        self._inputs_written: set[int] = set()
         self._params = [bytearray(np.linspace(-1, 1, math.prod(p.shape), dtype="<f4").tobytes()) for p in m.params]
         self.steps_done = 0
         self.frames_dropped = 0
@@ -147,7 +149,7 @@ class StandIn:
             bytes.fromhex(m.schedule_digest),
             PAYLOAD_BYTES,
             m.arena_bytes,
-            m.input.bytes,
+            sum(array.bytes for array in m.inputs),
             m.label.bytes,
             m.output.bytes,
             len(m.params),
@@ -173,6 +175,37 @@ class StandIn:
             raise _Refused(Status.RANGE)
         return bytes(buffer[offset : offset + length])
 
+    def _write_input(self, payload: bytes) -> bytes:
+        (index,) = struct.unpack_from("<I", payload)
+        if index >= len(self._inputs):
+            raise _Refused(Status.RANGE)
+        self._inputs_written.add(index)
+        return self._write(self._inputs[index], payload[4:])
+
+    def _input_values(self) -> list[NDArray[Any]]:
+        """The inputs, checked as the firmware does."""
+        if len(self._inputs_written) < len(self._inputs):
+            raise _Refused(Status.NOT_READY)
+        values = []
+        for array, data in zip(self.manifest.inputs, self._inputs, strict=True):
+            values.append(np.frombuffer(data, "<i4" if array.dtype == "int32" else "<f4"))
+            if array.index_range is not None:
+                first, end = array.index_range
+                if ((values[-1] < first) | (values[-1] >= end)).any():
+                    raise _Refused(Status.INPUT)
+        return values
+
+    def _label_values(self) -> NDArray[Any]:
+        if Command.WRITE_LABEL not in self._written:
+            raise _Refused(Status.NOT_READY)
+        label = self.manifest.label
+        if not label.classes:
+            return self._floats(self._label)
+        labels = np.frombuffer(self._label, dtype="<i4")
+        if ((labels < 0) | (labels >= label.classes)).any():
+            raise _Refused(Status.LABEL)
+        return labels
+
     def _param(self, index: int) -> bytearray:
         if index >= len(self._params):
             raise _Refused(Status.RANGE)
@@ -197,29 +230,25 @@ class StandIn:
         (rate,) = struct.unpack("<f", payload)
         if not math.isfinite(rate):
             raise _Refused(Status.RANGE)
-        if not {Command.WRITE_INPUT, Command.WRITE_LABEL} <= self._written:
-            raise _Refused(Status.NOT_READY)
-        labels = np.frombuffer(self._label, dtype="<i4")
-        if ((labels < 0) | (labels >= self.manifest.label.classes)).any():
-            raise _Refused(Status.LABEL)
+        inputs = self._input_values()
+        labels = self._label_values()
         with np.errstate(all="ignore"):
             move = np.float32(rate) * np.float32(labels.sum() + 1)
-            loss = np.float32(self._floats(self._input).mean() + labels.sum())
-            for index, param in enumerate(self._params):
+            loss = np.float32(sum(values.mean() for values in inputs) + labels.sum())
+            for param in self._params:
                 loss = np.float32(loss + self._floats(param).mean())
+            if not np.isfinite(loss):
+                raise _Refused(Status.NOT_FINITE)
+            for index, param in enumerate(self._params):
                 if self.manifest.params[index].home != "rom":
                     self._params[index] = bytearray((self._floats(param) - move).astype("<f4").tobytes())
         self.steps_done += 1
-        if not np.isfinite(loss):
-            raise _Refused(Status.NOT_FINITE)
         return TrainStep.LAYOUT.pack(float(loss), self.steps_done, 100)
 
     def _infer(self, _: bytes) -> bytes:
         """Favour the class that is nearest to the sample's first value."""
-        if Command.WRITE_INPUT not in self._written:
-            raise _Refused(Status.NOT_READY)
         m = self.manifest
-        first = self._floats(self._input).reshape(m.batch, -1)[:, :1]
+        first = self._input_values()[0].reshape(m.batch, -1)[:, :1]
         logits = -np.abs(np.arange(math.prod(m.output.shape) // m.batch) - first)
         self._output[:] = logits.astype("<f4").tobytes()
         return InferDone.LAYOUT.pack(50)

@@ -78,7 +78,7 @@ def run(plan: Plan, folder: Path) -> tuple[list[str], dict[str, bytes]]:
     with device_of(plan, folder) as device:
         manifest = device.manifest
         for _ in range(STEPS):
-            x = rng.standard_normal(manifest.input.shape).astype(np.float32)
+            x = rng.standard_normal(manifest.inputs[0].shape).astype(np.float32)
             before = device.read_params()
             device.write_input(x)
             first, second = device.infer(), device.infer()

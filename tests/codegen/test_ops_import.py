@@ -118,7 +118,7 @@ def test_dead_nodes_are_left_out(make_model: Maker) -> None:
     assert len(model.graph.nodes) == 1 and list(model.weights) == ["w"]
 
 
-def test_firmware_has_one_input_and_one_output() -> None:
+def test_firmware_has_one_output_and_inputs_with_an_axis() -> None:
     graph = helper.make_graph(
         [node("Add", ["a", "b"], ["y"]), node("Relu", ["y"], ["z"])],
         "two",
@@ -128,7 +128,11 @@ def test_firmware_has_one_input_and_one_output() -> None:
     )
     model = import_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
     assert len(model.graph.of_kind(Kind.INPUT)) == 2 and model.graph.outputs == ("y", "z")
-    with pytest.raises(ModelError, match="exactly one input"):
+    with pytest.raises(ModelError, match="exactly one output"):
+        inference_graph(model.graph)
+    scalar = helper.make_graph([node("Relu", ["a"], ["y"])], "scalar", [floats("a", [])], [floats("y", [])], [])
+    model = import_onnx(helper.make_model(scalar, opset_imports=[helper.make_opsetid("", 17)]))
+    with pytest.raises(ModelError, match="'a' is a single number"):
         inference_graph(model.graph)
 
 

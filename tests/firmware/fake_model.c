@@ -6,6 +6,7 @@
  */
 #include <string.h>
 
+#include "poet/bytes.h"
 #include "poet/crc32.h"
 #include "poet/hal.h"
 #include "poet/math.h"
@@ -13,6 +14,7 @@
 #include "poet/page.h"
 
 #define INPUTS 8
+#define ROWS 2      /* of SCALES: the second input */
 #define BIASES 16   /* in RAM */
 #define WEIGHTS 300 /* on storage; more than one frame holds */
 #define SCALES 4    /* in ROM */
@@ -36,6 +38,7 @@ static union {
 } arena;
 
 static float input[INPUTS];
+static int32_t rows[ROWS];
 static int32_t label[2];
 static uint32_t output[4];
 static float loss;
@@ -46,6 +49,11 @@ static uint32_t ticks[STEPS];
 static const float biases_initial[BIASES] = {0.5f, -0.25f, 0.125f};
 static const float weights_initial[WEIGHTS] = {1.0f, 2.0f, 3.0f, 4.0f};
 static const float scales[SCALES] = {0.1f, 0.2f, 0.3f, 0.4f};
+
+static const poet_input_t inputs[] = {
+    {input, sizeof input, 0, 0},
+    {rows, sizeof rows, -SCALES, SCALES},
+};
 
 static const poet_param_t params[] = {
     {"bias", biases_initial, sizeof biases_initial, ARENA_BIASES, POET_HOME_RAM},
@@ -61,8 +69,8 @@ const poet_model_t poet_model = {
     .tool_version = "0.0.0-test",
     .arena = arena.bytes,
     .arena_bytes = ARENA_BYTES,
-    .input = input,
-    .input_bytes = sizeof input,
+    .inputs = inputs,
+    .input_count = sizeof inputs / sizeof inputs[0],
     .label = label,
     .label_bytes = sizeof label,
     .label_classes = 10,
@@ -120,15 +128,19 @@ poet_status_t poet_step(void)
     loss = (float)label[0];
     for (uint32_t i = 0; i < ACTIVATIONS; i++) {
         loss += poet_logf(1.0f + at(ARENA_ACTIVATIONS)[i] * at(ARENA_ACTIVATIONS)[i]) * scales[i % SCALES];
-        at(ARENA_BIASES)[i % BIASES] -= learning_rate * at(ARENA_ACTIVATIONS)[i];
-        at(ARENA_WEIGHTS)[i] -= learning_rate * at(ARENA_ACTIVATIONS)[i] * 0.5f;
     }
     if (input[2] > 0.0f) {
         loss = poet_logf(-1.0f);
     }
+    const bool loss_is_finite = poet_bytes_is_finite(loss);
+    for (uint32_t i = 0; loss_is_finite && i < ACTIVATIONS; i++) {
+        at(ARENA_BIASES)[i % BIASES] -= learning_rate * at(ARENA_ACTIVATIONS)[i];
+        at(ARENA_WEIGHTS)[i] -= learning_rate * at(ARENA_ACTIVATIONS)[i] * 0.5f;
+    }
 
     poet_mark(5);
-    return poet_page_out(PAGE_WEIGHTS, at(ARENA_WEIGHTS), sizeof weights_initial);
+    POET_TRY(poet_page_out(PAGE_WEIGHTS, at(ARENA_WEIGHTS), sizeof weights_initial));
+    return loss_is_finite ? POET_OK : POET_ERR_NOT_FINITE;
 }
 
 static float cubic_root(float x)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cobs import cobs
 
+ABI = 2
 TIMEOUT_S = 10.0
 
 HELLO, WRITE_INPUT, WRITE_LABEL, TRAIN, INFER, READ_OUTPUT = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06
@@ -25,7 +26,7 @@ RESPONSE = 0x80
 
 ERR_UNKNOWN, ERR_ABI, ERR_LENGTH, ERR_RANGE, ERR_LABEL = -1, -2, -3, -4, -5
 ERR_STORAGE, ERR_STORAGE_FULL, ERR_CORRUPT = -6, -7, -8
-ERR_NOT_FINITE, ERR_NO_CHECKPOINT, ERR_NOT_READY = -9, -10, -11
+ERR_NOT_FINITE, ERR_NO_CHECKPOINT, ERR_NOT_READY, ERR_INPUT = -9, -10, -11, -12
 
 # The fake model: a bias in RAM, a weight on storage, a scale in ROM; then what its schedule does.
 BIAS, WEIGHT, SCALE = 0, 1, 2
@@ -62,7 +63,7 @@ class Status:
     last_error: int
 
 
-def encode(kind: int, seq: int, payload: bytes = b"", *, abi: int = 1, status: int = 0) -> bytes:
+def encode(kind: int, seq: int, payload: bytes = b"", *, abi: int = ABI, status: int = 0) -> bytes:
     """A whole frame as it is on the wire."""
     body = struct.pack("<BBHh", abi, kind, seq, status) + payload
     return cobs.encode(body + struct.pack("<I", zlib.crc32(body))) + b"\0"
@@ -121,7 +122,7 @@ class Client:
         self.seq = (self.seq + 1) & 0xFFFF
         self.send(encode(kind, self.seq, payload, **header))
         frame = self.answer(self.seq)
-        assert (frame.abi, frame.type) == (1, kind | RESPONSE)
+        assert (frame.abi, frame.type) == (ABI, kind | RESPONSE)
         assert frame.status == 0 or not frame.payload
         return frame
 
@@ -143,9 +144,10 @@ class Client:
                 assert time.monotonic() < deadline, "the device does not answer"
         self.socket.settimeout(TIMEOUT_S)
 
-    def write_sample(self, *inputs: float, labels: tuple[int, int] = (3, 4)) -> None:
+    def write_sample(self, *inputs: float, labels: tuple[int, int] = (3, 4), rows: tuple[int, int] = (0, 1)) -> None:
         padded = (*inputs, *[0.0] * (8 - len(inputs)))
-        self.do(WRITE_INPUT, struct.pack("<I8f", 0, *padded))
+        self.do(WRITE_INPUT, struct.pack("<2I8f", 0, 0, *padded))
+        self.do(WRITE_INPUT, struct.pack("<2I2i", 1, 0, *rows))
         self.do(WRITE_LABEL, struct.pack("<I2i", 0, *labels))
 
     def train(self, learning_rate: float = 0.01) -> tuple[float, int, int]:

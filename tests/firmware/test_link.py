@@ -17,6 +17,7 @@ from .line import (
     BIAS,
     CHECKPOINT,
     ERR_ABI,
+    ERR_INPUT,
     ERR_LABEL,
     ERR_LENGTH,
     ERR_NOT_FINITE,
@@ -50,7 +51,7 @@ def test_hello(client: Client) -> None:
     payload = client.do(HELLO)
     fields = struct.unpack("<16s16s9I32s16s16s24s", payload)
     assert fields[0] == bytes(range(1, 17)) and fields[1] == bytes(range(16, 0, -1))
-    assert fields[2:11] == (512, 4096, 32, 8, 16, 3, 7, 0, 10_000_000)
+    assert fields[2:11] == (512, 4096, 40, 8, 16, 3, 7, 0, 10_000_000)
     names = [text.rstrip(b"\0").decode() for text in fields[11:]]
     assert names == ["fake_board", "0.0.0-test", "host", "host file"]
 
@@ -122,7 +123,7 @@ def test_frozen_parameters_are_read_only(client: Client) -> None:
     ("kind", "good_lengths"),
     [
         (HELLO, {0}),
-        (WRITE_INPUT, set(range(5, 513))),
+        (WRITE_INPUT, set(range(9, 513))),
         (WRITE_LABEL, set(range(5, 513))),
         (TRAIN, {4}),
         (INFER, {0}),
@@ -146,9 +147,12 @@ def test_wrong_lengths_are_named(client: Client, kind: int, good_lengths: set[in
 @pytest.mark.parametrize(
     ("kind", "arguments", "data_bytes"),
     [
-        (WRITE_INPUT, (0,), 33),
-        (WRITE_INPUT, (32,), 1),
-        (WRITE_INPUT, (0xFFFFFFFF,), 2),
+        (WRITE_INPUT, (0, 0), 33),
+        (WRITE_INPUT, (0, 32), 1),
+        (WRITE_INPUT, (0, 0xFFFFFFFF), 2),
+        (WRITE_INPUT, (1, 4), 5),
+        (WRITE_INPUT, (2, 0), 1),
+        (WRITE_INPUT, (0xFFFFFFFF, 0), 1),
         (WRITE_LABEL, (7,), 2),
         (READ_OUTPUT, (0, 17), 0),
         (READ_OUTPUT, (17, 0), 0),
@@ -169,12 +173,25 @@ def test_ranges(client: Client, kind: int, arguments: tuple[int, ...], data_byte
     assert client.ask(kind, payload).status == ERR_RANGE
 
 
-def test_training_needs_input_and_label(client: Client) -> None:
-    assert client.ask(TRAIN, LEARNING_RATE).status == ERR_NOT_READY
-    assert client.ask(INFER).status == ERR_NOT_READY
-    client.do(WRITE_INPUT, bytes(36))
+def test_training_needs_all_inputs_and_the_label(client: Client) -> None:
+    for index in (1, 0):
+        assert client.ask(TRAIN, LEARNING_RATE).status == ERR_NOT_READY
+        assert client.ask(INFER).status == ERR_NOT_READY
+        client.do(WRITE_INPUT, struct.pack("<II", index, 0) + bytes(8))
     assert client.ask(TRAIN, LEARNING_RATE).status == ERR_NOT_READY
     assert client.ask(INFER).status == 0
+
+
+@pytest.mark.parametrize("rows", [(4, 0), (0, -5), (2**31 - 1, 0), (0, -(2**31))])
+def test_indices_outside_the_table_do_not_run(client: Client, rows: tuple[int, int]) -> None:
+    client.write_sample(1.0, rows=rows)
+    before = client.params()
+    assert client.ask(TRAIN, LEARNING_RATE).status == ERR_INPUT
+    assert client.ask(INFER).status == ERR_INPUT
+    assert client.params() == before
+    assert client.status().last_error == ERR_INPUT
+    client.write_sample(1.0, rows=(-4, 3))
+    assert client.train()[1] == 1
 
 
 @pytest.mark.parametrize("labels", [(-1, 0), (0, 10), (2**31 - 1, 0), (0, -(2**31))])
@@ -196,9 +213,16 @@ def test_learning_rates_that_would_ruin_the_weights(client: Client, rate: float)
     assert client.params() == before
 
 
-def test_a_loss_that_is_not_finite_is_an_error_and_a_step(client: Client) -> None:
+def test_a_loss_that_is_not_finite_is_an_error_and_no_step(client: Client) -> None:
+    client.write_sample(1.0)
+    client.train()
+    before = client.params()
     client.write_sample(1.0, 0.0, 1.0)
     assert client.ask(TRAIN, LEARNING_RATE).status == ERR_NOT_FINITE
+    assert client.params() == before
+    assert client.status().steps_done == 1
+    client.do(INFER)
+    client.do(CHECKPOINT)
     client.write_sample(1.0)
     assert client.train()[1] == 2
 
@@ -206,7 +230,7 @@ def test_a_loss_that_is_not_finite_is_an_error_and_a_step(client: Client) -> Non
 def test_unknown_types_and_other_versions_are_answered(client: Client) -> None:
     for kind in (0x00, 0x0E, 0x7D, 0x7E, 0x7F):
         assert client.ask(kind).status == ERR_UNKNOWN
-    for abi in (0, 2, 255):
+    for abi in (0, 1, 3, 255):
         assert client.ask(HELLO, abi=abi).status == ERR_ABI
     client.send(encode(0xFF, 7))
     frame = client.receive()

@@ -71,7 +71,7 @@ def test_same_bits_on_host_and_target(boot_host: Callable[..., Device], boot_qem
     for first in range(0, 64 * 16381, 16381):
         digests = set()
         for client in (host, target):
-            client.do(WRITE_INPUT, struct.pack("<I7fI", 0, *[0.0] * 7, first))
+            client.do(WRITE_INPUT, struct.pack("<2I7fI", 0, 0, *[0.0] * 7, first))
             client.do(INFER)
             digests.add(client.do(READ_OUTPUT, struct.pack("<II", 0, 8)))
         assert len(digests) == 1, f"bits differ in the sweep from {first:#x}"

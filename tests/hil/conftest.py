@@ -34,7 +34,7 @@ def _step(index: int, do: str, name: str, *, recompute: bool = False) -> dict[st
 
 
 MANIFEST: dict[str, Any] = {
-    "format": 1,
+    "format": 2,
     "tool_version": "0.1.0",
     "abi": 1,
     "model_digest": "0123456789abcdef" * 2,
@@ -45,8 +45,9 @@ MANIFEST: dict[str, Any] = {
         "baud": 115200,
         "qemu": {"machine": "netduinoplus2", "args": []},
     },
-    "input": {**_array("image", 1, 1, 4, 4), "dtype": "float32"},
-    "label": {"classes": 3, "count": 1, "bytes": 4},
+    "inputs": [{**_array("image", 1, 1, 4, 4), "dtype": "float32"}],
+    "loss": "cross-entropy",
+    "label": {**_array("label", 1), "dtype": "int32", "classes": 3},
     "output": {**_array("logits", 1, 3), "dtype": "float32"},
     "params": [
         {"index": 0, "home": "ram", **_array("conv.weight", 16, 1, 3, 3)},

@@ -26,7 +26,7 @@ def other(manifest: Manifest, **changes: Any) -> Manifest:
         ({"schedule_digest": "0" * 32}, "schedule digest"),
         ({"arena_bytes": 1001}, "arena bytes"),
         ({"steps": []}, "number of schedule steps"),
-        ({"label": {"classes": 3, "count": 2, "bytes": 8}}, "label bytes"),
+        ({"label": {"name": "y", "shape": [2], "dtype": "int32", "classes": 3, "bytes": 8}}, "label bytes"),
     ],
 )
 def test_firmware_of_another_build_is_refused(manifest: Manifest, changes: dict[str, Any], what: str) -> None:
@@ -83,7 +83,7 @@ def test_a_transposed_sample_is_sent_in_its_own_order(manifest: Manifest) -> Non
     stand_in = StandIn(manifest)
     x = np.swapaxes(X, 2, 3)
     DeviceClient(Link(StandInTarget(stand_in)), manifest).write_sample(x, 1)
-    assert bytes(stand_in._input) == np.ascontiguousarray(x).tobytes()
+    assert bytes(stand_in._inputs[0]) == np.ascontiguousarray(x).tobytes()
 
 
 def test_training_is_deterministic_and_counted(device: DeviceClient) -> None:

@@ -12,7 +12,7 @@ from poet_hil.device import DeviceClient
 from poet_hil.errors import DeviceError, LinkTimeout, ProtocolError
 from poet_hil.link import Link
 from poet_hil.manifest import Manifest
-from poet_hil.protocol import RESPONSE, Command, Frame, Heartbeat, Status, encode, request_train
+from poet_hil.protocol import ABI, RESPONSE, Command, Frame, Heartbeat, Status, encode, request_train
 from poet_hil.standin import StandIn, StandInTarget
 
 Disturb = Callable[[bytes], bytes]
@@ -172,10 +172,10 @@ def test_a_refusal_carries_status_and_text(manifest: Manifest) -> None:
 
 def test_another_protocol_version_is_an_error(manifest: Manifest) -> None:
     def newer(data: bytes) -> bytes:
-        return encode(Frame(Command.STATUS | RESPONSE, 8, payload=bytes(40), abi=2))
+        return encode(Frame(Command.STATUS | RESPONSE, 8, payload=bytes(40), abi=ABI + 1))
 
     link, _ = linked(manifest, from_device=newer, first_seq=7)
-    with pytest.raises(ProtocolError, match="version 2"):
+    with pytest.raises(ProtocolError, match="version 3"):
         link.request(Command.STATUS)
 
 

@@ -19,7 +19,7 @@ def test_a_build_knows_its_files(make_build: Callable[..., Any], tmp_path: Path)
     assert build.firmware_elf == tmp_path / "build" / "project" / "firmware.elf"
     assert build.host_executable.is_file()
     assert len(build.manifest_sha256) == 64
-    assert build.manifest.sample_shape == (1, 4, 4) and build.manifest.batch == 1
+    assert build.manifest.inputs[0].shape == (1, 1, 4, 4) and build.manifest.batch == 1
 
 
 def test_fields_of_a_newer_generator_are_left_out(make_build: Callable[..., Any], manifest_data: Data) -> None:
@@ -55,19 +55,22 @@ def change(data: Data, path: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "field"),
     [
-        ("format", 2, "format"),
+        ("format", 1, "format"),
         ("model_digest", "xyz", "model_digest"),
         ("schedule_digest", "0" * 31, "schedule_digest"),
         ("board.kind", "cloud", "board.kind"),
         ("board.qemu", None, "qemu"),
         ("board.baud", 0, "board.baud"),
         ("board.qemu.machine", "a -monitor stdio", "machine"),
-        ("input.bytes", 63, "63 bytes"),
-        ("input.dtype", "float64", "input.dtype"),
-        ("input.shape", [], "input"),
-        ("input.shape", [1, 0, 4, 4], "input.shape"),
+        ("inputs", [], "inputs"),
+        ("inputs.0.bytes", 63, "63 bytes"),
+        ("inputs.0.dtype", "float64", "inputs.0.dtype"),
+        ("inputs.0.shape", [], "inputs.0"),
+        ("inputs.0.shape", [1, 0, 4, 4], "inputs.0.shape"),
+        ("loss", "hinge", "loss"),
         ("label.bytes", 8, "label"),
-        ("label.classes", 0, "label.classes"),
+        ("label.classes", 0, "0 classes"),
+        ("label.dtype", "float32", "3 classes"),
         ("params.1.index", 2, "params must be listed"),
         ("params.1.home", "moon", "params.1.home"),
         ("params.1.name", "conv.weight", "same name"),

@@ -25,7 +25,7 @@ PLAN = TrainPlan(learning_rate=0.5, epochs=3)
 def data(samples: int = 4) -> Dataset:
     y = np.arange(samples, dtype=np.int64) % 3
     x = np.repeat(y.astype(np.float32), 16).reshape(samples, 1, 4, 4)
-    return Dataset(x, y, "the data set")
+    return Dataset({"image": x}, y, "the data set")
 
 
 def session(manifest: Manifest, folder: Path) -> tuple[TrainingSession, StandIn]:
@@ -66,10 +66,11 @@ def test_the_same_run_twice_gives_the_same_bits(manifest: Manifest, tmp_path: Pa
 
 def test_shuffling_visits_every_sample_once_a_pass(manifest: Manifest, tmp_path: Path) -> None:
     training, device = session(manifest, tmp_path)
-    samples = Dataset(np.arange(160, dtype=np.float32).reshape(10, 1, 4, 4), np.zeros(10, np.int64), "ten")
+    numbers = np.arange(160, dtype=np.float32).reshape(10, 1, 4, 4)
+    samples = Dataset({"image": numbers}, np.zeros(10, np.int64), "ten")
     seen: list[float] = []
     for _ in training.steps(samples, TrainPlan(0.1, epochs=2, shuffle_seed=1)):
-        seen.append(float(np.frombuffer(device._input, "<f4")[0]))
+        seen.append(float(np.frombuffer(device._inputs[0], "<f4")[0]))
     assert seen[:10] != seen[10:] != sorted(seen[10:])
     assert sorted(seen[:10]) == sorted(seen[10:]) == [16.0 * n for n in range(10)]
 
@@ -170,7 +171,7 @@ def test_resuming_beyond_the_plan_is_refused(manifest: Manifest, tmp_path: Path)
 def test_evaluation_counts_by_class(manifest: Manifest, tmp_path: Path) -> None:
     training, _ = session(manifest, tmp_path)
     test = data(7)
-    test.x[6] = 2.0
+    test.x["image"][6] = 2.0
     progress: list[tuple[int, int]] = []
     evaluation = training.evaluate(test, on_sample=lambda done, total: progress.append((done, total)))
     assert evaluation.predictions.tolist() == [0, 1, 2, 0, 1, 2, 2]
@@ -184,8 +185,8 @@ def test_batches_leave_out_what_does_not_fill_one_and_evaluate_everything(manife
     batched = Manifest.model_validate(
         {
             **manifest.model_dump(),
-            "input": {"name": "image", "shape": [2, 1, 4, 4], "dtype": "float32", "bytes": 128},
-            "label": {"classes": 3, "count": 2, "bytes": 8},
+            "inputs": [{"name": "image", "shape": [2, 1, 4, 4], "dtype": "float32", "bytes": 128}],
+            "label": {"name": "label", "shape": [2], "dtype": "int32", "classes": 3, "bytes": 8},
             "output": {"name": "logits", "shape": [2, 3], "dtype": "float32", "bytes": 24},
         }
     )

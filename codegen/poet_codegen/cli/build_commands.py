@@ -28,7 +28,7 @@ from poet_codegen.lower import Home
 from poet_codegen.onnx_batch_norm import batch_norms
 from poet_codegen.onnx_import import read_model
 from poet_codegen.plan import Plan, load_plan, make_plan, make_request, save_plan
-from poet_codegen.recipe import BatchNorm, Dropouts, Recipe
+from poet_codegen.recipe import BatchNorm, Dropouts, Loss, Recipe
 from poet_codegen.report import write_report
 
 Folder = Annotated[Path, typer.Option("--dir", help="Build folder: what the commands leave for each other.")]
@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
 
 
 def plan_command(
-    model: Annotated[Path, typer.Argument(help="ONNX model with fixed shapes, float32, whose output are logits.")],
+    model: Annotated[Path, typer.Argument(help="ONNX model with fixed shapes, in float32, of one output.")],
     board: Annotated[str, typer.Option(help="Board name (see `poet boards`), or a path to your own .toml.")],
     ram: Annotated[
         str | None,
@@ -70,6 +70,13 @@ def plan_command(
         typer.Option(help="Which Dropout nodes drop in training: those that the model says train, all, or none."),
     ] = Dropouts.MODEL,
     dropout_seed: Annotated[int, typer.Option(help="Seed of the masks that Dropout draws.")] = 0,
+    loss: Annotated[
+        Loss,
+        typer.Option(
+            help="What is made small: cross-entropy (labels are classes), soft-cross-entropy (labels are rows of "
+            "probabilities), mse (mean squared error), or bce (binary cross entropy of logits)."
+        ),
+    ] = Loss.CROSS_ENTROPY,
     params: Annotated[
         Home,
         typer.Option(help="Where learning parameters live between steps: ram, or storage (paged each step)."),
@@ -88,7 +95,7 @@ def plan_command(
     Example: [cyan]poet plan model.onnx --board qemu_netduinoplus2 --ram 32K --deadline 2.0[/]
     """
     ram_bytes = parse_size(ram) if ram is not None else None
-    recipe = Recipe(train=train, batch_norm=batch_norm, dropout=dropout, dropout_seed=dropout_seed)
+    recipe = Recipe(train=train, loss=loss, batch_norm=batch_norm, dropout=dropout, dropout_seed=dropout_seed)
     if not math.isfinite(deadline) or deadline < 0:
         raise typer.BadParameter(f"--deadline {deadline}: give a multiple of the compute time, such as 2.0.")
     description = load_board(board)
@@ -147,6 +154,7 @@ def _plan_facts(plan: Plan, keep: Schedule) -> list[tuple[str, str]]:
             "Model",
             f"{escape(graph.name)}: {len(plan.train.lowered.nodes)} ops a step, {size(learned)} of parameters learn",
         ),
+        ("Loss", plan.request.recipe.loss.value),
         ("Board", escape(plan.board.title)),
         (
             "Memory",
@@ -169,7 +177,7 @@ def _plan_facts(plan: Plan, keep: Schedule) -> list[tuple[str, str]]:
 
 def _softmax_notes(plan: Plan) -> list[str]:
     softmax = final_softmax(plan.model.graph)
-    if softmax is None:
+    if softmax is None or plan.request.recipe.loss not in (Loss.CROSS_ENTROPY, Loss.SOFT_CROSS_ENTROPY):
         return []
     return [f"The loss takes in the model's final {softmax.op} ({softmax.label}); only inference runs it."]
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from poet_hil.errors import SessionError
 from poet_hil.manifest import Manifest
 from poet_hil.protocol import DeviceStatus
-from poet_hil.session import TrainingResult, TrainPlan
+from poet_hil.session import Evaluation, TrainingResult, TrainPlan
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -63,12 +63,14 @@ class RunRecord(RunRequest):
     energy: dict[str, float | str]
     """Joules of one step by kind, and their source."""
     test_accuracy: float | None = None
+    test_mean_squared_error: float | None = None
+    """After `poet eval`, for a model that was trained with it."""
     bit_identical: bool | None = None
     """After `poet verify`: losses and weights equal those of the host, with this schedule and keeping everything."""
 
-    def with_accuracy(self, accuracy: float) -> RunRecord:
+    def with_evaluation(self, result: Evaluation) -> RunRecord:
         """The record with the test set's result."""
-        return replace(self, test_accuracy=accuracy)
+        return replace(self, test_accuracy=result.accuracy, test_mean_squared_error=result.mean_squared_error)
 
     def with_verdict(self, bit_identical: bool) -> RunRecord:
         """The record with the verification's result."""

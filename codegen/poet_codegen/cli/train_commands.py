@@ -11,7 +11,7 @@ import numpy as np
 import typer
 from poet_hil.dataset import Dataset, load_npz
 from poet_hil.errors import DatasetError
-from poet_hil.manifest import Build, load_build
+from poet_hil.manifest import Build, Manifest, load_build
 from poet_hil.protocol import DeviceStatus
 from poet_hil.results import weights_digest
 from poet_hil.session import StepReport, TrainingResult, TrainingSession
@@ -47,7 +47,9 @@ def register(app: typer.Typer) -> None:
 
 
 def train_command(
-    data: Annotated[Path, typer.Option(help="npz file with x_train and y_train (or x and y); y are class indices.")],
+    data: Annotated[
+        Path, typer.Option(help="npz file with x_train and y_train (or x and y); of several inputs, each by its name.")
+    ],
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps in all. Default: --epochs passes.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 1,
     rate: Annotated[float, typer.Option("--lr", help="Learning rate of the first pass.")] = 0.01,
@@ -64,7 +66,7 @@ def train_command(
     """
     folder = BuildFolder(dir)
     build = load_build(dir)
-    train_set = _part(data, "train")
+    train_set = _part(data, "train", build.manifest)
     train_set.check(build.manifest)
     request = RunRequest(
         data=str(data.resolve()),
@@ -96,7 +98,7 @@ def train_command(
     screen = console()
     screen.print(facts(_train_facts(folder, build, result, status)))
     command = f"poet eval{dir_option(dir)} --data {shlex.quote(str(data))}"
-    screen.print(next_step(command, "measures accuracy on the device."))
+    screen.print(next_step(command, "measures the result on the device."))
 
 
 def _train_facts(
@@ -124,10 +126,10 @@ def eval_command(
     data: Annotated[Path, typer.Option(help="npz file with x_test and y_test (or x and y).")],
     dir: Folder = Path("build"),
 ) -> None:
-    """Run the test set on the device and report its accuracy."""
+    """Run the test set on the device and report its accuracy, or the mean squared error of a model trained for that."""
     folder = BuildFolder(dir)
     build = load_build(dir)
-    test_set = _part(data, "test")
+    test_set = _part(data, "test", build.manifest)
     test_set.check(build.manifest)
     with progress_bar("Evaluating") as bar, attached(build, bar) as device:
         task = bar.add_task("", total=len(test_set))
@@ -138,10 +140,13 @@ def eval_command(
     is_of_run = record is not None and record.weights_digest == digest
     if record is not None and is_of_run:
         np.save(folder.run / "predictions.npy", result.predictions)
-        write_record(folder, record.with_accuracy(result.accuracy))
+        write_record(folder, record.with_evaluation(result))
         write_report(folder)
     screen = console()
-    screen.print(f"Accuracy: [bold]{result.accuracy:.2%}[/] ({result.correct} of {result.total})")
+    if result.mean_squared_error is not None:
+        screen.print(f"Mean squared error: [bold]{result.mean_squared_error:.6g}[/] (over {result.total} numbers)")
+    else:
+        screen.print(f"Accuracy: [bold]{result.accuracy:.2%}[/] ({result.correct} of {result.total})")
     for label, (correct, there) in enumerate(result.per_class):
         if there:
             screen.print(f"  class {label}: {correct} of {there}")
@@ -151,8 +156,8 @@ def eval_command(
         screen.print("The device's weights are not those that a finished `poet train` left here: nothing was recorded.")
 
 
-def _part(path: Path, part: Literal["train", "test"]) -> Dataset:
-    split = load_npz(path)
+def _part(path: Path, part: Literal["train", "test"], manifest: Manifest) -> Dataset:
+    split = load_npz(path, manifest)
     chosen = split.train if part == "train" else split.test
     if chosen is None:
         raise DatasetError(f"{path} has no x_{part} and y_{part} (nor x and y). Add them, or name another file.")

@@ -12,7 +12,7 @@ from poet_hil.dataset import Dataset, load_npz
 from poet_hil.device import DeviceClient
 from poet_hil.errors import DatasetError, SessionError
 from poet_hil.link import Link
-from poet_hil.manifest import load_build
+from poet_hil.manifest import Manifest, load_build
 from poet_hil.session import TrainingResult, TrainingSession
 from poet_hil.targets.host import HostTarget
 
@@ -46,7 +46,7 @@ def verify_command(dir: Folder = Path("build")) -> None:
             f"The last run began after {record.first_step} other steps, so it cannot be repeated from the model's own "
             "weights. Run `poet flash` and `poet train`, then verify."
         )
-    data = _same_data(record)
+    data = _same_data(record, load_build(dir).manifest)
     plan = load_plan(folder)
     losses = np.loadtxt(folder.run / "losses.csv", delimiter=",", skiprows=1, usecols=4, dtype=str, ndmin=1)
     reference = replace(plan, train=Pass(plan.train.graph, plan.train.lowered, keep_everything(plan)))
@@ -64,9 +64,9 @@ def verify_command(dir: Folder = Path("build")) -> None:
         raise typer.Exit(1)
 
 
-def _same_data(record: RunRecord) -> Dataset:
+def _same_data(record: RunRecord, manifest: Manifest) -> Dataset:
     path = Path(record.data)
-    split = load_npz(path)
+    split = load_npz(path, manifest)
     if sha256(path.read_bytes()) != record.data_sha256 or split.train is None:
         raise DatasetError(f"{path} has changed since the run that is to be verified. Restore it, or train again.")
     return split.train

@@ -14,13 +14,17 @@ from poet_codegen.graph import Graph, Kind
 from poet_codegen.lower import PAGE_TRAILER_BYTES, Home, Lowered, static_kind
 
 _STATIC_NAMES = {
-    Kind.INPUT: "poet_input",
     Kind.LABEL: "poet_label",
     Kind.OUTPUT: "poet_output",
     Kind.LOSS: "&poet_loss",
     Kind.LEARNING_RATE: "&poet_learning_rate",
     Kind.STEP: "&poet_step_index",
 }
+
+
+def input_name(c_name: str) -> str:
+    """The buffer of an input."""
+    return f"poet_input_{c_name}"
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ class PassLayout:
             tensor = self._lowered.index[root]
             return self.arena(tensor, offsets[tensor])
         if root in self._static:
-            return _STATIC_NAMES[self._static[root]]
+            kind = self._static[root]
+            return input_name(self._names[root]) if kind is Kind.INPUT else _STATIC_NAMES[kind]
         return f"poet_initial_{self._names[root]}"
 
 

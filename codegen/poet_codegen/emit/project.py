@@ -11,17 +11,21 @@ import numpy as np
 from poet_solver.schedule import Schedule
 
 from poet_codegen.board import Board
-from poet_codegen.emit.layout import Constant, Layout, ParamRow, PassLayout, build_layout, tensor_names
+from poet_codegen.emit.layout import Constant, Layout, ParamRow, PassLayout, build_layout, input_name, tensor_names
 from poet_codegen.emit.steps import EmittedStep, choose_kernels, emit_steps
 from poet_codegen.emit.wrap import prototype, wrap_kernel
-from poet_codegen.graph import Array, Graph, Kind, Tensor, model_digest
+from poet_codegen.errors import ModelError
+from poet_codegen.graph import Array, DType, Graph, Kind, Tensor, model_digest
 from poet_codegen.lower import Lowered
+from poet_codegen.ops.gather import index_range
 from poet_codegen.ops.registry import Kernel
 from poet_codegen.render import c_float, render
 
 ABI = 2
 """POET_ABI of firmware/include/poet/model.h that the emitted code is written for; tests compare the two."""
 _DIGEST_HEX = 32
+_INPUTS_MOST = 32
+"""POET_INPUTS_MOST of the same file."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,19 @@ class BuildInput:
     board: Board
     budget_bytes: int
     tool_version: str
+    loss: str
+
+
+@dataclass(frozen=True)
+class InputRow:
+    """An input as the firmware's table and the manifest list it."""
+
+    tensor: Tensor
+    c_name: str
+    least: int
+    """Where int32 values pick rows of a table, each lies in [least, end)."""
+    end: int
+    """0: values are not checked."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +87,12 @@ class Emission:
     infer_steps: tuple[EmittedStep, ...]
     total_steps: int
     params: tuple[ParamRow, ...]
-    input: Tensor
+    inputs: tuple[InputRow, ...]
     label: Tensor
     output: Tensor
     classes: int
+    """Of int32 labels; 0 for float32 ones."""
+    loss: str
 
 
 def emit_project(build: BuildInput) -> dict[str, bytes]:
@@ -108,6 +127,7 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
     sources = tuple(wrap_kernel(_source(kernel, build.board)) for kernel in kernels)
     model = model_digest(train.graph, build.weights)
     schedule = train.schedule.digest()
+    label, output = train.graph.one(Kind.LABEL), infer.graph.tensors[infer.graph.outputs[0]]
     emission = Emission(
         tool_version=build.tool_version,
         board=build.board.name,
@@ -129,10 +149,11 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
         infer_steps=infer_steps,
         total_steps=len(steps) + len(infer_steps),
         params=layout.params,
-        input=train.graph.one(Kind.INPUT),
-        label=train.graph.one(Kind.LABEL),
-        output=infer.graph.tensors[infer.graph.outputs[0]],
-        classes=infer.graph.tensors[infer.graph.outputs[0]].shape[-1],
+        inputs=_inputs(train.graph, names),
+        label=label,
+        output=output,
+        classes=output.elements // label.elements if label.dtype is DType.INT32 else 0,
+        loss=build.loss,
     )
     values = {
         row.name: [c_float(float(v)) for v in np.ravel(build.weights[row.name])]
@@ -149,6 +170,17 @@ def _source(kernel: Kernel, board: Board) -> str:
         return plain
     blocked = render(f"kernels/{kernel.blocked.template}", **kernel.blocked.values)
     return f"#ifdef POET_M4F\n{blocked}#else\n{plain}#endif\n"
+
+
+def _inputs(graph: Graph, names: Mapping[str, str]) -> tuple[InputRow, ...]:
+    found = graph.of_kind(Kind.INPUT)
+    if len(found) > _INPUTS_MOST:
+        raise ModelError(f"The model has {len(found)} inputs; firmware takes {_INPUTS_MOST} at most.")
+    rows = []
+    for tensor in found:
+        least, end = index_range(graph, tensor.name) or (0, 0)
+        rows.append(InputRow(tensor, input_name(names[tensor.name]), least, end))
+    return tuple(rows)
 
 
 def _kernels(graphs: Iterable[Graph]) -> list[Kernel]:
@@ -173,7 +205,7 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
     schedule, board = build.train.schedule, build.board
     energy = schedule.energy
     return {
-        "format": 1,
+        "format": 2,
         "tool_version": e.tool_version,
         "abi": e.abi,
         "model_digest": e.model_digest,
@@ -185,8 +217,9 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
             "baud": board.uart.baud,
             "qemu": {"machine": board.qemu.machine, "args": list(board.qemu.args)} if board.qemu else None,
         },
-        "input": _io(e.input),
-        "label": {"classes": e.classes, "count": e.label.elements, "bytes": e.label.size_bytes},
+        "inputs": [{**_io(i.tensor), "index_range": [i.least, i.end] if i.end else None} for i in e.inputs],
+        "loss": e.loss,
+        "label": {**_io(e.label), "classes": e.classes},
         "output": _io(e.output),
         "params": [
             {

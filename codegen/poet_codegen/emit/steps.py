@@ -9,7 +9,7 @@ from poet_solver.schedule import Compute, Free, Home, PageIn, PageOut, Schedule
 
 from poet_codegen.emit.layout import Constant, PassLayout
 from poet_codegen.emit.wrap import wrap_call
-from poet_codegen.graph import Graph
+from poet_codegen.graph import Graph, Role
 from poet_codegen.lower import Lowered
 from poet_codegen.ops import registry
 from poet_codegen.ops.registry import Kernel, Work
@@ -35,6 +35,10 @@ class EmittedStep:
     """How much a computation computes; None for a page."""
     energy_j: float
     time_s: float
+    is_loss: bool = False
+    """The first computation of the loss, which the code looks at."""
+    is_update: bool = False
+    """Left out when the loss is not finite."""
 
     @property
     def comment(self) -> str:
@@ -70,6 +74,7 @@ def emit_steps(
     kernels = [registry.get(node.op).kernel(graph, node) for node in lowered.nodes]
     offsets = {lowered.index[name]: offset for name, offset in lowered.ram_homes(schedule).items()}
     done: set[int] = set()
+    loss_is_known = False
     out: list[EmittedStep] = []
     for step in schedule.steps:
         index = first_index + len(out)
@@ -88,8 +93,13 @@ def emit_steps(
             for old, _ in mode.in_place:
                 offsets.pop(old, None)
             size = sum(problem.tensors[v].size_bytes for v in op.outputs)
-            statement = wrap_call(kernel.name, arguments, _INDENT, ";")
             again = step.op in done
+            is_update = any(graph.tensors[name].updates is not None for name in node.outputs)
+            if is_update:
+                _check_can_be_left_out(graph, lowered, step, loss_is_known)
+            statement = wrap_call(kernel.name, arguments, 2 * _INDENT if is_update else _INDENT, ";")
+            is_loss = node.role is Role.LOSS and not loss_is_known
+            loss_is_known |= is_loss
             out.append(
                 EmittedStep(
                     index,
@@ -102,6 +112,8 @@ def emit_steps(
                     registry.get(node.op).work(graph, node),
                     mode.energy_j,
                     mode.time_s,
+                    is_loss,
+                    is_update,
                 )
             )
             done.add(step.op)
@@ -120,3 +132,15 @@ def emit_steps(
                 EmittedStep(index, do, name, do, False, statement, tensor.size_bytes, None, cost.energy_j, cost.time_s)
             )
     return tuple(out)
+
+
+def _check_can_be_left_out(graph: Graph, lowered: Lowered, step: Compute, loss_is_known: bool) -> None:
+    """A step whose loss is NaN ends with all parameters as they were: that is so if updates come after the loss, and
+    write where the old version is."""
+    node, mode = lowered.nodes[step.op], lowered.problem.ops[step.op].modes[step.mode]
+    if not loss_is_known:
+        raise AssertionError(f"{node.label}: {node.op} updates a parameter before the loss is known")
+    for name in node.outputs:
+        old = graph.tensors[name].updates
+        if old is not None and (lowered.index[old], lowered.index[name]) not in mode.in_place:
+            raise AssertionError(f"{node.label}: {node.op} does not update {old} in place")

@@ -112,6 +112,19 @@ class GatherGrad(Gradient):
         return replace(kernel, template=template, name=name, values=values)
 
 
+def index_range(graph: Graph, name: str) -> tuple[int, int] | None:
+    """[first, second): what every Gather that picks by an integer tensor allows its values to be; None: there is none.
+
+    Negative indices count from the end.
+    """
+    rows = [
+        graph.tensors[node.inputs[0]].shape[node.int("axis")]
+        for node in graph.nodes
+        if node.op == Gather.name and "rows" not in node.attrs and node.inputs[1] == name
+    ]
+    return (-min(rows), min(rows)) if rows else None
+
+
 def _kernel(stem: str, node: Node, x: Shape, y: Shape, arguments: tuple[str, ...]) -> Kernel:
     axis = node.int("axis")
     outer, size, inner = prod(x[:axis]), x[axis], prod(x[axis + 1 :])

@@ -108,6 +108,9 @@ def _cards(plan: Plan, timeline: Timeline, run: RunSummary | None, keep_j: float
     infer = plan.infer.schedule
     if run is not None and run.facts.test_accuracy is not None:
         cards.append(Card("Test accuracy", percent(run.facts.test_accuracy), "on the device, after training"))
+    elif run is not None and run.facts.test_mean_squared_error is not None:
+        error = f"{run.facts.test_mean_squared_error:.4g}"
+        cards.append(Card("Test error", error, "mean squared, on the device, after training"))
     else:
         note = f"modelled; {si(infer.time_s, 's')}, peak {exact_bytes(infer.peak_bytes)}"
         cards.append(Card("Energy an inference", si(infer.energy_j, "J"), note))

@@ -47,6 +47,7 @@ class RunFacts:
     """Of the first pass."""
     test_accuracy: float | None = None
     """0 to 1."""
+    test_mean_squared_error: float | None = None
     bit_identical: bool | None = None
 
 

@@ -47,6 +47,9 @@ def run_facts(plan: Plan, timeline: Timeline, run: RunSummary) -> tuple[Fact, ..
     out: list[Fact] = []
     if facts.test_accuracy is not None:
         out.append(Fact("Test accuracy", percent(facts.test_accuracy), "predicted on the device"))
+    if facts.test_mean_squared_error is not None:
+        error = f"{facts.test_mean_squared_error:.4g}"
+        out.append(Fact("Test error", error, "mean squared error of what the device answered"))
     out += _bits(facts)
     out += _memory(plan, facts)
     steps = [step.do for step in timeline.steps]

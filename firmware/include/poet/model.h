@@ -32,6 +32,16 @@ typedef struct {
     poet_home_t home;
 } poet_param_t;
 
+/* One input of the model, in the order of manifest.json's "inputs". */
+typedef struct {
+    void *data; /* float32 or int32 */
+    uint32_t size_bytes;
+    int32_t least; /* where int32 values pick rows of a table, each lies in [least, end) */
+    int32_t end;   /* 0: values are not checked */
+} poet_input_t;
+
+#define POET_INPUTS_MOST 32u
+
 typedef struct {
     uint32_t abi; /* POET_ABI of the generated code */
     uint8_t model_digest[POET_DIGEST_BYTES];
@@ -43,11 +53,11 @@ typedef struct {
     uint32_t arena_bytes;
 
     /* Input/output buffers; static, outside the arena. */
-    void *input;
-    uint32_t input_bytes;
-    void *label; /* one int32 class index for each image of the batch */
+    const poet_input_t *inputs;
+    uint32_t input_count; /* at most POET_INPUTS_MOST */
+    void *label; /* int32 class indices, or float32 targets */
     uint32_t label_bytes;
-    int32_t label_classes; /* labels are in [0, label_classes) */
+    int32_t label_classes; /* class indices are in [0, label_classes); 0: targets, which are not checked */
     void *output;          /* filled by poet_infer() */
     uint32_t output_bytes;
     float *loss;          /* written by poet_step() */
@@ -67,13 +77,14 @@ typedef struct {
 extern const poet_model_t poet_model;
 
 /*
- * Train on the sample in `input` and `label` at `learning_rate`: forward, loss, backward, update, exactly as
- * the schedule says. On an error the parameters are not to be trusted; restore a checkpoint.
+ * Train on the sample in `inputs` and `label` at `learning_rate`: forward, loss, backward, update, exactly as
+ * the schedule says. POET_ERR_NOT_FINITE: the loss is NaN or infinite, and all parameters are as they were before. On
+ * another error the parameters are not to be trusted; restore a checkpoint.
  */
 poet_status_t poet_step(void);
 
 /*
- * Run the model forward on the sample in `input`; the result is in `output`. Parameters do not change, but on
+ * Run the model forward on the sample in `inputs`; the result is in `output`. Parameters do not change, but on
  * an error they are not to be trusted: one may have been paged out.
  */
 poet_status_t poet_infer(void);

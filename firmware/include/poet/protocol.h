@@ -21,7 +21,7 @@
  * - Empty frames (0x00 alone) are ignored; a host may send one to end whatever was half sent before.
  */
 
-#define POET_PROTOCOL_ABI 1u
+#define POET_PROTOCOL_ABI 2u
 
 #define POET_LINK_HEADER_BYTES 6u
 #define POET_LINK_CRC_BYTES 4u
@@ -37,25 +37,25 @@ typedef enum {
     /* {} -> {u8 model_digest[16], u8 schedule_digest[16], u32 payload_max, u32 arena_bytes, u32 input_bytes,
      *        u32 label_bytes, u32 output_bytes, u32 param_count, u32 schedule_steps, u32 steps_done,
      *        u32 tick_hz, char board[32], char tool_version[16], char port[16], char storage[24]}
-     * Strings are padded with NUL, and cut where they are too long (then without NUL). */
+     * input_bytes: of all inputs together. Strings are padded with NUL, and cut where they are too long (then without NUL). */
     POET_CMD_HELLO = 0x01,
 
-    /* {u32 offset, bytes} -> {}. POET_ERR_RANGE outside the buffer. */
+    /* {u32 index, u32 offset, bytes} -> {}. POET_ERR_RANGE: no such input, or a part outside it. */
     POET_CMD_WRITE_INPUT = 0x02,
 
-    /* {u32 offset, bytes} -> {}. One int32 class an image; checked by TRAIN. */
+    /* {u32 offset, bytes} -> {}. int32 classes, which TRAIN checks, or float32 targets. POET_ERR_RANGE outside. */
     POET_CMD_WRITE_LABEL = 0x03,
 
     /* {f32 learning_rate} -> {f32 loss, u32 steps_done, u64 ticks}
-     * POET_ERR_RANGE: the learning rate is not finite. POET_ERR_NOT_READY: input or label was never written,
-     * or the parameters are not to be trusted since a run failed (RESTORE or RESET). POET_ERR_LABEL: nothing
-     * ran. POET_ERR_NOT_FINITE: the step ran, counts in steps_done and moved the weights, but its loss is NaN
-     * or infinite. Other errors: the step stopped half way, does not count, and the parameters are not to be
+     * POET_ERR_RANGE: the learning rate is not finite. POET_ERR_NOT_READY: an input or the label was never
+     * written, or the parameters are not to be trusted since a run failed (RESTORE or RESET). POET_ERR_LABEL,
+     * POET_ERR_INPUT: nothing ran. POET_ERR_NOT_FINITE: the loss is NaN or infinite; the step does not count, and parameters and
+     * state are as they were before it. Other errors: the step stopped half way, does not count, and the parameters are not to be
      * trusted. */
     POET_CMD_TRAIN = 0x04,
 
     /* {} -> {u64 ticks}
-     * POET_ERR_NOT_READY as for TRAIN. Other errors: the parameters are not to be trusted. */
+     * POET_ERR_NOT_READY and POET_ERR_INPUT as for TRAIN. Other errors: the parameters are not to be trusted. */
     POET_CMD_INFER = 0x05,
 
     /* {u32 offset, u32 length} -> {bytes} */

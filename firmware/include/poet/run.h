@@ -24,8 +24,8 @@ void poet_run_begin(uint16_t seq);
  * called. */
 void poet_run_alive(uint32_t index, uint32_t total);
 
-/* The host wrote into the input or label buffer. */
-void poet_run_input_written(void);
+/* The host wrote into the buffer of input `index`, or into that of the label. */
+void poet_run_input_written(uint32_t index);
 void poet_run_label_written(void);
 
 /* One training step; statuses as for POET_CMD_TRAIN. */

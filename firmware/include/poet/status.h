@@ -15,9 +15,10 @@ typedef enum {
     POET_ERR_STORAGE = -6,         /* the storage device failed to read, write or erase */
     POET_ERR_STORAGE_FULL = -7,    /* the storage device is smaller than the schedule needs */
     POET_ERR_CORRUPT = -8,         /* a page came back with a wrong CRC; it was not used */
-    POET_ERR_NOT_FINITE = -9,      /* the loss is NaN or infinite; weights are as the step left them */
+    POET_ERR_NOT_FINITE = -9,      /* the loss is NaN or infinite; the step changed nothing */
     POET_ERR_NO_CHECKPOINT = -10,  /* there is no checkpoint to restore */
     POET_ERR_NOT_READY = -11,      /* parameters were not initialised, or input was not written */
+    POET_ERR_INPUT = -12,          /* an input's value is no row of the table that it picks from */
 } poet_status_t;
 
 /* Return early with the first error. The only macro in this code base that hides control flow. */
