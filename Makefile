@@ -19,14 +19,16 @@ test: setup lint
 	$(BIN)/poet build --dir $(HIL_BUILD)
 	POET_BUILD_DIR=$(HIL_BUILD) $(BIN)/python -m pytest -n 2
 
-# ONNX's own node tests through the generated C; -v in ARGS names every case that is not applicable.
-# Long: up to two minutes a row, resumed where it was cut short. ARGS="resnet18_cifar" picks rows.
+# Two hours in all, resumed where it was cut short; ARGS="main" or "linear 0.5" picks rows, ARGS=--help tells more.
+# Writes benchmarks/solver.json and docs/solver-bench.md.
 bench-solver: setup
 	$(BIN)/python benchmarks/solver.py $(ARGS)
 
+# Ten minutes, resumed likewise; ARGS=--short takes seconds and writes no file.
 bench-solver-exactness: setup
 	$(BIN)/python benchmarks/solver_exactness.py $(ARGS)
 
+# ONNX's own node tests through the generated C; -v in ARGS names every case that is not applicable.
 onnx-conformance: setup
 	$(BIN)/python -m tests.codegen.onnx_conformance $(ARGS)
 

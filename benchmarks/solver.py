@@ -1,86 +1,176 @@
-"""`make bench-solver`: schedules and bounds on the nine instances, against the best known and the baselines.
+"""`make bench-solver`: schedules and bounds on nine instances, against the best known, baselines and POET's program.
 
-Writes benchmarks/solver.json after every row and skips rows that are there already, so that a run can be cut short and
-taken up again (--again forgets them). 2 threads and 120 s a row unless told otherwise; paging counts towards the
-deadline of 2.0 x the compute time.
+Groups of rows, in this order; name one, or words of a row, to run only those (`solver.py main`, `solver.py bert 0.5`):
+
+main        the solver on every row of the instances with a best known schedule, 120 s each
+baselines   paging only, recomputation only, DTR, Capuchin (by seconds as published, and by joules) on the same rows
+poet        POET's published program, on CP-SAT and HiGHS side by side, a thread each, until the first proof or 300 s
+a72         ResNet-18 on POET's Raspberry Pi 4B constants: the solver (20 s) and Capuchin
+scale       a 24-layer BERT training graph of more than 2,000 ops
+
+Every row runs in a process of its own, with the threads of --threads; paging counts towards the deadline of 2.0 x the
+compute time. benchmarks/solver.json is written after every row; rows that are there already are skipped, so that a run
+can be cut short and taken up again (--again forgets the chosen rows). docs/solver-bench.md is written from it at the
+end, or with --report alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import multiprocessing
+import os
 import platform
+import queue
+import re
 import resource
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from poet_solver.baselines.poet_milp import poet_milp, poet_milp_on_highs
 from poet_solver.budget_spec import with_budgets
 from poet_solver.errors import InfeasibleError
-from poet_solver.incumbent import Progress
+from poet_solver.incumbent import Progress, Search
 from poet_solver.instances import read_any
-from poet_solver.problem import Mode, Op, PageCost, Problem
+from poet_solver.interrupt import Interrupt
+from poet_solver.net import build_net
+from poet_solver.problem import Mode, PageCost, Problem
 from poet_solver.schedule import Schedule
 from poet_solver.schedule_io import step_counts
 from poet_solver.synthetic import bert_training
 from poet_solver.techniques import Method, schedule_with
 from rich.console import Console
-from rich.table import Table
+from solver_report import ASKED, summary, write_report
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "solver.json"
+DEADLINE = "2.0"
+PROVEN_GAP = 1e-4
 
-BEST_KNOWN = {
-    ("linear", "0.5"): (1.0895, 1.0895),
-    ("transformer", "0.85"): (4.335, 4.335),
-    ("vgg16_cifar", "0.7"): (0.0091, None),
-    ("vgg16_cifar", "0.5"): (0.203, None),
-    ("resnet18_cifar", "0.7"): (0.058, 0.057),
-    ("resnet18_cifar", "0.5"): (0.124, 0.122),
-    ("resnet18_cifar", "0.3"): (1.3847, 1.3847),
-    ("resnet18_cifar", "0.2"): (7.78, 5.89),
-    ("resnet18_cifar", "0.128"): (24.9, 22.0),
-    ("bert", "0.5"): (2.42, 1.76),
-    ("bert", "0.3"): (6.50, 4.06),
-    ("rn18dw_m7sd", "0.7"): (0.108, 0.020),
-    ("rn18dw_m7sd", "0.5"): (0.9991, 0.9991),
-    ("rn18dw_m7sd", "0.337"): (2.160, 1.37),
-    ("mbv2_m7sd", "0.7"): (1.12, 0.23),
-    ("mbv2_m7sd", "0.5"): (2.3087, 2.2828),
-    ("mbv2_m7sd", "0.3"): (8.165, 4.80),
-    ("bertdw_m7sd", "0.5"): (0.70, 0.14),
-    ("bertdw_m7sd", "0.3"): (1.26, 0.41),
-    ("bertdw_m7sd", "0.126"): (1.98, 1.41),
+BASELINES = (Method.PAGE, Method.REMAT, Method.DTR, Method.CAPUCHIN, Method.CAPUCHIN_ENERGY)
+BASELINE_S = 20.0
+POET_ROWS = (
+    ("linear", "0.5"),
+    ("linear", "0.45"),
+    ("transformer", "0.85"),
+    ("vgg16_cifar", "0.7"),
+    ("vgg16_cifar", "0.5"),
+    ("resnet18_cifar", "0.7"),
+    ("resnet18_cifar", "0.5"),
+    ("resnet18", "0.5"),
+)
+POET_S = 300.0
+POET_GRACE_S = 120.0
+"""To build the program, and to end after the limit."""
+FLOP_PER_S_M4F, FLOP_PER_J_M4F = 6.37e6, 5.80e8
+"""POET's constants for the nRF52840, with which its instances were made."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """POET's cost model of a device: energy of a page = memory power x (latency + bytes / rate)."""
+
+    flop_per_s: float
+    flop_per_j: float
+    in_latency_s: float
+    in_rate: float
+    out_latency_s: float
+    out_rate: float
+    memory_w: float
+
+
+A72 = {
+    "a72": Device(2.0e9, 4.01e7, 5.09561e-6, 45.5e6, 1.85314e-5, 24.5e6, 0.15),
+    "a72slow": Device(1.2e8, 4.01e7, 5.09561e-6, 45.5e6, 1.85314e-5, 24.5e6, 0.15),
+    "a72nocache": Device(1.203e8, 4.01e7, 5.09561e-6, 45.5e6, 4.23532e-3, 17.1e6, 0.15),
 }
-"""(instance, RAM share) -> overhead % of the best schedule known before, and of the bound over the listed family."""
+"""The release's FLOP/s, the other figure in its comment, and its row without cache."""
+A72_SHARES = {
+    "resnet18": ("0.7", "0.5", "0.37"),
+    "resnet18_cifar": ("0.5", "0.3", "0.25", "0.2", "0.17", "0.15"),
+}
+A72_S = 20.0
 
-BASELINES = (Method.PAGE, Method.REMAT, Method.DTR, Method.CAPUCHIN)
-A72_SHARES = ("0.9", "0.7", "0.5", "0.4", "0.37")
-FLOP_PER_S_M4F = 6.37e6
+
+@dataclass(frozen=True)
+class Row:
+    """One run. `what` is a Method's name, or "poet" for the side-by-side run of POET's program."""
+
+    group: str
+    instance: str
+    share: str
+    what: str
+    time_limit_s: float
+
+    @property
+    def key(self) -> str:
+        return f"{self.instance} {self.share} {self.what}"
+
+    def problem(self) -> Problem:
+        return with_budgets(_graph(self.instance), self.share, DEADLINE)
 
 
-def a72(problem: Problem) -> Problem:
-    """An instance made with POET's M4F constants, on its Raspberry Pi 4B (A72) constants."""
+def rows(time_limit_s: float) -> list[Row]:
+    """Everything there is to run."""
+    out = [Row("main", name, share, "both", time_limit_s) for name, share in ASKED]
+    for name, share in ASKED:
+        out += [Row("baselines", name, share, method.value, min(BASELINE_S, time_limit_s)) for method in BASELINES]
+    for name, share in POET_ROWS:
+        if (name, share) not in ASKED:
+            out.append(Row("poet", name, share, "both", time_limit_s))
+        out.append(Row("poet", name, share, "poet", POET_S))
+    for device in A72:
+        for name, shares in A72_SHARES.items():
+            for share in shares:
+                out.append(Row("a72", f"{name}@{device}", share, "both", min(A72_S, time_limit_s)))
+                for method in (Method.CAPUCHIN, Method.CAPUCHIN_ENERGY):
+                    out.append(Row("a72", f"{name}@{device}", share, method.value, A72_S))
+    out.append(Row("scale", "bert24", "0.3", "both", time_limit_s))
+    return out
+
+
+def _graph(instance: str) -> Problem:
+    if instance == "bert24":
+        return bert_training(layers=24)
+    name, _, device = instance.partition("@")
+    problem = read_any(HERE / "instances" / f"{name}.json")
+    return on_device(problem, A72[device]) if device else problem
+
+
+def on_device(problem: Problem, device: Device) -> Problem:
+    """An instance made with POET's M4F constants, with those of another device."""
 
     def mode(m: Mode) -> Mode:
-        flop = m.time_s * FLOP_PER_S_M4F
-        return replace(m, time_s=flop / 2.0e9, energy_j=flop / 4.01e7)
+        return replace(
+            m,
+            time_s=m.time_s * FLOP_PER_S_M4F / device.flop_per_s,
+            energy_j=m.energy_j * FLOP_PER_J_M4F / device.flop_per_j,
+        )
 
     def page(latency_s: float, rate: float, size: int) -> PageCost:
         seconds = latency_s + size / rate
-        return PageCost(seconds, 0.15 * seconds)
+        return PageCost(seconds, device.memory_w * seconds)
 
     tensors = tuple(
         replace(
             t,
-            page_in=page(5.09561e-6, 45.5e6, t.size_bytes),
-            page_out=page(1.85314e-5, 24.5e6, t.size_bytes),
+            page_in=page(device.in_latency_s, device.in_rate, t.size_bytes),
+            page_out=page(device.out_latency_s, device.out_rate, t.size_bytes),
         )
         for t in problem.tensors
     )
-    ops: tuple[Op, ...] = tuple(replace(op, modes=tuple(mode(m) for m in op.modes)) for op in problem.ops)
-    return replace(problem, name=f"{problem.name}_a72", tensors=tensors, ops=ops)
+    return replace(
+        problem,
+        name=f"{problem.name} on another device",
+        tensors=tensors,
+        ops=tuple(replace(op, modes=tuple(mode(m) for m in op.modes)) for op in problem.ops),
+    )
 
 
 def base_energy_j(problem: Problem) -> float:
@@ -88,32 +178,53 @@ def base_energy_j(problem: Problem) -> float:
     return sum(op.modes[0].energy_j for op in problem.ops)
 
 
-def attempt(problem: Problem, method: Method, time_limit_s: float, threads: int) -> dict[str, Any]:
-    """One solve, as a row's part: figures in percent of the keep-everything energy."""
+def run_solver(row: Row, threads: int) -> dict[str, Any]:
+    """One solve in this process; figures in percent of the energy of every op once."""
+    problem = row.problem()
     base = base_energy_j(problem)
-    first: list[float] = []
+    found: list[tuple[float, float]] = []
+    proven: dict[str, float] = {}
 
-    def watch(progress: Progress) -> None:
-        if not first and progress.energy_j < float("inf"):
-            first.append(progress.elapsed_s)
+    def watch(news: Progress) -> None:
+        if not math.isfinite(news.energy_j):
+            return
+        if not found or news.energy_j < found[-1][1]:
+            found.append((round(news.elapsed_s, 4), news.energy_j))
+            proven.clear()
+        for family, bound in (("all", news.bound_j), *news.other_bounds.items()):
+            if news.energy_j - bound <= PROVEN_GAP * news.energy_j:
+                proven.setdefault(family, round(news.elapsed_s, 4))
 
     started = time.monotonic()
     try:
-        schedule = schedule_with(problem, method, time_limit_s=time_limit_s, threads=threads, progress=watch)
+        schedule = schedule_with(
+            problem, Method(row.what), time_limit_s=row.time_limit_s, threads=threads, progress=watch
+        )
     except InfeasibleError as error:
         return {"found": False, "why": str(error), "seconds": round(time.monotonic() - started, 2)}
-    return {"found": True, "seconds": round(time.monotonic() - started, 2), **figures(schedule, base, first)}
+    return {
+        "found": True,
+        "seconds": round(time.monotonic() - started, 2),
+        "ops": len(problem.ops),
+        **figures(problem, schedule, base),
+        "first_schedule_s": found[0][0],
+        "found_s": [[seconds, energy] for seconds, energy in found],
+        "proven_s": proven,
+    }
 
 
-def figures(schedule: Schedule, base: float, first: list[float]) -> dict[str, Any]:
-    """What the table shows of a schedule."""
+def figures(problem: Problem, schedule: Schedule, base: float) -> dict[str, Any]:
+    """What the tables show of a schedule."""
+    gains = [float(m[1]) for note in schedule.notes if (m := re.search(r"another order .* saves ([\d.]+)%", note))]
     return {
         "status": schedule.status.value,
         "overhead_percent": 100 * (schedule.energy_j / base - 1),
         "energy_j": schedule.energy_j,
+        "base_energy_j": base,
         "bound_percent": 100 * (schedule.lower_bound_j / base - 1),
         "bound_family": schedule.bound_family,
         "gap_percent": 100 * schedule.gap,
+        "overhead_gap_percent": 100 * (schedule.energy_j - schedule.lower_bound_j) / base,
         "other_bounds": [
             {
                 "family": bound.family,
@@ -122,7 +233,8 @@ def figures(schedule: Schedule, base: float, first: list[float]) -> dict[str, An
             }
             for bound in schedule.other_bounds
         ],
-        "first_schedule_s": round(first[0], 3) if first else None,
+        "order_gain_percent": gains[0] if gains else 0.0,
+        "share_of_deadline": schedule.time_s / problem.deadline_s if problem.deadline_s else None,
         "peak_bytes": schedule.peak_bytes,
         "arena_bytes": schedule.arena_bytes,
         "counts": step_counts(schedule.steps),
@@ -130,80 +242,97 @@ def figures(schedule: Schedule, base: float, first: list[float]) -> dict[str, An
     }
 
 
-def rows(arguments: argparse.Namespace) -> list[tuple[str, Problem, Method, float]]:
-    """(key, problem, method, seconds) of everything that was asked for."""
-    out: list[tuple[str, Problem, Method, float]] = []
-    for name, share in BEST_KNOWN:
-        problem = with_budgets(read_any(HERE / "instances" / f"{name}.json"), share, "2.0")
-        out.append((f"{name} {share} both", problem, Method.BOTH, arguments.time_limit))
-        for method in BASELINES:
-            out.append((f"{name} {share} {method}", problem, method, min(20.0, arguments.time_limit)))
-        if len(problem.ops) <= 160:
-            out.append((f"{name} {share} poet-milp", problem, Method.POET_MILP, arguments.time_limit))
-    for share in A72_SHARES:
-        problem = with_budgets(a72(read_any(HERE / "instances" / "resnet18.json")), share, "2.0")
-        out.append((f"resnet18_a72 {share} both", problem, Method.BOTH, arguments.time_limit))
-        out.append((f"resnet18_a72 {share} capuchin", problem, Method.CAPUCHIN, 10.0))
-    scale = with_budgets(bert_training(layers=24), "0.3", "2.0")
-    out.append(("bert24 0.3 both", scale, Method.BOTH, arguments.time_limit))
-    return [row for row in out if all(word in row[0].split() for word in arguments.only)]
+def run_alone(row: Row, threads: int) -> dict[str, Any]:
+    """`run_solver`, with the peak of this process's memory."""
+    figures_of_row = run_solver(row, threads)
+    return {**figures_of_row, "max_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
 
 
-def table_of(results: dict[str, Any]) -> Table:
-    """The results so far."""
-    table = Table(title="Overhead % over every op once; gap % of total energy")
-    for column in ("row", "before", "overhead", "bound, all", "gap", "bound, listed", "gap", "first s", "s", "arena"):
-        table.add_column(column, justify="left" if column == "row" else "right")
-    for key, row in results.items():
-        name, share, _ = key.split()
-        before = BEST_KNOWN.get((name, share), (None, None))[0] if key.endswith(" both") else None
-        if not row["found"]:
-            table.add_row(key, _text(before), "none", "", "", "", "", "", f"{row['seconds']:.1f}", "")
-            continue
-        other = row["other_bounds"][0] if row["other_bounds"] else {}
-        table.add_row(
-            key,
-            _text(before),
-            _text(row["overhead_percent"]),
-            _text(row["bound_percent"]),
-            _text(row["gap_percent"]),
-            _text(other.get("bound_percent")),
-            _text(other.get("gap_percent")),
-            _text(row["first_schedule_s"]),
-            f"{row['seconds']:.1f}",
-            "= peak" if row["arena_bytes"] == row["peak_bytes"] else f"{row['arena_bytes'] / row['peak_bytes']:.3f}",
-        )
-    return table
+def run_poet(row: Row) -> dict[str, Any]:
+    """POET's program on two solvers at once; the one that proves its optimum first ends the other."""
+    context = multiprocessing.get_context("spawn")
+    answers: multiprocessing.Queue[dict[str, Any]] = context.Queue()
+    runs = [context.Process(target=_poet_on, args=(row, solver, answers)) for solver in ("CP-SAT", "HiGHS")]
+    for process in runs:
+        process.start()
+    found: list[dict[str, Any]] = []
+    with suppress(queue.Empty):
+        while len(found) < len(runs) and not any(answer["proven"] for answer in found):
+            found.append(answers.get(timeout=row.time_limit_s + POET_GRACE_S))
+    for process in runs:
+        process.terminate()
+        process.join()
+    if not found:
+        return {
+            "found": False,
+            "proven": False,
+            "seconds": row.time_limit_s,
+            "why": "both solvers ended without an answer",
+        }
+    best = min(found, key=lambda answer: (not answer["proven"], answer.get("energy_j", math.inf)))
+    return {**best, "tried": sorted(answer["solver"] for answer in found)}
 
 
-def _text(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def _poet_on(row: Row, solver: str, answers: multiprocessing.Queue[dict[str, Any]]) -> None:
+    problem = row.problem()
+    net, base = build_net(problem), base_energy_j(problem)
+    started = time.monotonic()
+    search = Search(net, started + row.time_limit_s, Interrupt())
+    bounds = [0.0]
+
+    def on_bound(bound_j: float) -> None:
+        bounds[0] = max(bounds[0], bound_j)
+
+    if solver == "HiGHS":
+        poet_milp_on_highs(net, row.time_limit_s, search.offer_actions, on_bound)
+    else:
+        poet_milp(net, row.time_limit_s, 1, 0, search.interrupt, search.offer_actions, on_bound)
+    answer = {"solver": solver, "seconds": round(time.monotonic() - started, 3), "found": bool(search.actions)}
+    answer["bound_percent"] = 100 * (bounds[0] / base - 1)
+    answer["proven"] = search.energy_j - bounds[0] <= PROVEN_GAP * search.energy_j if search.actions else False
+    if search.actions:
+        answer |= {"energy_j": search.energy_j, "overhead_percent": 100 * (search.energy_j / base - 1)}
+    answers.put(answer)
+
+
+def in_new_process(work: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
+    """Run where nothing before it has taken memory or threads."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("only", nargs="*", help="words a row must have, such as: linear 0.5 both")
-    parser.add_argument("--time-limit", type=float, default=120.0, help="seconds a row")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--again", action="store_true", help="forget rows that are there already")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("only", nargs="*", help="words a row must have: main, poet, linear, 0.5, capuchin, ...")
+    parser.add_argument("--time-limit", type=float, default=120.0, help="seconds a row of the solver (default 120)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the solver (default 2)")
+    parser.add_argument("--again", action="store_true", help="forget the chosen rows that are there already")
+    parser.add_argument("--report", action="store_true", help="run nothing, only write the report from the JSON file")
     arguments = parser.parse_args()
-    console = Console(width=150)
-    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": {}}
+    console = Console()
+    stored: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": {}}
     results: dict[str, Any] = stored["rows"]
-    for key, problem, method, limit in rows(arguments):
-        if key in results and not arguments.again:
-            continue
-        console.print(f"{key} ...")
-        results[key] = {
-            "time_limit_s": limit,
+    chosen = [
+        r for r in rows(arguments.time_limit) if all(word in (r.group, *r.key.split()) for word in arguments.only)
+    ]
+    todo = [] if arguments.report else [row for row in chosen if arguments.again or row.key not in results]
+    for number, row in enumerate(todo):
+        console.print(f"{number + 1}/{len(todo)}  {row.group}: {row.key} ...", end=" ")
+        found = run_poet(row) if row.what == "poet" else in_new_process(run_alone, row, arguments.threads)
+        results[row.key] = {
+            "group": row.group,
+            "what": row.what,
+            "time_limit_s": row.time_limit_s,
             "threads": arguments.threads,
-            **attempt(problem, method, limit, arguments.threads),
-            "max_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            **found,
         }
-        machine = {"machine": platform.machine(), "python": platform.python_version()}
+        overhead = f"{found['overhead_percent']:.4f} %" if found["found"] else "no schedule"
+        console.print(f"{overhead} in {found['seconds']:.1f} s")
+        machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
         RESULTS.write_text(json.dumps({**machine, "rows": results}, indent=1) + "\n")
-    console.print(table_of(results))
-    console.print("bound, all: every schedule in the given order; bound, listed: the family of the listed bounds.")
+    write_report(results)
+    for line in summary(results):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
