@@ -26,19 +26,20 @@ def convolution(
     x = (batch, group_in * groups, *size)
     w = (group_out * groups, group_in, *kernel)
     dy = (batch, group_out * groups, *out)
-    made = (
-        case(op, [x, w, w[:1]] if rng.random() < 0.5 else [x, w], window)
-        if op == "Conv"
-        else case(op, [dy, w], window | {"extent": size})
-    )
+    if op == "Conv":
+        made = case(op, [x, w, w[:1]] if rng.random() < 0.5 else [x, w], window)
+    elif op == "ConvInputGrad":
+        made = case(op, [dy, w], window | {"extent": size})
+    else:
+        made = case(op, [x, dy], window | {"kernel": kernel})
     return made if made.kernel.blocked else None
 
 
 def test_random_convolutions_have_the_bits_of_the_plain_kernels(tmp_path: Path) -> None:
     rng = random.Random(5)
     cases: list[Case] = []
-    while len(cases) < 60:
-        op = rng.choice(["Conv", "ConvInputGrad"])
+    while len(cases) < 90:
+        op = rng.choice(["Conv", "ConvInputGrad", "ConvWeightGrad"])
         size = (rng.choice([1, 2, 3, 5, 8, 11, 16]), rng.choice([1, 2, 3, 5, 7, 8, 12, 16, 17, 24, 33]))
         drawn = convolution(
             rng,
@@ -62,6 +63,8 @@ def test_common_convolutions_have_blocks(tmp_path: Path) -> None:
         case("Conv", [(1, 16, 32, 32), (32, 16, 3, 3), (32,)], half),
         case("ConvInputGrad", [(1, 32, 16, 16), (32, 16, 3, 3)], half | {"extent": (32, 32)}),
         case("Conv", [(1, 16, 24, 24), (16, 1, 3, 3), (16,)], same | {"groups": 16}),
+        case("ConvWeightGrad", [(1, 16, 32, 32), (1, 16, 32, 32)], same | {"kernel": (3, 3)}),
+        case("ConvWeightGrad", [(2, 3, 32, 32), (2, 16, 16, 16)], half | {"kernel": (3, 3)}),
     ]
     assert differing(cases, tmp_path) == []
 

@@ -6,26 +6,11 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 
-from poet_codegen.m4f.rows import FLOAT_BYTES, PlacedBlock, RowSums, Source, best_shape, split_row
+from poet_codegen.m4f.rows import FLOAT_BYTES, Extent, PlacedBlock, RowSums, Source, best_shape, split_row
 from poet_codegen.ops.window import Window
 
 _LARGEST_PLANE_BYTES = 65536
 _LARGEST_ROW_BYTES = 4096
-
-
-@dataclass(frozen=True)
-class Extent:
-    """Sizes of one side of a convolution, of one image."""
-
-    channels: int
-    """Of one group."""
-    height: int
-    width: int
-
-    @property
-    def plane(self) -> int:
-        """Elements of a channel."""
-        return self.height * self.width
 
 
 @dataclass(frozen=True)
@@ -139,7 +124,7 @@ def _blocked(
         return None
     ranges, window_step, row_step = found
     one_row = all(r.rows == 1 for r in ranges)
-    channels_out, most = best_shape(target.channels, target.width, kernel[1], columns)
+    channels_out, most = best_shape(target.channels, target.width, kernel[1], columns, source.channels * kernel[0])
     placed = split_row(target.width, kernel[1], columns, most)
     if any(not p.block.taps for p in placed):
         return None

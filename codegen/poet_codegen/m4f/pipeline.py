@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 REGISTERS = 32
 """Single-precision registers of the FPU."""
-TEMPORARIES = 4
+TEMPORARIES = 2
 """Registers for products that are still to be added."""
 _DEPTH = 2
 

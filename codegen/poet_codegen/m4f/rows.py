@@ -20,6 +20,21 @@ _LEAST_STREAM = 2
 
 
 @dataclass(frozen=True)
+class Extent:
+    """Sizes of one side of a convolution, of one image."""
+
+    channels: int
+    """Of one group."""
+    height: int
+    width: int
+
+    @property
+    def plane(self) -> int:
+        """Elements of a channel."""
+        return self.height * self.width
+
+
+@dataclass(frozen=True)
 class Tap:
     """One product: input column (from the block's first one) x tap of the window's row, added to an output."""
 
@@ -162,10 +177,10 @@ def _stream(channels_out: int, outputs: int, window: int) -> int:
     return REGISTERS - TEMPORARIES - channels_out * (outputs + window)
 
 
-def best_shape(channels_out: int, width: int, window: int, source: Source) -> tuple[int, int]:
+def best_shape(channels_out: int, width: int, window: int, source: Source, rounds: int) -> tuple[int, int]:
     """(output channels, outputs) of a block that takes the fewest cycles a product.
 
-    There are so many channels, and a row has `width` outputs.
+    There are so many channels, a row has `width` outputs, and a block takes the taps of `rounds` rows.
     """
     best = (float("inf"), 1, 1)
     for channels in _CHANNELS_OUT:
@@ -178,11 +193,14 @@ def best_shape(channels_out: int, width: int, window: int, source: Source) -> tu
             cycles = products = 0
             for placed in split_row(width, window, source, outputs):
                 columns = placed.block.columns
-                products += channels * len(placed.block.taps)
-                cycles += channels * (1 + window) + columns + -(-columns // stream) + _LOOP_CYCLES
+                products += channels * len(placed.block.taps) * rounds
+                cycles += rounds * (channels * (1 + window) + columns + -(-columns // stream) + _LOOP_CYCLES)
+                cycles += _CALL_CYCLES + 2 * channels * outputs
             best = min(best, ((cycles + 2 * products) / max(products, 1), channels, outputs))
     return best[1], best[2]
 
 
 _LOOP_CYCLES = 6
 """Pointer steps and the loop's branch, for each row."""
+_CALL_CYCLES = 60
+"""Of a block, beside the first and the last value of its sums."""

@@ -11,7 +11,9 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from poet_codegen.graph import AttrValue, Graph, Node, Tensor
-from poet_codegen.m4f.conv import BlockedSums, Extent, blocked_forward, blocked_input_gradient
+from poet_codegen.m4f.conv import BlockedSums, blocked_forward, blocked_input_gradient
+from poet_codegen.m4f.rows import Extent
+from poet_codegen.m4f.weights import BlockedWeights, blocked_weights
 from poet_codegen.ops.registry import Blocked, Kernel, Op, Part, Shape, Work, register
 from poet_codegen.ops.update import Gradient, Sink, register_gradient
 from poet_codegen.ops.window import Window, in_two_dimensions, read_window
@@ -129,14 +131,19 @@ class ConvWeightGrad(Gradient):
     def work(self, graph: Graph, node: Node) -> Work:
         """As many multiply-adds as the forward convolution."""
         dy, dw = graph.tensors[node.inputs[1]], graph.tensors[node.outputs[0]]
-        return Work("conv2d_weight_grad", macs=dy.elements * prod(dw.shape[1:]), elements=dw.elements)
+        row = "conv2d_weight_grad" if _blocked_weights(graph, node) else "conv2d_weight_grad_plain"
+        return Work(row, macs=dy.elements * prod(dw.shape[1:]), elements=dw.elements)
 
     def sink_kernel(self, graph: Graph, node: Node, sink: Sink) -> Kernel:
         """templates/kernels/conv2d_weight_grad.c.j2."""
         x, dy, dw = (graph.tensors[n].shape for n in (*node.inputs, *node.outputs))
         values = _values(node, x, dw, dy) | sink.texts("sum", "at")
         name = _name(f"conv2d_weight_{sink.stem}", values) + sink.suffix
-        return Kernel("conv2d_weight_grad.c.j2", name, values | {"name": name}, (*node.inputs, *sink.arguments))
+        blocks = _blocked_weights(graph, node)
+        blocked = Blocked("conv2d_weight_grad_m4f.c.j2", values | {"name": name, "b": blocks}) if blocks else None
+        return Kernel(
+            "conv2d_weight_grad.c.j2", name, values | {"name": name}, (*node.inputs, *sink.arguments), blocked
+        )
 
 
 class ConvBiasGrad(Gradient):
@@ -158,6 +165,11 @@ class ConvBiasGrad(Gradient):
         name = f"bias_{sink.stem}_{dy[0]}x{dy[1]}x{prod(dy[2:])}{sink.suffix}"
         values = {"name": name, "batch": dy[0], "channels": dy[1], "pixels": prod(dy[2:]), **sink.texts("sum", "o")}
         return Kernel("bias_grad.c.j2", name, values, (*node.inputs, *sink.arguments))
+
+
+def _blocked_weights(graph: Graph, node: Node) -> BlockedWeights | None:
+    x, dy, dw = (graph.tensors[n].shape for n in (*node.inputs, *node.outputs))
+    return blocked_weights(Window.of(node, dw[2:]), *_extents(node, x, dy), x[0], prod(x[1:]), prod(dy[1:]))
 
 
 def _extents(node: Node, x: Shape, y: Shape) -> tuple[Extent, Extent]:
