@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
@@ -239,6 +240,19 @@ class Board:
             wear_bytes=float(blocks * store.erase.block_bytes),
         )
 
+    def with_ram(self, size_bytes: int) -> Board:
+        """This board as if its RAM ended after `size_bytes`: data, arena and stack all lie below.
+
+        Raises BoardError when it has less, or when not even the stack fits.
+        """
+        if not self.stack_bytes < size_bytes <= self.ram.size_bytes:
+            raise BoardError(
+                f"{self.name} cannot be limited to {size_bytes} bytes of RAM: it has {self.ram.size_bytes}, and "
+                f"{self.stack_bytes} are for the stack. Ask for more than the stack and for no more than there is."
+            )
+        limited = replace(self.ram, size_bytes=size_bytes)
+        return replace(self, memory=tuple(limited if region is self.ram else region for region in self.memory))
+
     def _region(self, name: str) -> MemoryRegion:
         return next(region for region in self.memory if region.name == name)
 
@@ -265,10 +279,11 @@ def list_boards() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in data_dir("boards").glob("*.toml")))
 
 
-def load_board(name: str) -> Board:
-    """The board of that name, or the one in the file `name` where it ends in .toml.
+def load_board(name: str, ram_bytes: int | None = None) -> Board:
+    """The board of that name, or the one in the file `name` where it ends in .toml; `ram_bytes` limits its RAM.
 
-    Raises BoardError for an unknown board (with the nearest names) and for a malformed file (with the field).
+    Raises BoardError for an unknown board (with the nearest names), for a malformed file (with the field) and for a
+    limit that the board cannot have.
     """
     if name.endswith(".toml"):
         path = Path(name)
@@ -288,4 +303,4 @@ def load_board(name: str) -> Board:
         raise BoardError(
             f"{path}: field 'name' is '{board.name}', but the file's name says '{path.stem}'. Make the two equal."
         )
-    return board
+    return board if ram_bytes is None else board.with_ram(ram_bytes)

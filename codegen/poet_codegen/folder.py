@@ -12,6 +12,7 @@ from poet_solver.errors import PoetError
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from poet_codegen.board import Board, load_board
 from poet_codegen.lower import Home
 from poet_codegen.recipe import Recipe
 
@@ -35,6 +36,12 @@ class Request:
     recipe: Recipe
     technique: str
     seed: int
+    board_ram_bytes: Annotated[int, Field(gt=0)] | None = None
+    """The RAM that firmware is linked for, where that is less than the board has."""
+
+    def load_board(self) -> Board:
+        """The board, with as much RAM as was asked for. Raises BoardError."""
+        return load_board(self.board, self.board_ram_bytes)
 
 
 @dataclass(frozen=True)

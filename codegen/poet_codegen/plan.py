@@ -16,7 +16,7 @@ from poet_solver.schedule_io import read_schedule, schedule_to_json
 from pydantic import TypeAdapter
 
 from poet_codegen.autodiff import build_training_graph, fuse_updates, inference_graph
-from poet_codegen.board import Board, load_board
+from poet_codegen.board import Board
 from poet_codegen.emit.project import BuildInput, Pass
 from poet_codegen.folder import BuildFolder, Request, remove, sha256, write_atomic
 from poet_codegen.graph import Graph, Kind
@@ -64,6 +64,7 @@ def make_request(
     recipe: Recipe,
     technique: str,
     seed: int,
+    board_ram_bytes: int | None = None,
 ) -> Request:
     """What was asked, with the model's digest."""
     digest = sha256(inlined(model_path))
@@ -78,6 +79,7 @@ def make_request(
         recipe,
         technique,
         seed,
+        board_ram_bytes,
     )
 
 
@@ -104,7 +106,7 @@ def make_plan(
 
     Raises ModelError, BoardError or InfeasibleError. A schedule always replays before it is returned.
     """
-    board = load_board(request.board)
+    board = request.load_board()
     model = import_onnx(prepared(model_path, request.recipe))
     train_graph, infer_graph = build_graphs(model, request.recipe)
     train_low = lower_training(request, board, train_graph)
@@ -178,7 +180,7 @@ def save_plan(plan: Plan, model_path: Path, folder: BuildFolder) -> None:
 def load_plan(folder: BuildFolder) -> Plan:
     """Read a saved plan; the schedules are replayed again, so a damaged file cannot reach a board."""
     request = folder.read_request()
-    board = load_board(request.board)
+    board = request.load_board()
     model = import_onnx(read_model(folder.need(folder.model, "poet plan")))
     train_graph, infer_graph = build_graphs(model, request.recipe)
     train_low = lower_training(request, board, train_graph)

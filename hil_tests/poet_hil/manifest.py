@@ -114,11 +114,16 @@ class Qemu(_Frozen):
 
 
 class Board(_Frozen):
-    """The board; `core` is its processor's ('cortex-m4'), `baud` bits a second of its serial port."""
+    """The board.
+
+    `core` is its processor's ('cortex-m4'), `ram_bytes` what the firmware was linked for, `baud` bits a second of its
+    serial port.
+    """
 
     id: str
     core: str = ""
     kind: Literal["qemu", "serial", "host"]
+    ram_bytes: Positive
     baud: Positive
     qemu: Qemu | None = None
 

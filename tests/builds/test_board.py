@@ -77,6 +77,16 @@ power_w = { value = 0.02, source = "estimate: for this test", spread = 0.5 }
     assert board.page_in_cost(5000) == plain.page_in_cost(5000)
 
 
+def test_a_board_limited_to_less_ram() -> None:
+    whole = load_board("qemu_mps2_an386")
+    limited = load_board("qemu_mps2_an386", 128 * 1024)
+    assert (whole.ram.size_bytes, limited.ram.size_bytes) == (4 << 20, 128 << 10)
+    assert limited.flash == whole.flash
+    for size_bytes in (0, whole.stack_bytes, whole.ram.size_bytes + 1):
+        with pytest.raises(BoardError, match=f"limited to {size_bytes} bytes.*has 4194304.*4096 are for the stack"):
+            whole.with_ram(size_bytes)
+
+
 @pytest.mark.parametrize(
     ("wanted", "offered"), [("netduinoplus2", "qemu_netduinoplus2"), ("DISCO_F407", "disco_f407vg")]
 )

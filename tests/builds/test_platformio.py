@@ -193,7 +193,8 @@ def test_skeleton_is_the_same_every_time_and_has_what_the_board_needs(board: Boa
         assert line in settings.splitlines()
     assert "lib/poet/storage/semihosting.c" in files
     assert "lib/poet/storage/host_file.c" not in files
-    assert "lib/poet/port/stm32f4/link.ld" in files
+    assert "lib/poet/port/stm32f4/clock.c" in files
+    assert "lib/poet/port/cortexm/link.ld" in files
     assert not any(name.startswith("lib/poet/port/host") for name in files)
     assert "host/src/storage/host_file.c" in files
 

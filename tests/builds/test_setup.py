@@ -157,4 +157,4 @@ def test_doctor_notices_an_old_qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PATH", str(tmp_path))
     check = by_name(diagnose())["QEMU"]
     assert not check.ok
-    assert "2.0 lacks netduinoplus2 (for qemu_netduinoplus2)" in check.detail
+    assert "2.0 lacks " in check.detail and "netduinoplus2 (for qemu_netduinoplus2)" in check.detail

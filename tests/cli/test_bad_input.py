@@ -233,6 +233,12 @@ def test_budget_beyond_the_board(tmp_path: Path) -> None:
     fails(tmp_path, *PLAN, "--ram", "900K", words=["921600", "131072", "126976"])
 
 
+def test_a_limit_beyond_the_board(tmp_path: Path) -> None:
+    fails(tmp_path, *PLAN, "--board-ram", "129K", words=["132096", "131072", "4096"])
+    fails(tmp_path, *PLAN, "--board-ram", "64K", "--ram", "64K", words=["65536", "61440"])
+    fails(tmp_path, *PLAN, "--board-ram", "much", words=["32K"], code=2)
+
+
 @pytest.mark.parametrize("columns", ["50", "80"])
 def test_errors_read_well_in_a_narrow_terminal(tmp_path: Path, columns: str) -> None:
     command = [str(Path(sys.executable).parent / "poet"), *PLAN, "--ram", "10K"]

@@ -42,21 +42,24 @@ def need_tools() -> None:
 
 @pytest.mark.emulated
 @pytest.mark.parametrize(
-    ("ram", "extra", "pages", "recomputes"),
+    ("board", "budget", "pages", "recomputes"),
     [
-        ("28K", [], True, True),
-        ("20K", [], True, True),
-        ("32K", [], False, True),
-        ("28K", ["--params", "storage"], True, False),
-        ("28K", ["--train", "last:1"], False, False),
+        ("qemu_netduinoplus2", ["--ram", "28K"], True, True),
+        ("qemu_netduinoplus2", ["--ram", "20K"], True, True),
+        ("qemu_netduinoplus2", ["--ram", "32K"], False, True),
+        ("qemu_netduinoplus2", ["--ram", "28K", "--params", "storage"], True, False),
+        ("qemu_netduinoplus2", ["--ram", "28K", "--train", "last:1"], False, False),
+        ("qemu_mps2_an386", ["--board-ram", "128K"], False, False),
+        ("qemu_mps2_an386", ["--board-ram", "28K", "--ram", "20K"], True, True),
+        ("qemu_mps2_an500", ["--ram", "20K"], True, True),
     ],
-    ids=["28K", "20K", "32K", "params on storage", "last layer"],
+    ids=["28K", "20K", "32K", "params on storage", "last layer", "M4 of 128K", "M4 of 28K, 20K", "M7, 20K"],
 )
 def test_train_eval_verify(
-    tmp_path: Path, data: Path, ram: str, extra: list[str], pages: bool, recomputes: bool
+    tmp_path: Path, data: Path, board: str, budget: list[str], pages: bool, recomputes: bool
 ) -> None:
     need_tools()
-    out = poet(tmp_path, "plan", str(MODEL), "--board", "qemu_netduinoplus2", "--ram", ram, "--deadline", "3", *extra)
+    out = poet(tmp_path, "plan", str(MODEL), "--board", board, *budget, "--deadline", "3")
     assert "Next: poet build" in out
     assert "Next: poet flash" in poet(tmp_path, "build")
     assert "Next: poet train" in poet(tmp_path, "flash")
@@ -82,11 +85,19 @@ def test_train_eval_verify(
 
 
 @pytest.mark.emulated
-def test_without_a_budget_the_arena_gets_what_the_firmware_leaves(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("limit", "ram_bytes"), [([], 131072), (["--board-ram", "64K"], 65536)], ids=["all of it", "limited"]
+)
+def test_without_a_budget_the_arena_gets_what_the_firmware_leaves(
+    tmp_path: Path, limit: list[str], ram_bytes: int
+) -> None:
     need_tools()
-    poet(tmp_path, "plan", str(MODEL), "--board", "qemu_netduinoplus2")
+    poet(tmp_path, "plan", str(MODEL), "--board", "qemu_netduinoplus2", *limit)
     budget = json.loads((tmp_path / "build" / "plan.json").read_text())["ram_bytes"]
     poet(tmp_path, "build")
     sizes = json.loads((tmp_path / "build" / "project" / "sizes.json").read_text())
     other = sizes["ram_static_bytes"] - sizes["arena_bytes"]
-    assert budget == sizes["ram_total_bytes"] - sizes["stack_bytes"] - other
+    assert budget == ram_bytes - sizes["stack_bytes"] - other
+    assert sizes["ram_total_bytes"] == ram_bytes
+    manifest = json.loads((tmp_path / "build" / "project" / "manifest.json").read_text())
+    assert manifest["board"]["ram_bytes"] == ram_bytes

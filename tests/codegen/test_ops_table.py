@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from poet_codegen.board import list_boards, load_board
 from poet_codegen.cycles import cycle_table
 from poet_codegen.ops import registry
 
@@ -23,3 +25,8 @@ def test_files_of_operators_stay_short() -> None:
 def test_cycle_table_marks_estimates() -> None:
     table = cycle_table("cortex-m4")
     assert table.source.startswith("estimate") and table.spread > 0
+
+
+@pytest.mark.parametrize("name", list_boards())
+def test_every_board_has_a_row_for_every_kernel(name: str) -> None:
+    assert cycle_table(load_board(name).cpu.core).kernel.keys() == cycle_table("cortex-m4").kernel.keys()

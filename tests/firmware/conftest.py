@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -32,12 +33,45 @@ WARNINGS = [
     "-fno-fast-math",
 ]
 SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-CORTEX_M4 = ["-mcpu=cortex-m4", "-mthumb", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"]
 
 
-def runtime_sources(port: str, storage: str) -> list[str]:
-    folders = (FIRMWARE / "src", FIRMWARE / "port" / port)
-    sources = sorted(str(path) for folder in folders for path in folder.glob("*.c"))
+@dataclass(frozen=True)
+class Machine:
+    """One of QEMU's, and how firmware for it is compiled and linked."""
+
+    name: str
+    parts: tuple[str, ...]
+    """Folders of firmware/port."""
+    core: tuple[str, ...]
+    flash_origin: int
+    flash_bytes: int
+    options: tuple[str, ...] = ()
+
+    @property
+    def port(self) -> str:
+        return self.parts[0]
+
+
+CORTEX_M4 = ("-mcpu=cortex-m4", "-mthumb", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard")
+CORTEX_M7 = ("-mcpu=cortex-m7", "-mthumb", "-mfpu=fpv5-d16", "-mfloat-abi=hard")
+NETDUINO = Machine(
+    "netduinoplus2",
+    ("stm32f4", "cortexm"),
+    CORTEX_M4,
+    0x0800_0000,
+    1 << 20,
+    ("-DPOET_QEMU=1", "-DPOET_CPU_HZ=168000000u"),
+)
+MACHINES = (
+    NETDUINO,
+    Machine("mps2-an386", ("mps2", "cortexm"), CORTEX_M4, 0, 4 << 20),
+    Machine("mps2-an500", ("mps2", "cortexm"), CORTEX_M7, 0, 4 << 20),
+)
+
+
+def runtime_sources(parts: tuple[str, ...], storage: str) -> list[str]:
+    folders = (FIRMWARE / "src", *(FIRMWARE / "port" / part for part in parts))
+    sources = [str(path) for folder in folders for path in sorted(folder.glob("*.c"))]
     return [*sources, str(FIRMWARE / "storage" / f"{storage}.c")]
 
 
@@ -57,42 +91,59 @@ def run_compiler(arguments: list[str], folder: Path) -> subprocess.CompletedProc
     return subprocess.run([compiler, *arguments], cwd=folder, capture_output=True, text=True, check=False)
 
 
-def compile_target(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Objects of the firmware with the fake model, for QEMU's netduinoplus2."""
-    flags = [*WARNINGS, *CORTEX_M4, *["-g", "-ffunction-sections", "-fdata-sections", "-DPOET_QEMU=1"]]
-    sources = [*runtime_sources("stm32f4", "semihosting"), str(HERE / "fake_model.c")]
-    return run_compiler([*flags, f"-I{FIRMWARE / 'include'}", *options, "-c", *sources], folder)
+def compile_target(machine: Machine, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Objects of the firmware with the fake model."""
+    flags = [*WARNINGS, *machine.core, "-g", "-ffunction-sections", "-fdata-sections", *machine.options]
+    flags += [f"-I{FIRMWARE / 'include'}", *(f"-I{FIRMWARE / 'port' / part}" for part in machine.parts)]
+    sources = [*runtime_sources(machine.parts, "semihosting"), str(HERE / "fake_model.c")]
+    return run_compiler([*flags, *options, "-c", *sources], folder)
 
 
-def link_target(objects: list[Path], output: Path, *symbols: str) -> subprocess.CompletedProcess[str]:
-    """Link with linker symbols such as _poet_ram_bytes=8192."""
-    flags = [*CORTEX_M4, "--specs=nano.specs", "-nostartfiles", "-Wl,--gc-sections"]
-    flags.append(f"-T{FIRMWARE / 'port' / 'stm32f4' / 'link.ld'}")
-    flags += [f"-Wl,--defsym={symbol}" for symbol in symbols]
+def link_target(
+    machine: Machine, objects: list[Path], output: Path, **symbols: int
+) -> subprocess.CompletedProcess[str]:
+    """Link, for 128 KB of RAM and 4 KB of stack unless linker symbols such as _poet_ram_bytes say otherwise."""
+    flags = [*machine.core, "--specs=nano.specs", "-nostartfiles", "-Wl,--gc-sections"]
+    flags.append(f"-T{FIRMWARE / 'port' / 'cortexm' / 'link.ld'}")
+    memory = {
+        "_poet_flash_origin": machine.flash_origin,
+        "_poet_flash_bytes": machine.flash_bytes,
+        "_poet_ram_origin": 0x2000_0000,
+        "_poet_ram_bytes": 128 << 10,
+        "_poet_stack_bytes": 4096,
+    }
+    flags += [f"-Wl,--defsym={name}={value}" for name, value in (memory | symbols).items()]
     return run_compiler([*flags, *map(str, objects), "-o", str(output)], output.parent)
 
 
 @pytest.fixture(scope="session")
 def host_executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("host") / "firmware"
-    sources = [*runtime_sources("host", "host_file"), str(HERE / "fake_model.c")]
+    sources = [*runtime_sources(("host",), "host_file"), str(HERE / "fake_model.c")]
     include = f"-I{FIRMWARE / 'include'}"
     subprocess.run(["cc", *WARNINGS, *SANITIZERS, include, *sources, "-o", str(output)], check=True)
     return output
 
 
+@pytest.fixture(scope="session", params=MACHINES, ids=lambda machine: machine.name)
+def machine(request: pytest.FixtureRequest) -> Machine:
+    """Each of QEMU's machines that there is a port for."""
+    found: Machine = request.param
+    return found
+
+
 @pytest.fixture(scope="session")
-def target_objects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def target_objects(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("target")
-    built = compile_target(folder, "-O2")
+    built = compile_target(machine, folder, "-O2")
     assert (built.returncode, built.stderr) == (0, "")
     return sorted(folder.glob("*.o"))
 
 
 @pytest.fixture(scope="session")
-def target_elf(target_objects: list[Path]) -> Path:
+def target_elf(machine: Machine, target_objects: list[Path]) -> Path:
     output = target_objects[0].with_name("firmware.elf")
-    built = link_target(target_objects, output)
+    built = link_target(machine, target_objects, output)
     assert (built.returncode, built.stderr) == (0, "")
     return output
 
@@ -124,7 +175,7 @@ def boot_host(host_executable: Path, tmp_path: Path) -> Iterator[Callable[..., D
 
 
 @pytest.fixture
-def boot_qemu(target_elf: Path, tmp_path: Path) -> Iterator[Callable[..., Device]]:
+def boot_qemu(machine: Machine, target_elf: Path, tmp_path: Path) -> Iterator[Callable[..., Device]]:
     """Start the firmware on QEMU, its storage file in this test's folder."""
     qemu = target_tool("qemu-system-arm")
     devices: list[Device] = []
@@ -135,7 +186,7 @@ def boot_qemu(target_elf: Path, tmp_path: Path) -> Iterator[Callable[..., Device
             port = probe.getsockname()[1]
         command = [
             qemu,
-            *["-M", "netduinoplus2", "-display", "none", "-monitor", "none"],
+            *["-M", machine.name, "-display", "none", "-monitor", "none"],
             "-kernel",
             str(elf),
         ]

@@ -1,4 +1,4 @@
-"""The same firmware on an emulated STM32F405, and what its compiler and linker promise."""
+"""The same firmware on QEMU's machines, and what its compiler and linker promise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import compile_target, link_target, target_tool
+from .conftest import NETDUINO, Machine, compile_target, link_target, target_tool
 from .line import (
     ARENA_PEAK_BYTES,
     CHECKPOINT,
@@ -37,24 +37,29 @@ LEARNING_RATE = struct.pack("<f", 0.01)
 
 @pytest.mark.parametrize(
     "options",
-    [["-O3"], ["-Os", "-UPOET_QEMU", "-DPOET_CPU_HZ=84000000", "-DPOET_UART_GPIO=1", "-DPOET_UART_TX_PIN=6"]],
+    [
+        ["-O3"],
+        ["-Os", "-UPOET_QEMU", "-UPOET_CPU_HZ", "-DPOET_CPU_HZ=84000000", "-DPOET_UART_GPIO=1", "-DPOET_UART_TX_PIN=6"],
+    ],
 )
 def test_compiles_without_a_warning(tmp_path: Path, options: list[str]) -> None:
     """-O2 is what the other tests run."""
-    built = compile_target(tmp_path, *options)
+    built = compile_target(NETDUINO, tmp_path, *options)
     assert (built.returncode, built.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
-    ("symbol", "region"),
+    ("symbol", "size_bytes", "region"),
     [
-        ("_poet_ram_bytes=8192", "`RAM' overflowed"),
-        ("_poet_stack_bytes=130000", "`RAM' overflowed"),
-        ("_poet_flash_bytes=8192", "`FLASH' overflowed"),
+        ("_poet_ram_bytes", 8192, "`RAM' overflowed"),
+        ("_poet_stack_bytes", 130000, "`RAM' overflowed"),
+        ("_poet_flash_bytes", 8192, "`FLASH' overflowed"),
     ],
 )
-def test_what_does_not_fit_does_not_link(target_objects: list[Path], tmp_path: Path, symbol: str, region: str) -> None:
-    built = link_target(target_objects, tmp_path / "firmware.elf", symbol)
+def test_what_does_not_fit_does_not_link(
+    machine: Machine, target_objects: list[Path], tmp_path: Path, symbol: str, size_bytes: int, region: str
+) -> None:
+    built = link_target(machine, target_objects, tmp_path / "firmware.elf", **{symbol: size_bytes})
     assert built.returncode != 0 and region in built.stderr
 
 
@@ -83,10 +88,10 @@ def test_the_same_bits_as_on_the_host(boot_host: Boot, boot_qemu: Boot) -> None:
     assert run_script(boot_qemu().connect()) == run_script(boot_host().connect())
 
 
-def test_hello_names_port_and_storage(boot_qemu: Boot) -> None:
+def test_hello_names_port_and_storage(machine: Machine, boot_qemu: Boot) -> None:
     fields = struct.unpack("<16s16s9I32s16s16s24s", boot_qemu().connect().do(HELLO))
-    assert fields[10] == 168_000_000
-    assert [text.rstrip(b"\0") for text in fields[13:]] == [b"stm32f4", b"semihosting file"]
+    assert fields[10] == {"stm32f4": 168_000_000, "mps2": 25_000_000}[machine.port]
+    assert [text.rstrip(b"\0") for text in fields[13:]] == [machine.port.encode(), b"semihosting file"]
 
 
 def test_arena_and_stack_high_water(boot_qemu: Boot) -> None:
@@ -160,10 +165,10 @@ def test_garbage_never_silences_the_target(boot_qemu: Boot) -> None:
     assert client.answer(0xFFFF).status == 0
 
 
-def test_a_stack_overflow_resets(boot_qemu: Boot, target_objects: list[Path], tmp_path: Path) -> None:
+def test_a_stack_overflow_resets(machine: Machine, boot_qemu: Boot, target_objects: list[Path], tmp_path: Path) -> None:
     """The stack is the lowest thing in RAM: below it is nothing that could be overwritten."""
     elf = tmp_path / "firmware.elf"
-    built = link_target(target_objects, elf, "_poet_stack_bytes=512")
+    built = link_target(machine, target_objects, elf, _poet_stack_bytes=512)
     assert built.returncode == 0, built.stderr
     client = boot_qemu(elf).connect()
     client.write_sample(1.0)

@@ -42,6 +42,7 @@ MANIFEST: dict[str, Any] = {
     "board": {
         "id": "qemu_test",
         "kind": "qemu",
+        "ram_bytes": 131072,
         "baud": 115200,
         "qemu": {"machine": "netduinoplus2", "args": []},
     },

@@ -243,7 +243,7 @@ def test_qemu_gets_the_machine_and_arguments_of_the_manifest(
 
 
 def test_a_board_without_emulator_is_an_error(make_build: MakeBuild, manifest_data: dict[str, Any]) -> None:
-    manifest_data["board"] = {"id": "nucleo", "kind": "serial", "baud": 115200, "qemu": None}
+    manifest_data["board"] = {"id": "nucleo", "kind": "serial", "ram_bytes": 131072, "baud": 115200, "qemu": None}
     with pytest.raises(TargetError, match="nucleo has no emulator"):
         launcher.start_detached(make_build(manifest_data))
 

@@ -85,6 +85,10 @@ def plan_command(
         Technique,
         typer.Option(help="What the schedule may do: both, page only, remat only, or keep everything."),
     ] = Technique.BOTH,
+    board_ram: Annotated[
+        str | None,
+        typer.Option(help="Link for a board with only this much RAM, stack and all data included: 131072 or 128K."),
+    ] = None,
     out: Annotated[Path, typer.Option("--dir", "--out", help="Build folder to write.")] = Path("build"),
     time_limit: Annotated[float, typer.Option(help="Seconds to search at most; the best found is kept.")] = 60.0,
     threads: Annotated[int, typer.Option(min=1, help="Solver threads.")] = 1,
@@ -98,7 +102,8 @@ def plan_command(
     recipe = Recipe(train=train, loss=loss, batch_norm=batch_norm, dropout=dropout, dropout_seed=dropout_seed)
     if not math.isfinite(deadline) or deadline < 0:
         raise typer.BadParameter(f"--deadline {deadline}: give a multiple of the compute time, such as 2.0.")
-    description = load_board(board)
+    board_ram_bytes = parse_size(board_ram) if board_ram is not None else None
+    description = load_board(board, board_ram_bytes)
     most = description.ram.size_bytes - description.stack_bytes
     if ram_bytes is not None and ram_bytes > most:
         raise BoardError(
@@ -112,7 +117,9 @@ def plan_command(
             status.update(f"Solving, {news.phase}: {best}, bound {si(news.bound_j, 'J')}, gap {news.gap:.2%}")
 
         def make(budget: int) -> Plan:
-            request = make_request(model, board, budget, deadline or None, params, recipe, technique.value, seed)
+            request = make_request(
+                model, board, budget, deadline or None, params, recipe, technique.value, seed, board_ram_bytes
+            )
             return make_plan(request, model, threads=threads, time_limit_s=time_limit, progress=show)
 
         try:
@@ -155,7 +162,7 @@ def _plan_facts(plan: Plan, keep: Schedule) -> list[tuple[str, str]]:
             f"{escape(graph.name)}: {len(plan.train.lowered.nodes)} ops a step, {size(learned)} of parameters learn",
         ),
         ("Loss", plan.request.recipe.loss.value),
-        ("Board", escape(plan.board.title)),
+        ("Board", f"{escape(plan.board.title)}, {size(plan.board.ram.size_bytes)} of RAM"),
         (
             "Memory",
             f"{size(schedule.peak_bytes)} of {size(plan.request.ram_bytes)}; "

@@ -12,7 +12,6 @@ from poet_hil.manifest import load_build
 from poet_hil.targets.serial import SerialTarget
 from rich.markup import escape
 
-from poet_codegen.board import load_board
 from poet_codegen.cli.attach import attached
 from poet_codegen.cli.build_commands import Folder
 from poet_codegen.cli.console import console, dir_option, error_console, next_step
@@ -56,7 +55,7 @@ def flash_command(
             with SerialTarget(port, board.baud):
                 pass
             if upload:
-                described = load_board(folder.read_request().board)
+                described = folder.read_request().load_board()
                 upload_firmware(folder.project, described, lambda line: status.update(escape(line)))
             running = launcher.remember_port(build, port)
     with attached(build) as device:

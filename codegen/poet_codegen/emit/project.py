@@ -214,6 +214,7 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
             "id": board.name,
             "core": board.cpu.core,
             "kind": board.kind,
+            "ram_bytes": board.ram.size_bytes,
             "baud": board.uart.baud,
             "qemu": {"machine": board.qemu.machine, "args": list(board.qemu.args)} if board.qemu else None,
         },

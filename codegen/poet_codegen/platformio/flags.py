@@ -56,9 +56,11 @@ def compile_flags(board: Board) -> tuple[str, ...]:
 
 
 def link_flags(board: Board) -> tuple[str, ...]:
-    """Flags for the linker; the port's linker script takes sizes from the symbols defined here."""
+    """Flags for the linker; the linker script takes what memory there is from the symbols defined here."""
     symbols = {
+        "_poet_flash_origin": board.flash.origin,
         "_poet_flash_bytes": board.flash.size_bytes,
+        "_poet_ram_origin": board.ram.origin,
         "_poet_ram_bytes": board.ram.size_bytes,
         "_poet_stack_bytes": board.stack_bytes,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 from poet_codegen.board import Board
@@ -13,6 +14,10 @@ from poet_codegen.resources import data_dir
 
 HOST_STORAGE = "host_file"
 """The storage driver of the host build."""
+CORE_PORT = "cortexm"
+"""The part that all ports but the host's share: start-up, ticks, the linker script."""
+
+_LIBRARY = "lib/poet"
 
 
 def project_skeleton(board: Board) -> dict[str, bytes]:
@@ -23,36 +28,44 @@ def project_skeleton(board: Board) -> dict[str, bytes]:
     port or driver.
     """
     firmware = data_dir("firmware")
+    parts = port_parts(board.port, board.name)
     files = {
         "platformio.ini": render(
             "project/platformio.ini.j2",
             board=board,
             platform=f"platformio/{board.platformio.platform}@{PLATFORM_RANGE}",
             toolchain=f"platformio/{TOOLCHAIN}@{TOOLCHAIN_RANGE}",
-            compile_flags=compile_flags(board),
+            linker_script=f"{_LIBRARY}/port/{CORE_PORT}/link.ld",
+            compile_flags=(*compile_flags(board), *(f"-I{_LIBRARY}/port/{part}" for part in parts)),
             link_flags=link_flags(board),
         ).encode(),
         "scripts/poet_link.py": (data_dir("templates") / "project/scripts/poet_link.py").read_bytes(),
-        "lib/poet/library.json": (firmware / "library.json").read_bytes(),
+        f"{_LIBRARY}/library.json": (firmware / "library.json").read_bytes(),
     }
     for part in ("include", "src"):
-        files |= _tree(firmware, Path(part), "lib/poet")
-    files |= _port(firmware, board.port, "lib/poet", board.name)
-    files |= _driver(firmware, board.storage.driver, "lib/poet", board.name)
-    files |= _port(firmware, "host", "host/src", board.name)
+        files |= _tree(firmware, Path(part), _LIBRARY)
+    for part in parts:
+        files |= _tree(firmware, Path("port") / part, _LIBRARY)
+    files |= _driver(firmware, board.storage.driver, _LIBRARY, board.name)
+    files |= _tree(firmware, Path("port/host"), "host/src")
     files |= _driver(firmware, HOST_STORAGE, "host/src", board.name)
     return dict(sorted(files.items()))
 
 
-def _port(firmware: Path, family: str, target: str, board: str) -> dict[str, bytes]:
-    files = _tree(firmware, Path("port") / family, target)
-    if not files:
-        known = sorted(path.name for path in (firmware / "port").iterdir() if path.is_dir())
+def port_parts(port: str, board: str) -> tuple[str, ...]:
+    """Folders of firmware/port that a port is made of: its own, then those that its port.toml shares.
+
+    Raises BoardError when there is no such port.
+    """
+    ports = data_dir("firmware") / "port"
+    known = sorted(path.parent.name for path in ports.glob("*/port.toml"))
+    if port not in known:
         raise BoardError(
-            f"Board '{board}' wants the port '{family}', which the firmware does not have; it has "
+            f"Board '{board}' wants the port '{port}', which the firmware does not have; it has "
             f"{', '.join(known)}. Correct 'port' in the board's file, or add that port."
         )
-    return files
+    shares: list[str] = tomllib.loads((ports / port / "port.toml").read_text(encoding="utf-8"))["shares"]
+    return (port, *shares)
 
 
 def _driver(firmware: Path, driver: str, target: str, board: str) -> dict[str, bytes]:
@@ -67,5 +80,5 @@ def _driver(firmware: Path, driver: str, target: str, board: str) -> dict[str, b
 
 
 def _tree(firmware: Path, part: Path, target: str) -> dict[str, bytes]:
-    paths = sorted(path for path in (firmware / part).rglob("*") if path.is_file())
+    paths = sorted(path for path in (firmware / part).rglob("*") if path.is_file() and path.suffix != ".toml")
     return {f"{target}/{path.relative_to(firmware).as_posix()}": path.read_bytes() for path in paths}

@@ -2,7 +2,7 @@
 
 #include <stdbool.h>
 
-#include "config.h"
+#include "port.h"
 #include "registers.h"
 
 #if !POET_QEMU

@@ -2,27 +2,9 @@
 #define POET_STM32F4_REGISTERS_H
 
 /*
- * The few registers this port touches: RM0090 (STM32F405/407) and the Armv7-M architecture manual.
+ * The few registers of the chip that this port touches: RM0090 (STM32F405/407).
  */
-#include <stdint.h>
-
-#define REGISTER(address) (*(volatile uint32_t *)(address))
-
-/* Armv7-M */
-#define SYST_CSR REGISTER(0xE000E010u)
-#define SYST_CSR_ENABLE (1u << 0)
-#define SYST_CSR_TICKINT (1u << 1)
-#define SYST_CSR_CLKSOURCE (1u << 2)
-#define SYST_RVR REGISTER(0xE000E014u)
-#define SYST_CVR REGISTER(0xE000E018u)
-#define NVIC_ISER1 REGISTER(0xE000E104u)
-#define NVIC_ICER1 REGISTER(0xE000E184u)
-#define SCB_ICSR REGISTER(0xE000ED04u)
-#define SCB_ICSR_PENDSTSET (1u << 26)
-#define SCB_AIRCR REGISTER(0xE000ED0Cu)
-#define SCB_AIRCR_RESET 0x05FA0004u /* VECTKEY, SYSRESETREQ */
-#define SCB_CPACR REGISTER(0xE000ED88u)
-#define SCB_CPACR_FPU (0xFu << 20)
+#include "core.h"
 
 /* RCC, PWR, FLASH */
 #define RCC_CR REGISTER(0x40023800u)
@@ -72,6 +54,5 @@
 #define USART_CR1_TE (1u << 3)
 #define USART_CR1_RXNEIE (1u << 5)
 #define USART_CR1_UE (1u << 13)
-#define USART1_IRQ 37u
 
 #endif

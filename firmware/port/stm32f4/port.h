@@ -1,13 +1,18 @@
-#ifndef POET_STM32F4_CONFIG_H
-#define POET_STM32F4_CONFIG_H
+#ifndef POET_STM32F4_PORT_H
+#define POET_STM32F4_PORT_H
 
 /*
  * What the board file may set with -D. The defaults are an STM32F405/F407 at 168 MHz.
  */
 
+#define POET_PORT_NAME "stm32f4"
+#define POET_UART_IRQ 37u /* USART1 */
+
 #ifndef POET_CPU_HZ
 #define POET_CPU_HZ 168000000u
 #endif
+
+#define POET_TICK_HZ POET_CPU_HZ
 
 /* The crystal; where it does not start, the internal 16 MHz oscillator feeds the PLL instead. A multiple of 2
  * MHz. */

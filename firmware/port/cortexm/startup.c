@@ -4,7 +4,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "registers.h"
+#include "core.h"
+#include "port.h"
 
 int main(int argc, char **argv);
 
@@ -12,7 +13,7 @@ void poet_reset_handler(void);
 void poet_fault_handler(void);
 void poet_unexpected_handler(void);
 void poet_systick_handler(void);
-void poet_usart1_handler(void);
+void poet_uart_handler(void);
 
 /* From link.ld. */
 extern uint32_t _poet_data_load[];
@@ -28,18 +29,20 @@ typedef union {
 } vector_t;
 
 /* Interrupts that nobody enables have no entry. */
-__attribute__((used, section(".vectors"))) static const vector_t vectors[16u + USART1_IRQ + 1u] = {
+__attribute__((used, section(".vectors"))) static const vector_t vectors[16u + POET_UART_IRQ + 1u] = {
     [0] = {.stack_top = _poet_stack_top},        [1] = {.handler = poet_reset_handler},
     [2] = {.handler = poet_unexpected_handler},                                               /* NMI */
     [3] = {.handler = poet_fault_handler},       [11] = {.handler = poet_unexpected_handler}, /* SVC */
     [14] = {.handler = poet_unexpected_handler},                                              /* PendSV */
-    [15] = {.handler = poet_systick_handler},    [16u + USART1_IRQ] = {.handler = poet_usart1_handler},
+    [15] = {.handler = poet_systick_handler},    [16u + POET_UART_IRQ] = {.handler = poet_uart_handler},
 };
 
 void poet_reset_handler(void)
 {
     /* First of all: the compiler may use FPU registers anywhere, block copies included. */
     SCB_CPACR |= SCB_CPACR_FPU;
+    /* A boot loader, or a part that boots from an alias of its flash, may have left another table there. */
+    SCB_VTOR = (uint32_t)(uintptr_t)vectors;
     __asm volatile("dsb\n\tisb" ::: "memory");
 
     memcpy(_poet_data_begin, _poet_data_load, (uintptr_t)_poet_data_end - (uintptr_t)_poet_data_begin);
@@ -67,9 +70,12 @@ __attribute__((naked)) void poet_fault_handler(void)
                    "cmp r0, r1\n\t"
                    "blo poet_unexpected_handler\n\t"
                    "ldr r1, [r0, #24]\n\t" /* the faulting instruction, */
-                   "lsrs r2, r1, #24\n\t"
-                   "cmp r2, #0x08\n\t" /* if it is in flash: */
-                   "bne poet_unexpected_handler\n\t"
+                   "ldr r2, =_poet_text_begin\n\t" /* if it is code of ours: */
+                   "cmp r1, r2\n\t"
+                   "blo poet_unexpected_handler\n\t"
+                   "ldr r2, =_poet_text_end\n\t"
+                   "cmp r1, r2\n\t"
+                   "bhs poet_unexpected_handler\n\t"
                    "ldrh r2, [r1]\n\t"
                    "movw r3, #0xBEAB\n\t" /* BKPT 0xAB? */
                    "cmp r2, r3\n\t"
