@@ -51,7 +51,7 @@ def need_tools() -> None:
         ("qemu_netduinoplus2", ["--ram", "28K", "--train", "last:1"], False, False),
         ("qemu_mps2_an386", ["--board-ram", "128K"], False, False),
         ("qemu_mps2_an386", ["--board-ram", "28K", "--ram", "20K"], True, True),
-        ("qemu_mps2_an500", ["--ram", "20K"], True, True),
+        ("qemu_mps2_an500", ["--ram", "20K", "--deadline", "10"], True, True),
     ],
     ids=["28K", "20K", "32K", "params on storage", "last layer", "M4 of 128K", "M4 of 28K, 20K", "M7, 20K"],
 )
@@ -59,7 +59,7 @@ def test_train_eval_verify(
     tmp_path: Path, data: Path, board: str, budget: list[str], pages: bool, recomputes: bool
 ) -> None:
     need_tools()
-    out = poet(tmp_path, "plan", str(MODEL), "--board", board, *budget, "--deadline", "3")
+    out = poet(tmp_path, "plan", str(MODEL), "--board", board, "--deadline", "3", *budget)
     assert "Next: poet build" in out
     assert "Next: poet flash" in poet(tmp_path, "build")
     assert "Next: poet train" in poet(tmp_path, "flash")
