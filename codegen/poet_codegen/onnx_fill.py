@@ -21,6 +21,9 @@ _PLACES: dict[str, tuple[int, ...]] = {
     "MatMul": (1,),
     "BatchNormalization": (1, 2),
     "LayerNormalization": (1, 2),
+    "InstanceNormalization": (1, 2),
+    "GroupNormalization": (1, 2),
+    "PRelu": (1,),
     "Gather": (0,),
 }
 _OF_VECTORS = ("Add", "Mul")

@@ -68,6 +68,8 @@ class Importer:
         self.weights: dict[str, Array] = {}
         self.computed: set[str] = set()
         """Constants that the model computes from others: they never train."""
+        self.written: set[str] = set()
+        """Constants that stand in the model as nodes."""
         self._names: dict[str, str] = {}
         self._aliases: dict[str, str] = {}
 
@@ -92,6 +94,10 @@ class Importer:
     def is_constant(self, onnx_name: str) -> bool:
         """Whether a value is known at import."""
         return self._source(onnx_name) in self.constants
+
+    def is_written(self, onnx_name: str) -> bool:
+        """Whether a constant stands in the model as a node: PyTorch's exporters write parameters as initializers."""
+        return self._source(onnx_name) in self.written
 
     def is_parameter(self, onnx_name: str) -> bool:
         """Whether a constant is one that could train, so that what is computed from it must stay in the graph."""
@@ -303,6 +309,7 @@ class _Loader:
         poisoned = self._poisoned.intersection(node.inputs)
         if node.op_type == "Constant":
             importer.constants[node.outputs[0]] = _constant(node)
+            importer.written.add(node.outputs[0])
         elif node.op_type in ("Shape", "Size"):
             if poisoned:
                 self._poisoned.update(node.outputs)

@@ -88,6 +88,21 @@ def activation(draw: st.DrawFn) -> Case:
     return Case([helper.make_node(op, ["x"], ["y"], **draw(st.sampled_from(choices[op])))], {"x": x})
 
 
+@st.composite
+def prelu(draw: st.DrawFn) -> Case:
+    shape = draw(shapes(4, 4, 1))
+    slope = tuple(size if draw(st.booleans()) else 1 for size in shape)
+    slopes = values(draw, slope[draw(st.integers(0, 1)) if slope[0] == 1 and len(slope) > 1 else 0 :])
+    node = helper.make_node("PRelu", ["x", "s"], ["y"])
+    x = values(draw, shape, -4.0, 4.0)
+    return Case([node], {"x": x}, {"s": slopes}) if draw(st.booleans()) else Case([node], {"x": x, "s": slopes})
+
+
+@drawn(prelu(), 2)
+def test_prelu(against_pytorch: Check, cases: list[Case]) -> None:
+    against_pytorch(cases)
+
+
 @drawn(activation(), 3)
 def test_activations(against_pytorch: Check, cases: list[Case]) -> None:
     against_pytorch(cases)

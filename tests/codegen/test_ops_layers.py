@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from onnx import helper
+from onnx import helper, numpy_helper
+from poet_codegen.onnx_import import import_onnx
+from poet_codegen.selection import select_trainable
 
 from .op_cases import Case, Check, against, drawn, needs_torch, shapes, values
 
@@ -180,6 +182,52 @@ def normalization(draw: st.DrawFn) -> Case:
         feeds = feeds if draw(st.booleans()) else {name: feeds[name] for name in "xs"}
         return Case([helper.make_node(kind, list(feeds), ["y"], axis=axis, epsilon=1e-2)], feeds)
     return Case([helper.make_node(kind, ["x"], ["y"], axis=axis)], {"x": x})
+
+
+@st.composite
+def group_normalization(draw: st.DrawFn) -> Case:
+    groups, each = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    # Of one or two values PyTorch's float64 and our float32 part: their variance is a difference of equals.
+    shape = (draw(st.integers(1, 3)), groups * each, *draw(shapes(2, 3, 0)), 3)
+    feeds = {"x": values(draw, shape)}
+    factors = {"s": values(draw, shape[1:2]), "b": values(draw, shape[1:2])}
+    options: dict[str, Any] = {"epsilon": draw(st.sampled_from([1e-5, 1e-2]))}
+    kind = draw(st.sampled_from(["InstanceNormalization", "GroupNormalization"]))
+    if kind == "GroupNormalization":
+        options["num_groups"] = groups
+    node = helper.make_node(kind, ["x", "s", "b"], ["y"], **options)
+    if draw(st.booleans()):
+        return Case([node], feeds, factors, opset=21)
+    return Case([node], {**feeds, **factors}, opset=21)
+
+
+@drawn(group_normalization(), 2)
+def test_group_normalizations(against_pytorch: Check, cases: list[Case]) -> None:
+    against_pytorch(cases)
+
+
+def test_group_normalization_as_pytorch_exports_it(against_pytorch: Check) -> None:
+    """As an instance normalization by ones and zeros, which are no parameters, of another view."""
+    rng = np.random.default_rng(0)
+    ones, zeros = (numpy_helper.from_array(f(2, dtype=np.float32)) for f in (np.ones, np.zeros))
+    nodes = [
+        helper.make_node("Constant", [], ["one"], value=ones),
+        helper.make_node("Constant", [], ["zero"], value=zeros),
+        helper.make_node("Reshape", ["x", "grouped"], ["g"]),
+        helper.make_node("InstanceNormalization", ["g", "one", "zero"], ["z"], "instance"),
+        helper.make_node("Reshape", ["z", "back"], ["r"]),
+        helper.make_node("Mul", ["r", "scale"], ["s"]),
+        helper.make_node("Add", ["s", "shift"], ["y"]),
+    ]
+    factors = {name: rng.standard_normal((4, 1, 1)).astype(np.float32) for name in ("scale", "shift")}
+    case = Case(
+        nodes,
+        {"x": rng.standard_normal((2, 4, 3, 3)).astype(np.float32)},
+        {**factors, "grouped": ints(2, 2, -1), "back": ints(2, 4, 3, 3)},
+    )
+    graph = import_onnx(case.model()).graph
+    assert select_trainable(graph, "all") == select_trainable(graph, "norm") == {"scale", "shift"}
+    against_pytorch([case])
 
 
 @drawn(normalization(), 3)

@@ -142,6 +142,19 @@ def test_gradients_that_nobody_needs_are_not_built(graph: Graph, choice: BatchNo
     assert {op: n for (role, op), n in bias.items() if role is Role.BACKWARD} == {"ConvBiasGrad": 1}
 
 
+@pytest.mark.parametrize("op", ["InstanceNormalization", "GroupNormalization"])
+def test_normalizations_over_groups(make_model: Maker, op: str) -> None:
+    options = {"num_groups": 2} if op == "GroupNormalization" else {}
+    nodes = [node(op, ["x", "s", "b"], ["z"], "norm", **options), node("Conv", ["z", "w", "c"], ["y"], "conv")]
+    arrays = {"s": np.ones(4), "b": np.zeros(4), "w": np.ones((3, 4, 1, 1)), "c": np.zeros(3)}
+    model = make_model(nodes, [1, 4, 3, 3], {name: array.astype(np.float32) for name, array in arrays.items()})
+    model.opset_import[0].version = 21
+    graph = import_onnx(model).graph
+    assert select_trainable(graph, "norm") == {"s", "b"}
+    assert select_trainable(graph, "bias") == {"b", "c"}
+    assert select_trainable(graph, "last:2") == {"s", "b", "w", "c"}
+
+
 def test_a_layer_behind_views_is_one_layer(make_model: Maker) -> None:
     """A convolution over one axis reads its weights as a plane; Gemm's beta scales its bias."""
     arrays = {"v": (3, 2, 2), "c": (3,), "w": (12, 2), "b": (2,)}

@@ -77,6 +77,8 @@ def _pointwise(op: str, attrs: dict[str, Any], x: list[Any]) -> torch.Tensor | N
         return sum(x[1:], x[0])
     if op == "LeakyRelu":
         return f.leaky_relu(x[0], attrs.get("alpha", 0.01))
+    if op == "PRelu":
+        return torch.where(x[0] < 0, x[1] * x[0], x[0])
     if op == "Clip":
         low, high = (x[i].item() if len(x) > i and x[i] is not None else None for i in (1, 2))
         return torch.clamp(x[0], low, high)
@@ -137,6 +139,10 @@ def _normalizing(op: str, attrs: dict[str, Any], x: list[Any]) -> Any:
         squares = f.pad((x[0] ** 2).movedim(1, -1), ((size - 1) // 2, size // 2)).unfold(-1, size, 1).sum(-1)
         scale = attrs.get("bias", 1.0) + attrs.get("alpha", 1e-4) / size * squares.movedim(-1, 1)
         return x[0] / scale ** attrs.get("beta", 0.75)
+    if op == "InstanceNormalization":
+        return f.instance_norm(x[0], weight=x[1], bias=x[2], eps=attrs.get("epsilon", 1e-5))
+    if op == "GroupNormalization":
+        return f.group_norm(x[0], attrs["num_groups"], x[1], x[2], attrs.get("epsilon", 1e-5))
     if op == "BatchNormalization":
         return f.batch_norm(x[0], x[3].detach(), x[4].detach(), x[1], x[2], eps=attrs.get("epsilon", 1e-5))
     return None
@@ -163,6 +169,8 @@ def _average_pool(attrs: dict[str, Any], x: torch.Tensor) -> torch.Tensor:
 
 
 def _run(op: str, attrs: dict[str, Any], inputs: list[Any]) -> Any:
+    if op == "Constant":
+        return torch.tensor(numpy_helper.to_array(attrs["value"]).astype(np.float64))
     if op in ("Conv", "MaxPool", "AveragePool") and inputs[0].dim() == 3:
         return _line(op, attrs, inputs)
     for family in (_pointwise, _moving, _normalizing):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from poet_codegen.graph import AttrValue, Node
 from poet_codegen.ops.map_kernel import Formula
+from poet_codegen.ops.nest import broadcast
 from poet_codegen.ops.pointwise import OnnxPointwise, Pointwise, Pull
 from poet_codegen.ops.registry import register
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from poet_codegen.autodiff import Tape
     from poet_codegen.onnx_import import ImportedNode, Importer
 
+_FIRST_OPSET_OF_NUMPY_BROADCASTING = 7
 _LARGEST = 3.4028234663852886e38
 """Largest float32: what ONNX's Clip without a limit clips to."""
 
@@ -191,4 +193,48 @@ _activation(
     cycles="exponential",
     slope_cycles="exponential",
     made=None,
+)
+
+
+class PRelu(OnnxPointwise):
+    """y = x, or slope x below 0; the slope is a parameter that broadcasts to x."""
+
+    def load(self, importer: Importer, node: ImportedNode) -> None:
+        """Import ONNX PRelu."""
+        x, slope = importer.value(node, 0), importer.value(node, 1)
+        if broadcast([x.shape, slope.shape]) != x.shape or node.opset < _FIRST_OPSET_OF_NUMPY_BROADCASTING:
+            raise node.refuse(
+                f"slopes of shape {list(slope.shape)} for {list(x.shape)}",
+                f"They must broadcast to x as in operator set {_FIRST_OPSET_OF_NUMPY_BROADCASTING}.",
+            )
+        importer.add(node, self.name, [x, slope], {})
+
+
+register(
+    PRelu(
+        "PRelu",
+        Formula("prelu", "Rectifier with slopes of", ("x", "slope"), "y", "{x} < 0.0f ? {slope} * {x} : {x}"),
+        {"x": Pull("PReluGrad", ("x", "slope", "dy")), "slope": Pull("PReluSlopeGrad", ("x", "dy"))},
+        supported="a slope that broadcasts to x",
+    )
+)
+register(
+    Pointwise(
+        "PReluGrad",
+        Formula(
+            "prelu_grad",
+            "Gradient of the rectifier with slopes of",
+            ("x", "slope", "dy"),
+            "dx",
+            "{x} < 0.0f ? {slope} * {dy} : {dy}",
+        ),
+    )
+)
+register(
+    Pointwise(
+        "PReluSlopeGrad",
+        Formula(
+            "prelu_slope_grad", "Gradient of the slopes of", ("x", "dy"), "dslope", "{x} < 0.0f ? {x} * {dy} : 0.0f"
+        ),
+    )
 )
