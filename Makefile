@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test lint format clean onnx-conformance bench-solver bench-solver-exactness
+.PHONY: setup demo test lint format clean onnx-conformance bench-kernels bench-solver bench-solver-exactness
 
 setup: $(STAMP)-python $(STAMP)-system
 
@@ -29,6 +29,10 @@ bench-solver-exactness: setup
 	$(BIN)/python benchmarks/solver_exactness.py $(ARGS)
 
 # ONNX's own node tests through the generated C; -v in ARGS names every case that is not applicable.
+# The blocked kernels beside the plain ones: executed instructions, modelled cycles.
+bench-kernels: setup
+	$(BIN)/python -m benchmarks.kernels
+
 onnx-conformance: setup
 	$(BIN)/python -m tests.codegen.onnx_conformance $(ARGS)
 

@@ -12,6 +12,10 @@ from poet_codegen.ops import registry
 from poet_codegen.ops.registry import Kernel
 from poet_codegen.platformio.flags import ARITHMETIC, WARNINGS
 from poet_codegen.render import render
+from poet_codegen.resources import data_dir
+from poet_hil.profiler.instructions import Image
+from poet_hil.profiler.plugin import build_plugin, plugin_arguments, read_regions
+from poet_hil.profiler.timing import Pricer, Profile, timing_table
 
 TOOLS = ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"]
 LINK = ["--specs=rdimon.specs", "-Wl,--section-start=.vectors=0", "-Wl,-Ttext=0x9000", "-Wl,-Tdata=0x20000000"]
@@ -45,6 +49,8 @@ MAIN = """
 #include <string.h>
 {prelude}
 {kernels}
+#include "poet/region.h"
+#define MARKED(call) (poet_region_begin(), call, poet_region_end())
 #define GUARD 4
 static float operands[3][{most} + GUARD], expected[{most} + GUARD], result[{most} + GUARD];
 static uint32_t state = 1;
@@ -96,6 +102,23 @@ def case(op: str, shapes: Sequence[tuple[int, ...]], attrs: dict[str, AttrValue]
 def differing(cases: Sequence[Case], folder: Path) -> list[str]:
     """Run every case's blocked kernel on QEMU; the cases whose bits, or what lies behind them, are not the plain
     kernel's."""
+    lines = _run(build_program(cases, folder), ())
+    assert len(lines) == len(cases), lines
+    return [cases[int(number)].text for number, verdict in lines if verdict != "equal"]
+
+
+def profiles(cases: Sequence[Case], folder: Path) -> list[tuple[Profile, Profile]]:
+    """(plain, blocked) of every case, executed on QEMU and priced with the Cortex-M4's timing table."""
+    elf, output = build_program(cases, folder), folder / "profile.txt"
+    lines = _run(elf, plugin_arguments(build_plugin(folder), output))
+    assert all(verdict == "equal" for _, verdict in lines), lines
+    pricer = Pricer(Image(elf), timing_table("cortex-m4"))
+    priced = [pricer.price(region) for region in read_regions(output)]
+    return list(zip(priced[::2], priced[1::2], strict=True))
+
+
+def build_program(cases: Sequence[Case], folder: Path) -> Path:
+    """The linked program that runs every case's plain kernel, then its blocked one, and compares."""
     kernels, calls = [], []
     for number, c in enumerate(cases):
         assert c.kernel.blocked is not None, c.text
@@ -110,23 +133,13 @@ def differing(cases: Sequence[Case], folder: Path) -> list[str]:
         calls += [
             "    memset(expected, 0x55, sizeof expected);",
             "    memset(result, 0x55, sizeof result);",
-            f"    plain{number}({operands}, expected);",
-            f"    blocked{number}({operands}, result);",
+            f"    MARKED(plain{number}({operands}, expected));",
+            f"    MARKED(blocked{number}({operands}, result));",
             f"    compare({number}, {c.output});",
         ]
     prelude = render("c/poet_m4f.j2")
     most = max(size for c in cases for size in (*c.inputs, c.output))
     text = MAIN.format(prelude=prelude, kernels="\n".join(kernels), calls="\n".join(calls), most=most)
-    lines = _run(text, folder)
-    assert len(lines) == len(cases), lines
-    return [cases[int(number)].text for number, verdict in lines if verdict != "equal"]
-
-
-def _renamed(source: str, name: str, new: str) -> str:
-    return source.replace(name, new).replace("\nvoid ", "\nstatic void ")
-
-
-def _run(text: str, folder: Path) -> list[list[str]]:
     (folder / "main.c").write_text(text)
     (folder / "start.s").write_text(START)
     elf = folder / "program.elf"
@@ -134,7 +147,16 @@ def _run(text: str, folder: Path) -> list[list[str]]:
     flags = [flag for flag in ARITHMETIC if not flag.startswith("-std")]
     # printf takes doubles, and there is no header with prototypes here.
     warnings = [flag for flag in WARNINGS if flag != "-Wmissing-prototypes"]
-    subprocess.run([*TOOLS, *flags, *warnings, *LINK, *sources, "-o", str(elf)], check=True)
-    command = [*QEMU, "-semihosting", "-kernel", str(elf)]
+    include = f"-I{data_dir('firmware') / 'include'}"
+    subprocess.run([*TOOLS, *flags, *warnings, include, *LINK, *sources, "-o", str(elf)], check=True)
+    return elf
+
+
+def _renamed(source: str, name: str, new: str) -> str:
+    return source.replace(name, new).replace("\nvoid ", "\nstatic void ")
+
+
+def _run(elf: Path, arguments: Sequence[str]) -> list[list[str]]:
+    command = [*QEMU, "-semihosting", *arguments, "-kernel", str(elf)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     return [line.split() for line in (done.stdout + done.stderr).splitlines() if line]
