@@ -61,3 +61,7 @@ class TrainingStopped(SessionError):
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
         self.step = step
+
+
+class LossNotFinite(TrainingStopped):
+    """The loss of `step` is NaN or infinite; the device has the weights of the step before."""

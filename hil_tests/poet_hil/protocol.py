@@ -79,7 +79,7 @@ _STATUS_TEXT: dict[int, str] = {
     "or a larger RAM budget.",
     Status.CORRUPT: "a page came back from storage with a wrong CRC and was not used. Restore the last "
     "checkpoint, or `poet flash` and train again; if it happens again, the storage device is failing.",
-    Status.NOT_FINITE: "the loss is NaN or infinite; the step changed no parameter. Train with a lower learning "
+    Status.NOT_FINITE: "the loss is NaN or infinite, so the step changed no parameter. Train with a lower learning "
     "rate, from these weights, a checkpoint or fresh ones (`poet flash`), and check the input's scale.",
     Status.NO_CHECKPOINT: "there is no checkpoint to restore. Train from the start.",
     Status.INPUT: "an input holds an index that is not in the table it picks from. Give indices from 0 up to the "

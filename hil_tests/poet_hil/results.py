@@ -73,10 +73,15 @@ class LossLog:
 
     def complete(self) -> list[str]:
         """Give the partial file its final name; returns the losses' bits in hex, of every step."""
-        bits = [row[COLUMNS.index("loss_bits")] for row in _read(self.partial_path)]
+        bits = loss_bits(self.partial_path)
         with writable(self.folder):
             self.partial_path.replace(self.path)
         return bits
+
+
+def loss_bits(path: Path) -> list[str]:
+    """The losses' float32 bits in hex, of every step in a table that LossLog wrote."""
+    return [row[COLUMNS.index("loss_bits")] for row in _read(path)]
 
 
 def _read(path: Path) -> list[Row]:

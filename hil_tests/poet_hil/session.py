@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from poet_hil.dataset import Dataset
 from poet_hil.device import DeviceClient
-from poet_hil.errors import LinkError, SessionError, TrainingStopped
-from poet_hil.protocol import TrainStep, float_bits
+from poet_hil.errors import DeviceError, LinkError, LossNotFinite, SessionError, TrainingStopped
+from poet_hil.protocol import Status, TrainStep, float_bits
 from poet_hil.results import WEIGHTS_NAME, LossLog, save_weights, weights_digest
 from poet_hil.target import log_tail
 
@@ -68,7 +68,10 @@ class StepReport:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A whole run. `loss_bits`: float32 bits of the first and last ten losses in hex; host's `seconds`."""
+    """A whole run, or one up to a loss that is not finite: `stopped` says so, and all else is of the steps before it.
+
+    `loss_bits`: float32 bits of the first and last ten losses in hex; host's `seconds`.
+    """
 
     losses: NDArray[np.float32]
     loss_bits: dict[str, list[str]]
@@ -78,6 +81,7 @@ class TrainingResult:
     weights_path: Path
     steps_done: int
     seconds: float
+    stopped: LossNotFinite | None = None
 
 
 @dataclass(frozen=True)
@@ -133,11 +137,15 @@ class TrainingSession:
         resume: bool = False,
         on_step: Callable[[StepReport], None] | None = None,
     ) -> TrainingResult:
-        """Run all of `plan` and leave losses.csv and weights.npz. See steps()."""
+        """Run all of `plan`, or up to a loss that is not finite, and leave losses.csv and weights.npz. See steps()."""
         begun = time.monotonic()
-        for report in self.steps(data, plan, resume=resume):
-            if on_step is not None:
-                on_step(report)
+        stopped = None
+        try:
+            for report in self.steps(data, plan, resume=resume):
+                if on_step is not None:
+                    on_step(report)
+        except LossNotFinite as error:
+            stopped = error
         weights = self.device.read_params()
         weights_path = self.run_dir / WEIGHTS_NAME
         save_weights(weights_path, weights)
@@ -151,10 +159,13 @@ class TrainingSession:
             weights_path=weights_path,
             steps_done=self.device.status().steps_done,
             seconds=time.monotonic() - begun,
+            stopped=stopped,
         )
 
     def steps(self, data: Dataset, plan: TrainPlan, *, resume: bool = False) -> Iterator[StepReport]:
         """Train step by step, yielding each. Losses go to losses.partial.csv; train() renames it at the end.
+
+        Raises LossNotFinite at a loss that is NaN or infinite, TrainingStopped at whatever else ends the run.
 
         `resume` goes on at the device's steps_done (as RESTORE left it) and keeps the losses up to there.
         """
@@ -201,6 +212,12 @@ class TrainingSession:
             self.device.write_sample(data.samples(step.samples), data.y[step.samples])
             trained = self.device.train(step.rate)
         except LinkError as error:
+            if isinstance(error, DeviceError) and error.status == Status.NOT_FINITE:
+                raise LossNotFinite(
+                    f"Training stopped at step {step.index} of {step.total}: {error} Its learning rate was "
+                    f"{step.rate:g}; the device keeps the weights of the step before.",
+                    step.index,
+                ) from error
             raise self._stopped(step, str(error)) from error
         if trained.steps_done != step.steps_done:
             reason = (

@@ -18,11 +18,11 @@ MODEL = REPOSITORY / "examples" / "digits" / "digits.onnx"
 STEPS = 60
 
 
-def poet(folder: Path, *arguments: str) -> str:
+def poet(folder: Path, *arguments: str, code: int = 0) -> str:
     command = [str(Path(sys.executable).parent / "poet"), *arguments]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+    assert result.returncode == code, result.stdout + result.stderr
+    return result.stdout + (result.stderr if code else "")
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,35 @@ def test_train_eval_verify(
         there = [int(session.run(None, {"image": image[None]})[0].argmax()) for image in arrays["x_test"]]
     assert predictions.tolist() == there
     assert "<html" in (tmp_path / "build" / "report.html").read_text()[:200].lower()
+
+
+@pytest.mark.emulated
+def test_a_run_that_diverges_stops_with_the_weights_of_the_last_good_step(tmp_path: Path, data: Path) -> None:
+    need_tools()
+    poet(tmp_path, "plan", str(MODEL), "--board", "qemu_netduinoplus2", "--ram", "28K")
+    poet(tmp_path, "build")
+    poet(tmp_path, "flash")
+    run = tmp_path / "build" / "run"
+    train = ["train", "--data", str(data), "--lr", "1e12"]
+    try:
+        text = " ".join(poet(tmp_path, *train, "--steps", "20", code=1).split())
+        record = json.loads((run / "run.json").read_text())
+        stopped = record["not_finite_at_step"]
+        assert 0 < stopped < 5 and record["steps"] == stopped
+        assert f"stopped at step {stopped} of 20" in text and "lower learning rate" in text and "saved" in text
+        assert len((run / "losses.csv").read_text().splitlines()) == 1 + stopped
+        kept = (run / "weights.npz").read_bytes()
+        assert (run / "trained.onnx").exists() and record["page_outs"] > 0
+        poet(tmp_path, "eval", "--data", str(data))
+        assert "Loss not finite" in (tmp_path / "build" / "report.html").read_text()
+        poet(tmp_path, "flash")
+        poet(tmp_path, *train, "--steps", str(stopped))
+        assert (run / "weights.npz").read_bytes() == kept
+        poet(tmp_path, "flash")
+        poet(tmp_path, *train, "--steps", "20", code=1)
+    finally:
+        poet(tmp_path, "stop")
+    assert poet(tmp_path, "verify").count("equal") == 2
 
 
 @pytest.mark.emulated

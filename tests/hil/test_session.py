@@ -102,6 +102,29 @@ def test_bad_data_are_refused_before_the_device_or_a_file_is_touched(manifest: M
     assert not device.executed and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("good", [0, 5])
+def test_a_loss_that_is_not_finite_ends_the_run_with_what_was_good(
+    manifest: Manifest, tmp_path: Path, good: int
+) -> None:
+    samples = data(8)
+    samples.x["image"][good] = np.float32(3e38)  # finite itself; the stand-in's mean over the sample overflows
+    training, device = session(manifest, tmp_path)
+    result = training.train(samples, PLAN)
+    assert result.stopped is not None and result.stopped.step == good
+    assert re.search(
+        rf"step {good} of 24: .*NaN or infinite.* lower learning rate.* rate was 0\.5", str(result.stopped)
+    )
+    assert device.steps_done == result.steps_done == len(result.losses) == good
+    assert [row["step"] for row in rows(result.losses_path)] == [str(n) for n in range(good)]
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"losses.csv", "weights.npz"}
+    kept = load_weights(result.weights_path)
+    assert weights_digest(kept, manifest) == result.weights_digest
+    if good:
+        spared, _ = session(manifest, tmp_path / "spared")
+        whole = spared.train(data(8), TrainPlan(learning_rate=0.5, steps=good))
+        assert whole.weights_digest == result.weights_digest and whole.stopped is None
+
+
 class Dying(StandInTarget):
     """Dies when the TRAIN of step `at` is asked for."""
 

@@ -41,9 +41,12 @@ class RunRequest:
 
 @dataclass(frozen=True, config=_STRICT, kw_only=True)
 class RunRecord(RunRequest):
-    """One whole training run on one device."""
+    """One training run on one device, whole or up to a loss that was not finite."""
 
     steps: int
+    """Steps that were trained."""
+    not_finite_at_step: int | None = None
+    """The step that the run stopped at, from 0, since its loss was NaN or infinite; it is not among `steps`."""
     seconds: float
     """Wall time of the host; says nothing of the board."""
     loss_bits: dict[str, list[str]]
@@ -119,6 +122,7 @@ def finish_run(
     record = RunRecord(
         **asked,
         steps=len(result.losses),
+        not_finite_at_step=None if result.stopped is None else result.stopped.step,
         seconds=result.seconds,
         loss_bits=result.loss_bits,
         weights_digest=result.weights_digest,

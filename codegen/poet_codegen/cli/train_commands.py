@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 import typer
 from poet_hil.dataset import Dataset, load_npz
-from poet_hil.errors import DatasetError
+from poet_hil.errors import DatasetError, SessionError
 from poet_hil.manifest import Build, Manifest, load_build
 from poet_hil.protocol import DeviceStatus
 from poet_hil.results import weights_digest
@@ -97,6 +97,8 @@ def train_command(
     write_report(folder)
     screen = console()
     screen.print(facts(_train_facts(folder, build, result, status)))
+    if result.stopped is not None:
+        raise SessionError(f"{result.stopped} {_kept(result)}")
     command = f"poet eval{dir_option(dir)} --data {shlex.quote(str(data))}"
     screen.print(next_step(command, "measures the result on the device."))
 
@@ -105,10 +107,10 @@ def _train_facts(
     folder: BuildFolder, build: Build, result: TrainingResult, status: DeviceStatus
 ) -> list[tuple[str, str]]:
     tail = result.losses[-100:]
-    mean = float(np.mean(tail))
+    loss = f"{result.losses[0]:.4f} at first, {np.mean(tail):.4f} over the last {len(tail)} steps" if len(tail) else "-"
     return [
         ("Steps", f"{len(result.losses)} in {result.seconds:.1f} s on this machine"),
-        ("Loss", f"{result.losses[0]:.4f} at first, {mean:.4f} over the last {len(tail)} steps"),
+        ("Loss", loss),
         (
             "Arena touched",
             f"{size(status.arena_high_water_bytes)}; the schedule's peak is {size(build.manifest.peak_bytes)}",
@@ -120,6 +122,18 @@ def _train_facts(
         ),
         ("Trained model", escape(str(folder.run / "trained.onnx"))),
     ]
+
+
+def _kept(result: TrainingResult) -> str:
+    """What a run that stopped at a loss that was not finite leaves."""
+    left = f"They and the losses before it were saved, as after a whole run ({result.weights_path.parent})."
+    broken = [name for name, values in result.weights.items() if not np.isfinite(values).all()]
+    if broken:
+        left += (
+            f" Beware: that step left NaN or infinity in {len(broken)} of them, such as {broken[0]!r}; "
+            "start anew from `poet flash`."
+        )
+    return left
 
 
 def eval_command(

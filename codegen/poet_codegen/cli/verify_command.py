@@ -6,13 +6,13 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import typer
 from poet_hil.dataset import Dataset, load_npz
 from poet_hil.device import DeviceClient
 from poet_hil.errors import DatasetError, SessionError
 from poet_hil.link import Link
 from poet_hil.manifest import Manifest, load_build
+from poet_hil.results import LOSSES_NAME, loss_bits
 from poet_hil.session import TrainingResult, TrainingSession
 from poet_hil.targets.host import HostTarget
 
@@ -48,15 +48,20 @@ def verify_command(dir: Folder = Path("build")) -> None:
         )
     data = _same_data(record, load_build(dir).manifest)
     plan = load_plan(folder)
-    losses = np.loadtxt(folder.run / "losses.csv", delimiter=",", skiprows=1, usecols=4, dtype=str, ndmin=1)
+    losses = loss_bits(folder.run / LOSSES_NAME)
     reference = replace(plan, train=Pass(plan.train.graph, plan.train.lowered, keep_everything(plan)))
     verdicts = {}
     for name, variant in (("this schedule", plan), ("keeping everything", reference)):
         with error_console().status(f"Training {record.steps} steps on this machine, {name}"):
             result, bits = _train_on_host(variant, data, record)
-        same = bits == losses.tolist() and result.weights_digest == record.weights_digest
+        stopped_at = None if result.stopped is None else result.stopped.step
+        same = (bits, result.weights_digest, stopped_at) == (
+            losses,
+            record.weights_digest,
+            record.not_finite_at_step,
+        )
         verdicts[name] = same
-        word = "[green]equal, bit for bit[/]" if same else f"[red]differ[/] ({_difference(bits, losses.tolist())})"
+        word = "[green]equal, bit for bit[/]" if same else f"[red]differ[/] ({_difference(bits, losses)})"
         console().print(f"Device against this machine, {name}: {len(bits)} losses and all weights {word}")
     write_record(folder, record.with_verdict(all(verdicts.values())))
     write_report(folder)

@@ -33,6 +33,7 @@ class RunFacts:
     """run/run.json; every key may be absent, unknown ones are left out."""
 
     steps: int | None = None
+    not_finite_at_step: int | None = None
     seconds: float | None = None
     """On the host's clock, the link included."""
     weights_digest: str | None = None

@@ -66,6 +66,9 @@ def run_facts(plan: Plan, timeline: Timeline, run: RunSummary) -> tuple[Fact, ..
     trained = facts.steps if facts.steps is not None else len(run.losses) or None
     if trained is not None:
         out.append(Fact("Training steps", count(trained), _rates(run)))
+    if facts.not_finite_at_step is not None:
+        note = "the run stopped there, with the weights of the step before"
+        out.append(Fact("Loss not finite", f"step {facts.not_finite_at_step}", note, "bad"))
     if run.losses:
         out.append(_last_loss(run.losses))
     if facts.seconds is not None:
