@@ -1,8 +1,8 @@
 """Rows picked by index: ONNX Gather, as of an embedding table or of constant positions, with its gradient.
 
 x is seen as [outer, rows, inner] with the axis in the middle, y as [outer, count, inner]. Indices are a tensor of
-integers, or the attribute `rows` where they are constant. An index from outside that is out of range picks the nearest
-row: no index may make a board read or write beside the table.
+integers, or the attribute `rows` where they are constant. A board refuses a sample whose indices
+are out of range before it runs (index_range); a kernel would pick the nearest row, never one beside the table.
 """
 
 from __future__ import annotations
