@@ -12,6 +12,7 @@ from poet_codegen.ops.loss import loss_op
 from poet_codegen.ops.optimizers import rule_of, state_of, update_attrs
 from poet_codegen.ops.update import Update
 from poet_codegen.recipe import DEFAULT_RECIPE, Loss, Recipe
+from poet_codegen.selection import select_trainable
 from poet_codegen.training_form import training_form
 from poet_codegen.verify import verify
 
@@ -71,6 +72,7 @@ def build_training_graph(forward: Graph, trainable: frozenset[str], recipe: Reci
     unknown = trainable - {p.name for p in forward.of_kind(Kind.PARAM)}
     if unknown:
         raise ModelError(f"There is no parameter {min(unknown)!r} to train. See `poet plan --help` on --train.")
+    undecayed = select_trainable(forward, recipe.no_decay) if recipe.no_decay else frozenset()
     forward, running_updates = training_form(loss_op(recipe.loss).head(forward), recipe)
     builder = GraphBuilder(forward.name, forward)
     answer = forward.outputs[0]
@@ -88,7 +90,8 @@ def build_training_graph(forward: Graph, trainable: frozenset[str], recipe: Reci
         for name in dict.fromkeys(node.inputs):
             # A parameter's gradient is complete once its first reader (last in reverse) was differentiated.
             if name in trainable and name in tape.grads and first_reader[name] == index:
-                _add_update(builder, recipe, name, tape.grads[name], rate, node.label)
+                attrs = update_attrs(recipe, name not in undecayed)
+                _add_update(builder, recipe, name, tape.grads[name], rate, attrs, node.label)
 
     differentiate(builder, forward, wanted, {answer: gradient}, update)
     loss = builder.graph([]).one(Kind.LOSS)
@@ -131,14 +134,22 @@ def _add_loss(builder: GraphBuilder, answer: str, kind: Loss) -> str:
     return gradient
 
 
-def _add_update(builder: GraphBuilder, recipe: Recipe, param: str, gradient: str, rate: str, label: str) -> None:
+def _add_update(
+    builder: GraphBuilder,
+    recipe: Recipe,
+    param: str,
+    gradient: str,
+    rate: str,
+    attrs: Mapping[str, AttrValue],
+    label: str,
+) -> None:
     shape = builder.tensors[param].shape
     states = [builder.tensor(Tensor(f"{param}.{name}", shape, kind=Kind.STATE)) for name in state_of(recipe)]
     old = (param, *states)
     new = tuple(builder.tensor(Tensor(f"{name}.new", shape, kind=Kind.UPDATED, updates=name)) for name in old)
     rule = rule_of(recipe)
     step = (builder.step(),) if rule.reads_step or recipe.accumulate > 1 else ()
-    builder.node(Node(rule.op, (*old, gradient, rate, *step), new, label, Role.UPDATE, update_attrs(recipe)))
+    builder.node(Node(rule.op, (*old, gradient, rate, *step), new, label, Role.UPDATE, attrs))
 
 
 def reachable_from(forward: Graph, trainable: frozenset[str]) -> frozenset[str]:

@@ -77,6 +77,8 @@ class Recipe:
     epsilon: float = 1e-8
     weight_decay: float | None = None
     """Of every parameter that trains; None: PyTorch's default, 0.01 for AdamW, else 0."""
+    no_decay: str = ""
+    """Trained parameters without weight decay: a pattern of selection.py; empty: none."""
     accumulate: int = 1
     """Micro-batches (steps) whose mean gradient makes one update."""
 
@@ -92,6 +94,8 @@ class Recipe:
         # In float32 epsilon must not vanish: it is what Adam divides by where there was no gradient yet.
         if not np.finfo(np.float32).tiny <= self.epsilon <= 1.0:
             raise RecipeError(f"--epsilon {self.epsilon}: give a small positive number, such as 1e-8.")
+        if self.no_decay and not self.decay:
+            raise RecipeError("--no-decay needs a weight decay to spare from. Add --weight-decay, such as 0.01.")
         if not 1 <= self.accumulate <= _MOST_MICRO_BATCHES:
             raise RecipeError(f"--accumulate {self.accumulate}: give a number of micro-batches, such as 4.")
         if self.momentum and not is_sgd:
@@ -116,7 +120,7 @@ class Recipe:
         if self.optimizer is not Optimizer.SGD:
             words += f", betas {self.beta1:g} and {self.beta2:g}, epsilon {self.epsilon:g}"
         if self.decay:
-            words += f", weight decay {self.decay:g}"
+            words += f", weight decay {self.decay:g}" + (f" but for {self.no_decay}" if self.no_decay else "")
         if self.accumulate > 1:
             words += f", an update every {self.accumulate} steps"
         return words

@@ -52,8 +52,21 @@ def need_tools() -> None:
         ("qemu_mps2_an386", ["--board-ram", "128K"], False, False),
         ("qemu_mps2_an386", ["--board-ram", "28K", "--ram", "20K"], True, True),
         ("qemu_mps2_an500", ["--ram", "20K", "--deadline", "10"], True, True),
+        ("qemu_netduinoplus2", ["--ram", "82K", "--optimizer", "adamw", "--accumulate", "3"], True, False),
+        ("qemu_netduinoplus2", ["--ram", "28K", "--momentum", "0.9", "--nesterov", "--params", "storage"], True, False),
     ],
-    ids=["28K", "20K", "32K", "params on storage", "last layer", "M4 of 128K", "M4 of 28K, 20K", "M7, 20K"],
+    ids=[
+        "28K",
+        "20K",
+        "32K",
+        "params on storage",
+        "last layer",
+        "M4 of 128K",
+        "M4 of 28K, 20K",
+        "M7, 20K",
+        "adamw",
+        "nesterov on storage",
+    ],
 )
 def test_train_eval_verify(
     tmp_path: Path, data: Path, board: str, budget: list[str], pages: bool, recomputes: bool

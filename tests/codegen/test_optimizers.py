@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,20 @@ def test_state_is_listed_behind_the_parameters() -> None:
     assert set(graph.learned()) == {"inner", *names[-3:]}
 
 
+@pytest.mark.parametrize("recipe", [RECIPES["momentum decay"], RECIPES["adam decay"], RECIPES["adamw decay"]])
+def test_parameters_that_decay_spares(tmp_path: Path, recipe: Recipe) -> None:
+    model = sentence_model(5)
+    results = {}
+    for name, tried in (("spared", replace(recipe, no_decay="outer")), ("none", replace(recipe, weight_decay=0.0))):
+        (tmp_path / name).mkdir()
+        graph = fuse_updates(build_training_graph(model.graph, frozenset(model.weights), tried))
+        feeds: dict[str, Any] = {"words": np.array([[0, 1, 2, 3, 4]]), "label": np.array([1])}
+        values = {**model.weights, **state(graph), **feeds}
+        results[name], _ = follow(HostKernels(tmp_path / name, [graph]), graph, values, 0)
+    same = {key for key in model.weights if results["spared"][key].tobytes() == results["none"][key].tobytes()}
+    assert same == {"outer"}
+
+
 def test_every_rule_is_asked_for_by_some_recipe() -> None:
     assert {rule_of(recipe) for recipe in RECIPES.values()} == set(RULES)
     assert update_attrs(DEFAULT_RECIPE) == {} and state_of(DEFAULT_RECIPE) == ()
@@ -229,6 +244,7 @@ def test_costs_grow_with_the_rule() -> None:
         ({"weight_decay": -0.1}, "--weight-decay"),
         ({"weight_decay": float("inf")}, "--weight-decay"),
         ({"accumulate": 0}, "--accumulate"),
+        ({"no_decay": "bias"}, "--no-decay"),
     ],
 )
 def test_recipes_that_cannot_be_meant(options: dict[str, Any], message: str) -> None:

@@ -23,14 +23,16 @@ from poet_codegen.cli.console import console, dir_option, error_console, facts, 
 from poet_codegen.cli.quantities import parse_size
 from poet_codegen.errors import BoardError
 from poet_codegen.folder import BuildFolder
+from poet_codegen.graph import Kind
 from poet_codegen.head import final_softmax
 from poet_codegen.lower import Home
 from poet_codegen.onnx_batch_norm import batch_norms
 from poet_codegen.onnx_import import read_model
 from poet_codegen.plan import Plan, load_plan, make_plan, make_request, save_plan
-from poet_codegen.recipe import BatchNorm, Dropouts, Loss, Recipe
+from poet_codegen.recipe import DEFAULT_RECIPE, BatchNorm, Dropouts, Loss, Optimizer, Recipe
 from poet_codegen.report import write_report
 
+_DEFAULT = DEFAULT_RECIPE
 Folder = Annotated[Path, typer.Option("--dir", help="Build folder: what the commands leave for each other.")]
 
 
@@ -77,9 +79,36 @@ def plan_command(
             "probabilities), mse (mean squared error), or bce (binary cross entropy of logits)."
         ),
     ] = Loss.CROSS_ENTROPY,
+    optimizer: Annotated[
+        Optimizer, typer.Option(help="How gradients change weights, by PyTorch's formulas and with its defaults.")
+    ] = _DEFAULT.optimizer,
+    momentum: Annotated[float, typer.Option(help="Of sgd, such as 0.9: keeps one state a weight.")] = _DEFAULT.momentum,
+    nesterov: Annotated[bool, typer.Option("--nesterov", help="Of sgd with momentum: look ahead.")] = False,
+    beta1: Annotated[
+        float, typer.Option(help="Of adam and adamw, which keep two states a weight: decay of the mean gradient.")
+    ] = _DEFAULT.beta1,
+    beta2: Annotated[float, typer.Option(help="Likewise: decay of the mean squared gradient.")] = _DEFAULT.beta2,
+    epsilon: Annotated[float, typer.Option(help="Likewise: added to the divisor.")] = _DEFAULT.epsilon,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(
+            help="Pulls every trained parameter to 0, biases and norms too unless --no-decay names them: joins the "
+            "gradient (sgd, adam), or scales the weight (adamw). Default: 0.01 for adamw, else 0."
+        ),
+    ] = None,
+    no_decay: Annotated[
+        str, typer.Option(help="What weight decay spares, chosen as by --train: bias,norm is usual. Default: nothing.")
+    ] = _DEFAULT.no_decay,
+    accumulate: Annotated[
+        int,
+        typer.Option(
+            help="Micro-batches an update: each step adds its gradients to a sum (one state a weight), every N-th one "
+            "trains with their mean, at its own learning rate. Losses are those of the micro-batches."
+        ),
+    ] = _DEFAULT.accumulate,
     params: Annotated[
         Home,
-        typer.Option(help="Where learning parameters live between steps: ram, or storage (paged each step)."),
+        typer.Option(help="Where learning parameters and state live between steps: ram, or storage (paged each step)."),
     ] = Home.RAM,
     technique: Annotated[
         Technique,
@@ -97,9 +126,27 @@ def plan_command(
     """Build the training graph and find the schedule of least energy.
 
     Example: [cyan]poet plan model.onnx --board qemu_netduinoplus2 --ram 32K --deadline 2.0[/]
+
+    With Adam on means of 4 samples: add [cyan]--optimizer adam --accumulate 4[/], and [cyan]--params storage[/] where
+    its state does not fit into RAM. The learning rate is given to `poet train`.
     """
     ram_bytes = parse_size(ram) if ram is not None else None
-    recipe = Recipe(train=train, loss=loss, batch_norm=batch_norm, dropout=dropout, dropout_seed=dropout_seed)
+    recipe = Recipe(
+        train=train,
+        loss=loss,
+        batch_norm=batch_norm,
+        dropout=dropout,
+        dropout_seed=dropout_seed,
+        optimizer=optimizer,
+        momentum=momentum,
+        nesterov=nesterov,
+        beta1=beta1,
+        beta2=beta2,
+        epsilon=epsilon,
+        weight_decay=weight_decay,
+        no_decay=no_decay,
+        accumulate=accumulate,
+    )
     if not math.isfinite(deadline) or deadline < 0:
         raise typer.BadParameter(f"--deadline {deadline}: give a multiple of the compute time, such as 2.0.")
     board_ram_bytes = parse_size(board_ram) if board_ram is not None else None
@@ -151,7 +198,8 @@ def _plan_facts(plan: Plan, keep: Schedule) -> list[tuple[str, str]]:
     counts = step_counts(schedule.steps)
     graph = plan.train.graph
     overhead = schedule.energy_j / keep.energy_j - 1.0
-    learned = sum(t.size_bytes for t in graph.params() if t.name in graph.learned())
+    learned = sum(t.size_bytes for t in graph.of_kind(Kind.PARAM) if t.name in graph.learned())
+    state = sum(t.size_bytes for t in graph.of_kind(Kind.STATE))
     if schedule.status is Status.OPTIMAL:
         quality = "optimal: no schedule uses less energy, among " + schedule.bound_family
     else:
@@ -162,6 +210,7 @@ def _plan_facts(plan: Plan, keep: Schedule) -> list[tuple[str, str]]:
             f"{escape(graph.name)}: {len(plan.train.lowered.nodes)} ops a step, {size(learned)} of parameters learn",
         ),
         ("Loss", plan.request.recipe.loss.value),
+        ("Optimizer", escape(plan.request.recipe.optimizer_words()) + (f"; {size(state)} of state" if state else "")),
         ("Board", f"{escape(plan.board.title)}, {size(plan.board.ram.size_bytes)} of RAM"),
         (
             "Memory",

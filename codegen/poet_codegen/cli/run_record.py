@@ -14,6 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from poet_codegen.folder import BuildFolder, FolderError, remove, write_atomic
+from poet_codegen.recipe import Recipe
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -65,6 +66,8 @@ class RunRecord(RunRequest):
     stack_bytes: int
     energy: dict[str, float | str]
     """Joules of one step by kind, and their source."""
+    recipe: Recipe
+    """The optimizer and what else was fixed when the model was planned."""
     test_accuracy: float | None = None
     test_mean_squared_error: float | None = None
     """After `poet eval`, for a model that was trained with it."""
@@ -136,6 +139,7 @@ def finish_run(
         stack_high_water_bytes=status.stack_high_water_bytes,
         stack_bytes=status.stack_bytes,
         energy=manifest.energy_j.model_dump(),
+        recipe=folder.read_request().recipe,
     )
     write_record(folder, record)
 

@@ -126,22 +126,23 @@ def rule_of(recipe: Recipe) -> Rule:
     return NESTEROV if recipe.nesterov else MOMENTUM
 
 
-def update_attrs(recipe: Recipe) -> dict[str, AttrValue]:
+def update_attrs(recipe: Recipe, decays: bool = True) -> dict[str, AttrValue]:
     """The attributes of an update node: the rule's constants, then `l2` and `accumulate` where they do something.
 
-    l2 is the weight decay that joins the gradient.
+    l2 is the weight decay that joins the gradient; a parameter that is kept from any has `decays` False.
     """
     rule = rule_of(recipe)
+    decay = recipe.decay if decays else 0.0
     numbers = {
         "momentum": recipe.momentum,
         "beta1": recipe.beta1,
         "beta2": recipe.beta2,
         "epsilon": recipe.epsilon,
-        "weight_decay": recipe.decay,
+        "weight_decay": decay,
     }
     attrs: dict[str, AttrValue] = {name: numbers[name] for name in rule.constants}
-    if recipe.decay and "weight_decay" not in rule.constants:
-        attrs["l2"] = recipe.decay
+    if decay and "weight_decay" not in rule.constants:
+        attrs["l2"] = decay
     if recipe.accumulate > 1:
         attrs["accumulate"] = recipe.accumulate
     return attrs

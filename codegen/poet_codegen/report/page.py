@@ -22,7 +22,7 @@ from poet_codegen.report.peak import Peak, build_peak
 from poet_codegen.report.results import Bar, Fact, run_facts, size_bars, size_notes
 from poet_codegen.report.sources import SourceRow, source_rows
 from poet_codegen.report.text import Scale, count, exact_bytes, shown
-from poet_codegen.report.timeline import Timeline, build_timeline
+from poet_codegen.report.timeline import Memory, Timeline, build_timeline
 
 _STEP_PX = 5
 """The memory map gives every step at least so many pixels; where a screen is narrower, the map scrolls in its box."""
@@ -64,6 +64,8 @@ class Page:
     arena: str
     budget: str
     map_width_px: int
+    has_state: bool
+    """Whether the arena holds state of the optimizer."""
     schedule: StepTable
     loss_note: str | None
     """About the loss curve; None: there is no curve."""
@@ -94,6 +96,7 @@ def render_report(plan: Plan, run: RunSummary | None, sizes: FirmwareSizes | Non
         arena=exact_bytes(schedule.arena_bytes),
         budget=exact_bytes(budget) + ("" if shows_budget(budget, schedule.arena_bytes) else ", above the figure"),
         map_width_px=_STEP_PX * len(timeline.steps),
+        has_state=any(instance.memory is Memory.STATE for instance in timeline.instances),
         schedule=_step_table(timeline),
         loss_note=loss.note if loss is not None else None,
         facts=run_facts(plan, timeline, run) if run is not None else (),
@@ -161,6 +164,7 @@ def _digests(plan: Plan, run: RunSummary | None) -> tuple[tuple[str, str], ...]:
         ("Problem", schedule.problem_digest),
         ("Schedule", schedule.digest()),
         ("Trained parameters", shown(request.recipe.train)),
+        ("Optimizer", shown(request.recipe.optimizer_words(), 200)),
         ("Parameters live in", request.home.value),
         ("Seed of the search", str(request.seed)),
         ("Time of the search", f"{schedule.solve_s:.1f} s"),

@@ -18,6 +18,7 @@ class Memory(StrEnum):
     """What bytes of the arena are for."""
 
     PARAMETER = "parameter"
+    STATE = "state"
     ACTIVATION = "activation"
     GRADIENT = "gradient"
     WORKSPACE = "workspace"
@@ -104,7 +105,11 @@ def memory_classes(source: Pass) -> tuple[Memory, ...]:
     names = {position: name for name, position in lowered.index.items()}
     out: list[Memory] = []
     for v, made_by in enumerate(lowered.problem.producer()):
-        if source.graph.tensors[names[v]].kind in (Kind.PARAM, Kind.UPDATED):
+        tensor = source.graph.tensors[names[v]]
+        owner = source.graph.tensors[tensor.updates or tensor.name]
+        if owner.kind is Kind.STATE:
+            out.append(Memory.STATE)
+        elif tensor.kind in (Kind.PARAM, Kind.UPDATED):
             out.append(Memory.PARAMETER)
         elif made_by is None or lowered.nodes[made_by].role is Role.FORWARD:
             out.append(Memory.ACTIVATION)
