@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from poet_solver.baselines.keep import keep_everything_peak
@@ -128,7 +128,9 @@ def min_ram_command(
     """Find the smallest RAM budget that works, for each technique (time limit for each)."""
     problem = with_budgets(read_any(file), None, deadline)
     peak = keep_everything_peak(problem)
-    table = Table("technique", "smallest RAM, bytes", "share of keep-everything", "energy there, J", "proven")
+    table = Table(
+        Column("technique", no_wrap=True), "smallest RAM, bytes", "share", "energy, J", "nothing smaller works"
+    )
     interrupt = Interrupt()
     for method in technique or [m for m in Method if m is not Method.POET_MILP]:
         with _err.status(f"min-ram: {method.value}"):
@@ -137,11 +139,12 @@ def min_ram_command(
             table.add_row(method.value, "none found", "", "", "")
             continue
         share = f"{answer.ram_bytes / peak:.3f}" if peak else ""
-        proven = "yes" if answer.is_proven else "no, an upper bound"
+        proven = "proven" if answer.is_proven else "not proven"
         table.add_row(method.value, f"{answer.ram_bytes:,}", share, f"{answer.schedule.energy_j:.6g}", proven)
         if interrupt.stop:
             break
     _out.print(table)
+    _out.print("share: of the keep-everything peak. energy: of the first schedule that fits; solve finds better ones.")
 
 
 @app.command("replay")

@@ -28,7 +28,8 @@ class MinRam:
     ram_bytes: int | None
     """None: no budget works (the deadline or the wear budget forbids it)."""
     is_proven: bool
-    """Nothing smaller works: it is the largest op's working set, or the next smaller size was refuted."""
+    """Nothing smaller works in the given order of first computations: it is the largest op's working set, or the next
+    smaller size was refuted."""
     schedule: Schedule | None
     """A schedule within it."""
 
@@ -50,18 +51,18 @@ def min_ram(
     best, _ = _probe(problem, method, high * unit, deadline, stop)
     if best is None:
         return MinRam(method, None, False, None)
-    first, _ = _probe(problem, method, low * unit, deadline, stop)
+    first, is_low_refuted = _probe(problem, method, low * unit, deadline, stop)
     if first is not None:
         return MinRam(method, low * unit, True, first)
-    is_proven = True
     while high - low > 1 and not stop.stop:
         middle = (low + high) // 2
         schedule, refuted = _probe(problem, method, middle * unit, deadline, stop)
         if schedule is not None:
             best, high = schedule, middle
         else:
-            low, is_proven = middle, is_proven and refuted
-    return MinRam(method, high * unit, is_proven and method not in _HEURISTICS, best)
+            low, is_low_refuted = middle, refuted
+    is_proven = is_low_refuted and high - low <= 1 and method not in _HEURISTICS
+    return MinRam(method, high * unit, is_proven, best)
 
 
 def _probe(
