@@ -46,6 +46,25 @@ def _shapes() -> list[tuple[str, int, Case]]:
             (f"{title}: input gradient", macs, case("ConvInputGrad", [dy, w], window | {"extent": (size, size)})),
             (f"{title}: weight gradient", macs, case("ConvWeightGrad", [x, dy], window | {"kernel": w[2:]})),
         ]
+    for batch in (1, 8):
+        for transposed in (1, 0):
+            w = (128, 256) if transposed else (256, 128)
+            layout: dict[str, AttrValue] = {"transposed": transposed}
+            title = f"dense 256 -> 128, batch {batch}, weights {'out x in' if transposed else 'in x out'}"
+            macs = batch * 256 * 128
+            rows += [
+                (f"{title}: forward", macs, case("Dense", [(batch, 256), w, (128,)], layout)),
+                (f"{title}: input gradient", macs, case("DenseInputGrad", [(batch, 128), w], layout)),
+            ]
+    square: dict[str, AttrValue] = {"trans_a": 0, "trans_b": 0}
+    rows.append(("matmul 64 x 64 x 64", 64**3, case("MatMul", [(64, 64), (64, 64)], square)))
+    rows.append(
+        (
+            "matmul 64 x 64 x 64, right side transposed",
+            64**3,
+            case("MatMul", [(64, 64), (64, 64)], square | {"trans_b": 1}),
+        )
+    )
     return rows
 
 

@@ -54,6 +54,34 @@ def test_random_convolutions_have_the_bits_of_the_plain_kernels(tmp_path: Path) 
     assert differing(cases, tmp_path) == []
 
 
+def test_random_dense_layers_have_the_bits_of_the_plain_kernels(tmp_path: Path) -> None:
+    rng = random.Random(7)
+    cases: list[Case] = []
+    while len(cases) < 80:
+        batch, inputs, outputs = rng.choice([1, 1, 2, 3, 4, 7, 8]), rng.randrange(1, 41), rng.randrange(1, 41)
+        transposed = rng.choice([0, 1])
+        w = (outputs, inputs) if transposed else (inputs, outputs)
+        attrs: dict[str, AttrValue] = {"transposed": transposed}
+        bias = [(outputs,)] if rng.random() < 0.5 else []
+        forward = case("Dense", [(batch, inputs), w, *bias], attrs)
+        cases += [forward, case("DenseInputGrad", [(batch, outputs), w], attrs)]
+    assert differing(cases, tmp_path) == []
+
+
+def test_random_matrix_products_have_the_bits_of_the_plain_kernels(tmp_path: Path) -> None:
+    rng = random.Random(11)
+    cases: list[Case] = []
+    while len(cases) < 40:
+        lead = rng.choice([(), (3,), (2, 2)])
+        rows, columns, depth = (rng.randrange(1, 18) for _ in range(3))
+        trans_b = rng.choice([0, 1])
+        b = (*lead, columns, depth) if trans_b else (*lead, depth, columns)
+        drawn = case("MatMul", [(*lead, rows, depth), b], {"trans_a": 0, "trans_b": trans_b})
+        assert (drawn.kernel.blocked is None) == (depth == 1)
+        cases += [drawn] if drawn.kernel.blocked else []
+    assert differing(cases, tmp_path) == []
+
+
 def test_common_convolutions_have_blocks(tmp_path: Path) -> None:
     same: dict[str, AttrValue] = {"strides": (1, 1), "dilations": (1, 1), "pads": (1, 1, 1, 1), "groups": 1}
     half: dict[str, AttrValue] = same | {"strides": (2, 2)}

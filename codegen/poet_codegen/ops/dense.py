@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from poet_codegen.graph import AttrValue, Graph, Node, Tensor
+from poet_codegen.m4f.products import blocked_product
 from poet_codegen.ops.nest import broadcast
-from poet_codegen.ops.registry import Kernel, Op, Part, Shape, Work, register
+from poet_codegen.ops.registry import Blocked, Kernel, Op, Part, Shape, Work, register
 from poet_codegen.ops.update import Gradient, Sink, register_gradient
 
 if TYPE_CHECKING:
@@ -78,14 +79,25 @@ class Dense(Op):
     def work(self, graph: Graph, node: Node) -> Work:
         """N x I x O multiply-adds."""
         x, y = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
-        return Work("dense", macs=x.shape[1] * y.elements, elements=y.elements)
+        row = "dense" if self.kernel(graph, node).blocked else "dense_plain"
+        return Work(row, macs=x.shape[1] * y.elements, elements=y.elements)
 
     def kernel(self, graph: Graph, node: Node) -> Kernel:
         """templates/kernels/dense.c.j2."""
         x, y = (graph.tensors[n].shape for n in (node.inputs[0], node.outputs[0]))
         values = _values(node, x, y) | {"has_bias": len(node.inputs) > 2}
         name = _name("dense", values) + ("" if values["has_bias"] else "_nobias")
-        return Kernel("dense.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs))
+        product = blocked_product(x[0], y[1], x[1], values["transposed"], values["has_bias"])
+        names = {
+            "name": name,
+            "source_name": "x",
+            "target_name": "y",
+            "weight_name": "w",
+            "matrices": 1,
+            "has_bias": values["has_bias"],
+        }
+        blocked = Blocked("product_m4f.c.j2", {"b": product, **names}) if product else None
+        return Kernel("dense.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
 
 class DenseInputGrad(Op):
@@ -100,14 +112,25 @@ class DenseInputGrad(Op):
     def work(self, graph: Graph, node: Node) -> Work:
         """N x I x O multiply-adds."""
         dy, dx = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
-        return Work("dense_input_grad", macs=dy.shape[1] * dx.elements, elements=dx.elements)
+        row = "dense_input_grad" if self.kernel(graph, node).blocked else "dense_input_grad_plain"
+        return Work(row, macs=dy.shape[1] * dx.elements, elements=dx.elements)
 
     def kernel(self, graph: Graph, node: Node) -> Kernel:
         """templates/kernels/dense_input_grad.c.j2."""
         dy, dx = (graph.tensors[n].shape for n in (node.inputs[0], node.outputs[0]))
         values = _values(node, dx, dy)
         name = _name("dense_input_grad", values)
-        return Kernel("dense_input_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs))
+        product = blocked_product(dy[0], dx[1], dy[1], not values["transposed"], False)
+        names = {
+            "name": name,
+            "source_name": "dy",
+            "target_name": "dx",
+            "weight_name": "w",
+            "matrices": 1,
+            "has_bias": False,
+        }
+        blocked = Blocked("product_m4f.c.j2", {"b": product, **names}) if product else None
+        return Kernel("dense_input_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
 
 class DenseWeightGrad(Gradient):

@@ -8,13 +8,15 @@ a matrix of two axes is a fully connected layer, whose weight update fuses.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
 from poet_codegen.graph import Graph, Node, Tensor
+from poet_codegen.m4f.products import blocked_product
 from poet_codegen.ops.map_kernel import Formula, map_kernel
 from poet_codegen.ops.nest import broadcast, broadcast_strides
-from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
+from poet_codegen.ops.registry import Blocked, Kernel, Op, Shape, Work, register
 
 if TYPE_CHECKING:
     from poet_codegen.autodiff import Tape
@@ -78,7 +80,8 @@ class MatMul(Op):
     def work(self, graph: Graph, node: Node) -> Work:
         """One multiply-add for each element of the iteration space [..., M, N, K]."""
         a, b = (graph.tensors[n].shape for n in node.inputs)
-        return Work("matmul", macs=prod(_space(a, b, node)), elements=graph.tensors[node.outputs[0]].elements)
+        row = "matmul" if self.kernel(graph, node).blocked else "matmul_plain"
+        return Work(row, macs=prod(_space(a, b, node)), elements=graph.tensors[node.outputs[0]].elements)
 
     def kernel(self, graph: Graph, node: Node) -> Kernel:
         """templates/kernels/map.c.j2."""
@@ -93,7 +96,21 @@ class MatMul(Op):
         }
         out = (*_batch_strides(y, batch), *_matrix_strides(y, 0), 0)
         formula = Formula("matmul", "Matrix product of", ("a", "b"), "c", "{a} * {b}")
-        return map_kernel(formula, space, strides, out, {}, (*node.inputs, *node.outputs))
+        plain = map_kernel(formula, space, strides, out, {}, (*node.inputs, *node.outputs))
+        return replace(plain, blocked=_blocked(plain.name, a, b, y, node))
+
+
+def _blocked(name: str, a: Shape, b: Shape, y: Shape, node: Node) -> Blocked | None:
+    """As many products as there are matrices; None where one is repeated, summed over, or transposed on the left."""
+    rows, columns, depth = _space(a, b, node)[-3:]
+    # A product of depth 1 is no sum: its -0 stays one.
+    if node.int("trans_a") or a[:-2] != b[:-2] or y != (*a[:-2], rows, columns) or depth == 1:
+        return None
+    product = blocked_product(rows, columns, depth, bool(node.int("trans_b")), False)
+    if product is None:
+        return None
+    names = {"name": name, "source_name": "a", "weight_name": "b", "target_name": "c", "has_bias": False}
+    return Blocked("product_m4f.c.j2", {"b": product, "matrices": prod(a[:-2]), **names})
 
 
 def _space(a: Shape, b: Shape, node: Node) -> Shape:
