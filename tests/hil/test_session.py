@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import re
 import zipfile
 from pathlib import Path
@@ -14,9 +15,9 @@ from poet_hil.device import DeviceClient
 from poet_hil.errors import DatasetError, SessionError, TargetDied, TrainingStopped
 from poet_hil.link import Link
 from poet_hil.manifest import Manifest
-from poet_hil.protocol import Command
+from poet_hil.protocol import Command, InferDone
 from poet_hil.results import load_weights, weights_digest
-from poet_hil.session import StepReport, TrainingSession, TrainPlan
+from poet_hil.session import Evaluation, StepReport, TrainingSession, TrainPlan
 from poet_hil.standin import StandIn, StandInTarget
 
 PLAN = TrainPlan(learning_rate=0.5, epochs=3)
@@ -202,6 +203,64 @@ def test_evaluation_counts_by_class(manifest: Manifest, tmp_path: Path) -> None:
     assert evaluation.accuracy == 6 / 7
     assert evaluation.per_class == ((2, 3), (2, 2), (2, 2))
     assert progress[-1] == (7, 7)
+
+
+def of_loss(manifest: Manifest, loss: str, label: tuple[int, ...], output: tuple[int, ...]) -> Manifest:
+    def array(name: str, shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
+        return {"name": name, "shape": shape, "dtype": dtype, "bytes": 4 * math.prod(shape)}
+
+    dtype, classes = ("int32", 3) if loss == "cross-entropy" else ("float32", 0)
+    changes = {"label": array("label", label, dtype) | {"classes": classes}, "output": array("y", output, "float32")}
+    return Manifest.model_validate({**manifest.model_dump(), "loss": loss, **changes})
+
+
+def evaluated(manifest: Manifest, folder: Path, y: Any) -> Evaluation:
+    """Of samples 0, 1 and 2, for which the stand-in answers -|k - sample| in place k."""
+    x = np.repeat(np.arange(3, dtype=np.float32), 16).reshape(3, 1, 4, 4)
+    training, _ = session(manifest, folder)
+    return training.evaluate(Dataset({"image": x}, y, "three"))
+
+
+def test_soft_labels_count_by_their_largest(manifest: Manifest, tmp_path: Path) -> None:
+    y = np.array([[0.6, 0.2, 0.2], [0.5, 0.4, 0.1], [0.0, 0.0, 1.0]], np.float32)
+    result = evaluated(of_loss(manifest, "soft-cross-entropy", (1, 3), (1, 3)), tmp_path, y)
+    assert result.predictions.tolist() == [0, 1, 2]
+    assert (result.correct, result.total, result.per_class) == (2, 3, ((1, 2), (0, 0), (1, 1)))
+
+
+def test_every_token_counts(manifest: Manifest, tmp_path: Path) -> None:
+    """The answer [-|k - sample|] of six places is two tokens of three classes."""
+    result = evaluated(
+        of_loss(manifest, "cross-entropy", (1, 2), (1, 2, 3)), tmp_path, np.array([[0, 0], [1, 0], [2, 1]])
+    )
+    assert result.predictions.tolist() == [[0, 0], [1, 0], [2, 0]]
+    assert (result.correct, result.total, result.per_class) == (5, 6, ((3, 3), (1, 2), (1, 1)))
+
+
+def test_classes_may_stand_before_axes_of_size_1(manifest: Manifest, tmp_path: Path) -> None:
+    result = evaluated(of_loss(manifest, "cross-entropy", (1,), (1, 3, 1, 1)), tmp_path, np.array([0, 1, 1]))
+    assert (result.predictions.tolist(), result.correct) == ([0, 1, 2], 2)
+
+
+def test_numbers_are_judged_by_their_squared_error(manifest: Manifest, tmp_path: Path) -> None:
+    y = np.array([[0, -1], [-1, 0], [-2, -4]], np.float32)
+    result = evaluated(of_loss(manifest, "mse", (1, 2), (1, 2)), tmp_path, y)
+    assert result.predictions.tolist() == [[0, -1], [-1, 0], [-2, -1]]
+    assert (result.mean_squared_error, result.accuracy, result.per_class) == (9 / 6, None, ())
+
+
+def test_choices_are_judged_by_their_sign(manifest: Manifest, tmp_path: Path) -> None:
+    training, device = session(of_loss(manifest, "bce", (1, 2), (1, 2)), tmp_path)
+
+    def infer(_: bytes) -> bytes:
+        device._output[:] = np.array([0.1, -0.1], "<f4").tobytes()
+        return InferDone.LAYOUT.pack(1)
+
+    device._handlers[Command.INFER] = (0, 0, infer)
+    y = np.array([[1, 0], [0.9, 0.4], [0, 1]], np.float32)
+    result = training.evaluate(Dataset({"image": np.zeros((3, 1, 4, 4), np.float32)}, y, "three"))
+    assert result.predictions.tolist() == [[1, 0]] * 3
+    assert (result.correct, result.total, result.accuracy) == (4, 6, 4 / 6)
 
 
 def test_batches_leave_out_what_does_not_fill_one_and_evaluate_everything(manifest: Manifest, tmp_path: Path) -> None:
