@@ -72,7 +72,7 @@ def build_training_graph(forward: Graph, trainable: frozenset[str], recipe: Reci
     unknown = trainable - {p.name for p in forward.of_kind(Kind.PARAM)}
     if unknown:
         raise ModelError(f"There is no parameter {min(unknown)!r} to train. See `poet plan --help` on --train.")
-    undecayed = select_trainable(forward, recipe.no_decay) if recipe.no_decay else frozenset()
+    undecayed = select_trainable(forward, recipe.no_decay, "--no-decay") if recipe.no_decay else frozenset()
     forward, running_updates = training_form(loss_op(recipe.loss).head(forward), recipe)
     builder = GraphBuilder(forward.name, forward)
     answer = forward.outputs[0]

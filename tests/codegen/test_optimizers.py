@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from poet_codegen.autodiff import build_training_graph, fuse_updates
+from poet_codegen.errors import ModelError
 from poet_codegen.graph import Graph, GraphBuilder, Kind, Node, Role, Tensor
 from poet_codegen.onnx_import import import_onnx, read_model
 from poet_codegen.ops.optimizers import RULES, rule_of, state_of, update_attrs
@@ -212,6 +213,12 @@ def test_parameters_that_decay_spares(tmp_path: Path, recipe: Recipe) -> None:
         results[name], _ = follow(HostKernels(tmp_path / name, [graph]), graph, values, 0)
     same = {key for key in model.weights if results["spared"][key].tobytes() == results["none"][key].tobytes()}
     assert same == {"outer"}
+
+
+def test_a_spared_parameter_that_is_not_there() -> None:
+    model = sentence_model(5)
+    with pytest.raises(ModelError, match=r"--no-decay 'offsett'.*'offset'"):
+        build_training_graph(model.graph, frozenset(model.weights), Recipe(weight_decay=0.1, no_decay="offsett"))
 
 
 def test_every_rule_is_asked_for_by_some_recipe() -> None:

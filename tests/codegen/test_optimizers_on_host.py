@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from poet_codegen.graph import Kind
 from poet_codegen.lower import Home
 from poet_codegen.plan import Plan, make_plan, make_request
 from poet_codegen.platformio.host import build_host
-from poet_codegen.recipe import Optimizer, Recipe
+from poet_codegen.recipe import Dropouts, Optimizer, Recipe
 from poet_hil.device import DeviceClient
+from poet_hil.errors import DeviceError
 from poet_hil.link import Link
 from poet_hil.manifest import Build, load_build
 from poet_hil.targets.host import HostTarget
 
+from .test_dropout import classifier
 from .test_on_host import BOARD, PLENTY, Maker, chain, device_of
 
 NESTEROV = Recipe(momentum=0.9, nesterov=True, weight_decay=0.01)
@@ -88,6 +91,18 @@ def test_bits_do_not_depend_on_the_budget(path: Path, recipe: Recipe, tmp_path: 
 
 
 @pytest.mark.parametrize("home", [Home.RAM, Home.STORAGE])
+def test_a_loss_that_is_not_finite_leaves_state_alone(path: Path, home: Home, tmp_path: Path) -> None:
+    with device_of(plan_of(path, ADAM, PLENTY, home), tmp_path) as device:
+        train(device, 0, 3)
+        good = contents(device)
+        shape, label = device.manifest.inputs[0].shape, device.manifest.label
+        device.write_sample(np.full(shape, np.nan, np.float32), np.zeros(label.count, np.int32))
+        with pytest.raises(DeviceError, match="NaN or infinite"):
+            device.train(0.1)
+        assert contents(device) == good
+
+
+@pytest.mark.parametrize("home", [Home.RAM, Home.STORAGE])
 def test_state_starts_at_zero_and_again_after_a_reset(path: Path, home: Home, tmp_path: Path) -> None:
     plan = plan_of(path, ADAM, PLENTY, home)
     with device_of(plan, tmp_path) as device:
@@ -104,10 +119,17 @@ def test_state_starts_at_zero_and_again_after_a_reset(path: Path, home: Home, tm
 
 
 @pytest.mark.parametrize("home", [Home.RAM, Home.STORAGE])
-@pytest.mark.parametrize("recipe", [NESTEROV, ADAM], ids=["nesterov", "adam by 2"])
-def test_training_goes_on_after_a_power_cut(path: Path, recipe: Recipe, home: Home, tmp_path: Path) -> None:
-    """The checkpoint is in the middle of two micro-batches: the sum of gradients and Adam's step come back too."""
-    build = built(plan_of(path, recipe, PLENTY, home), tmp_path)
+@pytest.mark.parametrize(
+    ("net", "recipe"),
+    [(chain, NESTEROV), (chain, ADAM), (classifier, replace(ADAM, dropout=Dropouts.ALL))],
+    ids=["nesterov", "adam by 2", "adam by 2 with dropout"],
+)
+def test_training_goes_on_after_a_power_cut(
+    make_model: Maker, net: Callable[[Maker], Any], recipe: Recipe, home: Home, tmp_path: Path
+) -> None:
+    """The checkpoint is between two micro-batches of an update: sums, Adam's step and masks come back too."""
+    onnx.save(net(make_model), tmp_path / "m.onnx")
+    build = built(plan_of(tmp_path / "m.onnx", recipe, PLENTY, home), tmp_path)
 
     def boot(folder: str, work: Callable[[DeviceClient], Any]) -> Any:
         with HostTarget(build, tmp_path / folder) as target:
