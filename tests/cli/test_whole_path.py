@@ -16,6 +16,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 MODEL = REPOSITORY / "examples" / "digits" / "digits.onnx"
 STEPS = 60
+ON_STORAGE = ["--ram", "28K", "--params", "storage"]
 
 
 def poet(folder: Path, *arguments: str, code: int = 0) -> str:
@@ -47,13 +48,13 @@ def need_tools() -> None:
         ("qemu_netduinoplus2", ["--ram", "28K"], True, True),
         ("qemu_netduinoplus2", ["--ram", "20K"], True, True),
         ("qemu_netduinoplus2", ["--ram", "32K"], False, True),
-        ("qemu_netduinoplus2", ["--ram", "28K", "--params", "storage"], True, False),
+        ("qemu_netduinoplus2", ON_STORAGE, True, False),
         ("qemu_netduinoplus2", ["--ram", "28K", "--train", "last:1"], False, False),
         ("qemu_mps2_an386", ["--board-ram", "128K"], False, False),
         ("qemu_mps2_an386", ["--board-ram", "28K", "--ram", "20K"], True, True),
         ("qemu_mps2_an500", ["--ram", "20K", "--deadline", "10"], True, True),
         ("qemu_netduinoplus2", ["--ram", "82K", "--optimizer", "adamw", "--accumulate", "3"], True, False),
-        ("qemu_netduinoplus2", ["--ram", "28K", "--momentum", "0.9", "--nesterov", "--params", "storage"], True, False),
+        ("qemu_netduinoplus2", [*ON_STORAGE, "--momentum", "0.9", "--nesterov", "--deadline", "10"], True, False),
     ],
     ids=[
         "28K",
