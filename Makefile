@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test lint format clean onnx-conformance bench-kernels bench-solver bench-solver-exactness
+.PHONY: setup demo test lint format clean onnx-conformance bench-kernels bench-solver bench-solver-exactness \
+	whole-models
 
 setup: $(STAMP)-python $(STAMP)-system
 
@@ -28,11 +29,16 @@ bench-solver: setup
 bench-solver-exactness: setup
 	$(BIN)/python benchmarks/solver_exactness.py $(ARGS)
 
-# ONNX's own node tests through the generated C; -v in ARGS names every case that is not applicable.
 # The blocked kernels beside the plain ones: executed instructions, modelled cycles.
 bench-kernels: setup
 	$(BIN)/python -m benchmarks.kernels
 
+# Half an hour on an idle machine, resumed likewise; ARGS="bert" picks nets, ARGS=--help tells more. It needs PyTorch:
+# .venv/bin/pip install torch onnxscript
+whole-models: setup
+	$(BIN)/python examples/whole_models/run.py $(ARGS)
+
+# ONNX's own node tests through the generated C; -v in ARGS names every case that is not applicable.
 onnx-conformance: setup
 	$(BIN)/python -m tests.codegen.onnx_conformance $(ARGS)
 
