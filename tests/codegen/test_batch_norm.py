@@ -23,9 +23,10 @@ from poet_codegen.onnx_import import import_onnx
 from poet_codegen.plan import Plan, build_graphs, make_plan, make_request
 from poet_codegen.recipe import BatchNorm, Recipe
 from poet_codegen.selection import select_trainable
+from poet_hil.errors import DeviceError
 
 from .host_kernels import HostKernels
-from .test_on_host import BOARD, PLENTY, run
+from .test_on_host import BOARD, PLENTY, device_of, run
 
 node = helper.make_node
 Maker = Callable[..., onnx.ModelProto]
@@ -244,6 +245,24 @@ def test_running_updates_wait_for_the_loss(make_model: Maker) -> None:
     (loss,) = [n for n in graph.nodes if n.role is Role.LOSS]
     running = [n for n in graph.nodes if n.op == "RunningUpdate"]
     assert len(running) == 6 and all(n.role is Role.UPDATE and loss.outputs[1] in n.inputs for n in running)
+
+
+def test_a_loss_that_is_not_finite_leaves_running_statistics(make_model: Maker, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(conv_network(make_model), path)
+    request = make_request(path, BOARD, PLENTY, None, Home.RAM, TRAIN, "keep", 0)
+    plan = make_plan(request, path, threads=1, time_limit_s=5)
+    x = np.random.default_rng(0).standard_normal((2, 2, 10, 10)).astype(np.float32)
+    label = np.array([0, 2], np.int32)
+    with device_of(plan, tmp_path / "b") as device:
+        device.write_sample(x, label)
+        device.train(0.1)
+        good = device.read_params()
+        assert all(good[name].tobytes() != plan.model.weights[name].tobytes() for name in ("n1_m", "n1_v", "n3_m"))
+        device.write_sample(np.full_like(x, np.nan), label)
+        with pytest.raises(DeviceError, match="NaN or infinite"):
+            device.train(0.1)
+        assert all(value.tobytes() == good[name].tobytes() for name, value in device.read_params().items())
 
 
 def test_a_choice_is_asked_for(make_model: Maker) -> None:

@@ -23,7 +23,7 @@ from poet_codegen.cli.console import console, dir_option, error_console, facts, 
 from poet_codegen.cli.quantities import parse_size
 from poet_codegen.errors import BoardError
 from poet_codegen.folder import BuildFolder
-from poet_codegen.graph import Kind
+from poet_codegen.graph import Kind, Role
 from poet_codegen.head import final_softmax
 from poet_codegen.lower import Home
 from poet_codegen.onnx_batch_norm import batch_norms
@@ -182,7 +182,7 @@ def plan_command(
         report = write_report(folder)
         keep = keep_everything(plan)
     screen = console()
-    screen.print(facts([*_plan_facts(plan, keep), *_batch_norm_fact(plan, read_model(model))]))
+    screen.print(facts([*_plan_facts(plan, keep), *_batch_norm_fact(plan, read_model(model)), *_dropout_fact(plan)]))
     screen.print(f"Report: {report}")
     screen.print(next_step(f"poet build{dir_option(out)}", "makes the firmware."))
 
@@ -251,6 +251,19 @@ def _batch_norm_fact(plan: Plan, proto: onnx.ModelProto) -> list[tuple[str, str]
         + (f"; {after} have no such layer and are frozen" if after else ""),
     }
     return [("Batch norm", said[choice])]
+
+
+def _dropout_fact(plan: Plan) -> list[tuple[str, str]]:
+    """How many of the model's Dropouts drop in training, where it has any."""
+    nodes = sum(node.op == "Dropout" for node in plan.model.graph.nodes)
+    drop = sum(node.op == "RandomDropout" and node.role is Role.FORWARD for node in plan.train.graph.nodes)
+    if not nodes:
+        return []
+    recipe = plan.request.recipe
+    if drop:
+        return [("Dropout", f"{drop} of {nodes} drop in training, seed {recipe.dropout_seed}")]
+    why = "as asked" if recipe.dropout is Dropouts.NONE else "the model has them for inference; --dropout all lets them"
+    return [("Dropout", f"none of {nodes} drops in training: {why}")]
 
 
 def build_command(dir: Folder = Path("build")) -> None:
