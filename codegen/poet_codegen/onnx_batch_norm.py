@@ -7,7 +7,7 @@ back have the same form: BatchNormalization as inference runs it, or none where 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,21 +23,23 @@ _TRAINING_ATTRIBUTES = ("training_mode", "is_test")
 
 
 def prepare_batch_norm(proto: onnx.ModelProto, choice: BatchNorm | None) -> onnx.ModelProto:
-    """A copy of the model in which every BatchNormalization has the form of inference.
+    """The model with every BatchNormalization in the form of inference: a copy, unless it has none.
 
-    For `train` each gets running statistics of its own: exporters let parameters of equal values share one, a fresh
-    scale and running variance for example. For `fold` each is multiplied into the convolution or Gemm before it, where
-    that one's result is read by nobody else; others stay.
+    What trains there is each one's own: exporters let parameters of equal values share one, such as a fresh model's
+    scales and running variances. For `fold` each is multiplied into the convolution or Gemm before it, where that
+    one's result is read by nobody else; others stay.
     """
+    if not batch_norms(proto):
+        return proto
     result = onnx.ModelProto()
     result.CopyFrom(proto)
     model = _Model(result)
     for node in batch_norms(result):
         _as_in_inference(model, node)
-        if choice is BatchNorm.TRAIN:
-            _own_statistics(model, node)
-        elif choice is BatchNorm.FOLD:
+        if choice is BatchNorm.FOLD:
             _fold(model, node)
+    if choice is not None:
+        _own_parameters(model, (1, 2, 3, 4) if choice is BatchNorm.TRAIN else (1, 2))
     return result
 
 
@@ -92,7 +94,7 @@ class _Model:
     def drop_unread(self, names: Iterable[str]) -> None:
         """Remove those of these constants that nobody reads."""
         read = self.readers()
-        for name in {name for name in names if not read[name]}:
+        for name in {name for name in names if name and not read[name]}:
             for values in (self.graph.initializer, self.graph.input):
                 for value in [value for value in values if value.name == name]:
                     values.remove(value)
@@ -111,16 +113,18 @@ def _as_in_inference(model: _Model, node: onnx.NodeProto) -> None:
         node.attribute.remove(attribute)
 
 
-def _own_statistics(model: _Model, node: onnx.NodeProto) -> None:
-    for position in (3, 4):
-        name = node.input[position]
-        maker, array = model.maker(name), model.array(name)
-        is_alias = maker is not None and maker.op_type == "Identity"
-        if array is None or (model.readers()[name] == 1 and not is_alias):
-            continue
-        node.input[position] = ""
-        model.drop_unread([name])
-        node.input[position] = model.hold(name, array)
+def _own_parameters(model: _Model, positions: Sequence[int]) -> None:
+    """Aliases first, so that of several readers of one initializer the one that it is named after keeps it."""
+    inputs = [(node, position) for node in batch_norms(model.proto) for position in positions]
+    for of_aliases in (True, False):
+        for node, position in inputs:
+            name = node.input[position]
+            maker, array = model.maker(name), model.array(name)
+            is_alias = maker is not None and maker.op_type == "Identity"
+            if array is not None and (is_alias if of_aliases else model.readers()[name] > 1):
+                node.input[position] = ""
+                model.drop_unread([name])
+                node.input[position] = model.hold(name, array)
 
 
 def _fold(model: _Model, node: onnx.NodeProto) -> None:

@@ -94,7 +94,7 @@ def prelu(draw: st.DrawFn) -> Case:
     slope = tuple(size if draw(st.booleans()) else 1 for size in shape)
     slopes = values(draw, slope[draw(st.integers(0, 1)) if slope[0] == 1 and len(slope) > 1 else 0 :])
     node = helper.make_node("PRelu", ["x", "s"], ["y"])
-    x = values(draw, shape, -4.0, 4.0)
+    x = np.maximum(values(draw, shape, -4.0, 4.0), draw(st.sampled_from([-4.0, 0.0])))  # behind a Relu, zeros
     return Case([node], {"x": x}, {"s": slopes}) if draw(st.booleans()) else Case([node], {"x": x, "s": slopes})
 
 

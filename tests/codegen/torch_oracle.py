@@ -78,7 +78,7 @@ def _pointwise(op: str, attrs: dict[str, Any], x: list[Any]) -> torch.Tensor | N
     if op == "LeakyRelu":
         return f.leaky_relu(x[0], attrs.get("alpha", 0.01))
     if op == "PRelu":
-        return torch.where(x[0] < 0, x[1] * x[0], x[0])
+        return torch.where(x[0] > 0, x[0], x[1] * x[0])
     if op == "Clip":
         low, high = (x[i].item() if len(x) > i and x[i] is not None else None for i in (1, 2))
         return torch.clamp(x[0], low, high)

@@ -213,7 +213,7 @@ class PRelu(OnnxPointwise):
 register(
     PRelu(
         "PRelu",
-        Formula("prelu", "Rectifier with slopes of", ("x", "slope"), "y", "{x} < 0.0f ? {slope} * {x} : {x}"),
+        Formula("prelu", "Rectifier with slopes of", ("x", "slope"), "y", "{x} > 0.0f ? {x} : {slope} * {x}"),
         {"x": Pull("PReluGrad", ("x", "slope", "dy")), "slope": Pull("PReluSlopeGrad", ("x", "dy"))},
         supported="a slope that broadcasts to x",
     )
@@ -226,7 +226,7 @@ register(
             "Gradient of the rectifier with slopes of",
             ("x", "slope", "dy"),
             "dx",
-            "{x} < 0.0f ? {slope} * {dy} : {dy}",
+            "{x} > 0.0f ? {dy} : {slope} * {dy}",
         ),
     )
 )
@@ -234,7 +234,7 @@ register(
     Pointwise(
         "PReluSlopeGrad",
         Formula(
-            "prelu_slope_grad", "Gradient of the slopes of", ("x", "dy"), "dslope", "{x} < 0.0f ? {x} * {dy} : 0.0f"
+            "prelu_slope_grad", "Gradient of the slopes of", ("x", "dy"), "dslope", "{x} > 0.0f ? 0.0f : {x} * {dy}"
         ),
     )
 )
