@@ -17,6 +17,8 @@ The cut speaks of stages only, so it serves the slot model and the stage relaxat
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -108,10 +110,17 @@ class Separator:
                     if not reads or reads[-1] != stage[s]:
                         reads.append(stage[s])
 
-    def violated(self, point: StagePoint, most: int = 3000, tolerance: float = 1e-3) -> list[Anchor]:
-        """The most violated cuts of every read, at most `most` of them, the worst first."""
+    def violated(
+        self, point: StagePoint, deadline: float = math.inf, most: int = 3000, tolerance: float = 1e-3
+    ) -> list[Anchor]:
+        """The most violated cuts of every read, at most `most` of them, the worst first.
+
+        After `deadline` (monotonic seconds) no further tensor is looked at.
+        """
         found: list[tuple[float, Anchor]] = []
         for v, reads in self.readers.items():
+            if time.monotonic() > deadline:
+                break
             first = self.stage[self.net.producer[v]] + 1
             if point.held[v, first : reads[-1] + 1].min() > 1 - tolerance:
                 continue

@@ -28,15 +28,17 @@ from ortools.math_opt.python import mathopt
 
 from poet_solver.cuts import Anchor, Separator, StagePoint
 from poet_solver.interrupt import Interrupt
-from poet_solver.lp import OBJECTIVE_SCALE, add_rows, has_stalled, safe_objective
+from poet_solver.lp import OBJECTIVE_SCALE, add_rows, build_lp, has_stalled, safe_objective
 from poet_solver.model import INF, Row
 from poet_solver.net import Net
 
 FAMILY = "all schedules in the given order of first computations"
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
-_MOST_ROWS = 300
+_ROWS_PER_BLOCK = 4
+"""Memory rows added in one round: within a block they are much alike, and long."""
 
 
 class _Blocks:
@@ -163,38 +165,52 @@ class _Blocks:
         index = index[index >= 0]
         return Row(tuple(index.tolist()), (1.0,) * len(index), 1.0, INF)
 
-    def memory_row(self, s: int, x: Floats) -> Row | None:
-        """The memory row of first run `s` that cuts the point off most, if one does."""
+    def memory_rows(self, x: Floats) -> list[Row]:
+        """Memory rows that cut the point off: of every block those of the first runs where most bytes are too many."""
+        net = self.net
+        padded = np.append(x, 0.0)
+        size = np.array(net.size, np.float64)
+        producer = np.array(net.producer, np.int64)
+        rows: list[Row] = []
+        found: list[tuple[float, int, Ints, Ints]] = []
+        last_read = np.full(len(size), -1, np.int64)
+        """Last op of the current block that surely reads the tensor."""
+        held = again = np.zeros(0)
+        for s in range(net.n_ops - 1, 0, -1):
+            b = self.block[s]
+            is_last = s + 1 >= net.n_ops or self.block[s + 1] > b
+            if is_last:
+                last_read[:] = -1
+                held = padded[self.held[:, b + 1]]
+                again = padded[self.rerun[producer, b]] + padded[self.paged[:, b]]
+            sure = last_read > s
+            value = np.where(sure, 1.0, held) - (0.0 if is_last else again)
+            value[producer >= s] = 0.0
+            value[[*net.operands[s], *net.outputs[s]]] = 0.0
+            chosen = np.nonzero((value > 1e-9) & (size > 0))[0]
+            last_read[[v for v in self.always[s] if last_read[v] < 0]] = s
+            use = float(size[chosen] @ value[chosen]) + net.floor_bytes(s)
+            if use > net.ram_bytes * (1 + 1e-6):
+                found.append((use, s, chosen[~sure[chosen]], chosen[sure[chosen]]))
+            if self.block[s - 1] < b:
+                found.sort(key=lambda violated: (-violated[0], violated[1]))
+                rows += [self._memory_row(*violated[1:]) for violated in found[:_ROWS_PER_BLOCK]]
+                found = []
+        return rows
+
+    def _memory_row(self, s: int, held: Ints, sure: Ints) -> Row:
+        """The row of first run `s` over tensors that may be held, and over tensors that are if not brought again."""
         net, b = self.net, self.block[s]
         is_last = s + 1 >= net.n_ops or self.block[s + 1] > b
-        spent = net.floor_bytes(s)
-        own = {*self.net.operands[s], *net.outputs[s]}
-        later = {v for k in range(s + 1, net.n_ops) if self.block[k] == b for v in self.always[k]}
         coef: dict[int, float] = {}
-        use = 0.0
-        for v, size in enumerate(net.size):
-            if not size or v in own or net.producer[v] >= s:
-                continue
-            terms: list[tuple[int, float]] = []
-            constant = 0.0
-            if v in later:
-                constant = 1.0
-            elif self.held[v, b + 1] >= 0:
-                terms.append((int(self.held[v, b + 1]), 1.0))
-            else:
-                continue
-            if not is_last:
-                again = (self.rerun[net.producer[v], b], self.paged[v, b])
-                terms += [(int(var), -1.0) for var in again if var >= 0]
-            value = constant + sum(c * x[j] for j, c in terms)
-            if value <= 1e-9:
-                continue
-            use += size * value
-            spent += int(size * constant)
-            for j, c in terms:
-                coef[j] = coef.get(j, 0.0) + size * c
-        if use + net.floor_bytes(s) <= net.ram_bytes * (1 + 1e-6):
-            return None
+        for v in held:
+            coef[int(self.held[v, b + 1])] = float(net.size[v])
+        if not is_last:
+            for v in (*held, *sure):
+                for var in (int(self.rerun[net.producer[v], b]), int(self.paged[v, b])):
+                    if var >= 0:
+                        coef[var] = coef.get(var, 0.0) - net.size[v]
+        spent = net.floor_bytes(s) + sum(net.size[v] for v in sure)
         return Row(tuple(coef), tuple(coef.values()), -INF, float(net.ram_bytes - spent))
 
 
@@ -219,12 +235,7 @@ def bound_all_schedules(
     blocks = _Blocks(net, blocks_of(net, most_blocks), recompute, page)
     base = sum(min(m.energy_j for m in row) for row in net.modes)
     unit = OBJECTIVE_SCALE / max(base, 1e-3 * sum(blocks.energy), 1e-300)
-    lp = mathopt.Model()
-    variables = [lp.add_variable(lb=0.0, ub=1.0) for _ in blocks.energy]
-    for variable, energy in zip(variables, blocks.energy, strict=True):
-        if energy:
-            lp.objective.set_linear_coefficient(variable, energy * unit)
-    add_rows(lp, variables, blocks.rows(), 1.0)
+    lp, variables = build_lp([1.0] * len(blocks.energy), [energy * unit for energy in blocks.energy], blocks.rows())
     solver = mathopt.IncrementalSolver(lp, mathopt.SolverType.HIGHS)
     separator = Separator(net, blocks.block)
     best = base
@@ -243,9 +254,9 @@ def bound_all_schedules(
             best = bound
             on_bound(best)
         x = np.array(result.variable_values(variables))
-        found = [blocks.memory_row(s, x) for s in range(1, net.n_ops)]
-        rows = [row for row in found if row is not None][:_MOST_ROWS]
-        cuts = [blocks.cut(anchor) for anchor in separator.violated(blocks.point(x))]
+        rows = blocks.memory_rows(x)
+        anchors = separator.violated(blocks.point(x), deadline) if history else []
+        cuts = [blocks.cut(anchor) for anchor in anchors]
         history.append(best)
         if best >= goal_j or not (rows or cuts) or has_stalled(history, goal_j):
             break

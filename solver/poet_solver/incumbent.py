@@ -21,6 +21,8 @@ _LEAST_ORDER_GAIN = 1e-5
 
 _PACK_TEST_S = 0.5
 
+_MOST_IMPROVEMENTS = 30
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -65,6 +67,10 @@ class Search:
     phase: str = "start"
     test_packing: bool = False
     """Keep the best plan that can be given addresses too: homes in RAM leave holes that not every plan can fill."""
+    improvements: list[tuple[Action, ...]] = field(default_factory=list)
+    """The last plans that were the best, the best one at the end: where it fits no addresses, another may."""
+    on_better: Callable[[tuple[Action, ...]], object] | None = None
+    """Told of every better plan."""
     prefer_packed: bool = False
     """`offer_actions` answers whether the plan is the best with addresses, instead of the best without."""
     packed_actions: tuple[Action, ...] = ()
@@ -128,8 +134,26 @@ class Search:
             elif math.isinf(self.fixed_order_j):
                 self.fixed_order_j = self.energy_j
             self.actions, self.energy_j, self.plan = actions, energy, plan
+            self.improvements = [*self.improvements[1 - _MOST_IMPROVEMENTS :], actions]
             self.tell()
+            if self.on_better is not None:
+                self.on_better(actions)
             return is_packed if self.prefer_packed else True
+
+    def pack_improvements(self, deadline: float) -> None:
+        """Keep the best earlier plan that can be given addresses; at `deadline` (monotonic seconds) one more is tried.
+
+        The best plan itself is left out: the caller tried it.
+        """
+        for actions in reversed(self.improvements[:-1]):
+            energy, _, _ = costs_of(self.net, actions)
+            if energy >= self.packed_energy_j:
+                return
+            if pack(layout_of(self.net, actions).rectangles, self.arena_bytes, _PACK_TEST_S) is not None:
+                self.packed_actions, self.packed_energy_j = actions, energy
+                return
+            if time.monotonic() > deadline:
+                return
 
     def breaks_budget(self, actions: tuple[Action, ...]) -> bool:
         """The actions take longer than the deadline, or wear more than their budget."""

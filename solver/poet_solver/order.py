@@ -7,14 +7,26 @@ order and kept when it is better. The result is never worse than the schedule of
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from poet_solver.baselines.greedy import GiveUp
 from poet_solver.baselines.hybrid import Genes, hybrid_schedule, mutated
 from poet_solver.net import Net, build_net
 from poet_solver.plan import Action, Do
 from poet_solver.problem import Problem
+
+
+@dataclass(frozen=True)
+class Reordered:
+    """A schedule in another order of first computations."""
+
+    order: tuple[int, ...]
+    """Ops of the problem in the order of their first runs."""
+    net: Net
+    """Of the problem in that order."""
+    actions: tuple[Action, ...]
+    """In the indices of that net."""
 
 
 def predecessors(problem: Problem) -> list[set[int]]:
@@ -42,6 +54,18 @@ def moved(order: list[int], before: list[set[int]], rng: random.Random) -> list[
     return [*rest[:to], op, *rest[to:]]
 
 
+def permuted_net(net: Net, order: Sequence[int]) -> Net:
+    """The net of the problem with its ops in another order."""
+    problem = replace(net.problem, ram_bytes=net.ram_bytes)
+    return build_net(replace(problem, ops=tuple(problem.ops[k] for k in order)))
+
+
+def in_given_order(net: Net, order: Sequence[int], actions: tuple[Action, ...]) -> tuple[Action, ...]:
+    """Actions of the permuted net as actions of `net`."""
+    back = [0, *(k + 1 for k in order), net.end]
+    return tuple((do, back[what] if do is Do.COMPUTE else what, m) for do, what, m in actions)
+
+
 def search_orders(
     net: Net,
     genes: Genes,
@@ -49,12 +73,15 @@ def search_orders(
     should_stop: Callable[[], bool],
     offer: Callable[[tuple[Action, ...]], bool],
     page: bool = True,
-) -> None:
-    """Offer schedules of other orders until `should_stop()`; `offer` says whether one is the best so far."""
+) -> Reordered | None:
+    """Offer schedules of other orders until `should_stop()`; `offer` says whether one is the best so far.
+
+    Returns the last such order, None if there was none.
+    """
     rng = random.Random(seed)
-    problem = replace(net.problem, ram_bytes=net.ram_bytes)
-    before = predecessors(problem)
-    best = list(range(len(problem.ops)))
+    before = predecessors(net.problem)
+    best = list(range(len(net.problem.ops)))
+    found: Reordered | None = None
     while not should_stop():
         order, trial = best, genes
         for _ in range(rng.choice((1, 1, 2, 4, 8))):
@@ -63,11 +90,12 @@ def search_orders(
             trial = mutated(genes, rng)
         if order == best:
             continue
-        permuted = build_net(replace(problem, ops=tuple(problem.ops[k] for k in order)))
+        permuted = permuted_net(net, order)
         try:
             actions = hybrid_schedule(permuted, trial, page)
         except GiveUp:
             continue
-        back = [0, *(k + 1 for k in order), net.end]
-        if offer(tuple((do, back[what] if do is Do.COMPUTE else what, m) for do, what, m in actions)):
+        if offer(in_given_order(net, order, actions)):
             best, genes = order, trial
+            found = Reordered(tuple(order), permuted, actions)
+    return found

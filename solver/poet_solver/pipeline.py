@@ -28,12 +28,12 @@ from poet_solver.cuts import Anchor
 from poet_solver.global_bound import FAMILY, bound_all_schedules
 from poet_solver.incumbent import Progress, Search
 from poet_solver.interrupt import Interrupt
-from poet_solver.lp import fix_by_reduced_cost, relax
+from poet_solver.lp import Relaxation, fix_by_reduced_cost, kernel_of, relax
 from poet_solver.memory import memory_of, tighten
 from poet_solver.model import Freedom, Model, Row, build_model
 from poet_solver.net import Net, build_net
-from poet_solver.order import search_orders
-from poet_solver.place import check_floor, infeasible, place
+from poet_solver.order import Reordered, in_given_order, search_orders
+from poet_solver.place import PACK_S, check_floor, infeasible, place
 from poet_solver.plan import Action, actions_of_plan, complete, plan_of_point, point_of_plan
 from poet_solver.problem import Place, Problem
 from poet_solver.schedule import Schedule
@@ -46,6 +46,12 @@ _LARGE_SLOTS = 22_000
 """No model of more slots is built."""
 
 
+_KERNEL_STEP, _KERNEL_GROWTH = 0.02, 2.5
+"""Limits of kernels on reduced costs, as shares of the distance between incumbent and LP: 0, the step, then growing."""
+
+_LARGE_OPS = 1000
+"""Larger problems keep time for offsets, and look for schedules that can be given some from the start."""
+
 _BLOCK_VARIABLES = 40_000
 """Blocks times ops of the relaxation that bounds all schedules."""
 
@@ -56,6 +62,7 @@ _ORDER_PATIENCE_S = 20.0
 _REPAIR_SHARES = (0.98, 0.95, 0.92, 0.88, 0.84, 0.8, 0.75, 0.7, 0.6, 0.5)
 """Shares of the memory budget that a repair searches within."""
 
+_LEAST_PACK_S = 1.0
 _LEAST_REPAIR_S = 5.0
 """Even past the time limit, so that there is a schedule at all."""
 
@@ -104,9 +111,10 @@ def solve(
     interrupt = interrupt or Interrupt()
     started = time.monotonic()
     has_homes = any(Place.RAM in (t.start, t.end) for t in problem.tensors)
+    is_large = len(problem.ops) > _LARGE_OPS
     search = search_plan(
         problem,
-        deadline=started + time_limit_s * (0.6 if has_homes else 1.0),
+        deadline=started + time_limit_s * (0.6 if has_homes else 0.85 if is_large else 0.97),
         interrupt=interrupt,
         threads=threads,
         seed=seed,
@@ -114,11 +122,14 @@ def solve(
         progress=progress,
         free_order=free_order,
     )
-    schedule = place(problem, search, search.actions, time.monotonic() - started)
+    pack_s = min(PACK_S, max(_LEAST_PACK_S, 0.6 * (started + time_limit_s - time.monotonic())))
+    schedule = place(problem, search, search.actions, time.monotonic() - started, pack_s)
     if schedule is None:
-        repair(search, started + time_limit_s, technique, threads, seed)
+        search.pack_improvements(started + time_limit_s)
+        if not search.packed_actions or started + time_limit_s - time.monotonic() > _LEAST_REPAIR_S:
+            repair(search, started + time_limit_s, technique, threads, seed)
         if search.packed_actions:
-            schedule = place(problem, search, search.packed_actions, time.monotonic() - started)
+            schedule = place(problem, search, search.packed_actions, time.monotonic() - started, _LEAST_PACK_S)
     if schedule is None:
         raise infeasible(problem, search.net, technique, 0.0)
     return schedule
@@ -173,7 +184,7 @@ def search_plan(
     """
     net = build_net(problem, ram_bytes)
     check_floor(problem, net)
-    search = Search(net, deadline, interrupt, progress)
+    search = Search(net, deadline, interrupt, progress, test_packing=net.n_ops > _LARGE_OPS)
     _Run(search, technique, seed, threads, free_order).all()
     if not search.actions:
         raise infeasible(problem, net, technique, search.bound_j)
@@ -192,6 +203,7 @@ class _Run:
         self.anchors: tuple[Anchor, ...] = ()
         self.genes: Genes | None = None
         self.lock = threading.Lock()
+        self.is_small = count_slots(search.net, WIDE) <= _SMALL_SLOTS
 
     def all(self) -> None:
         """Run every phase that the deadline leaves room for."""
@@ -203,13 +215,15 @@ class _Run:
         elif self.technique is Technique.PAGE:
             starts = (farthest_use_schedule,)
         for start in starts:
+            if search.actions and search.left_s <= 0:
+                return
             with suppress(GiveUp):
                 search.offer_actions(start(search.net))
         if self.technique in (Technique.PAGE, Technique.KEEP):
             search.widest = freedom_of(self.technique, PAGING_ONLY).describe()
             self.explore(PAGING_ONLY, search.left_s)
             return
-        is_small = count_slots(search.net, WIDE) <= _SMALL_SLOTS
+        is_small = self.is_small
         everything = FAMILY if self.technique is Technique.BOTH else f"{FAMILY}, without paging of temporary tensors"
         search.widest = freedom_of(self.technique, WIDE).describe() if is_small else everything
         search.raise_bound(search.widest, sum(min(m.energy_j for m in modes) for modes in search.net.modes))
@@ -251,11 +265,11 @@ class _Run:
             best=self.genes,
         )
 
-    def reorder(self, time_s: float) -> None:
-        """Other orders of first computations."""
+    def reorder(self, time_s: float) -> Reordered | None:
+        """Other orders of first computations; the best one, if a better one was found."""
         search = self.search
         if time_s <= 0 or self.genes is None or not self.free_order:
-            return
+            return None
         search.enter("other orders of first computations")
         until = time.monotonic() + time_s
         improved = [time.monotonic()]
@@ -270,20 +284,32 @@ class _Run:
             now = time.monotonic()
             return now > until or now > improved[0] + _ORDER_PATIENCE_S or search.interrupt.stop
 
-        search_orders(search.net, self.genes, self.seed, should_stop, offer, page=self.technique is Technique.BOTH)
+        page = self.technique is Technique.BOTH
+        return search_orders(search.net, self.genes, self.seed, should_stop, offer, page=page)
+
+    def refine(self, reordered: Reordered, time_s: float) -> None:
+        """Growing families in another order of first computations."""
+        search = self.search
+
+        def offer(actions: tuple[Action, ...]) -> None:
+            search.offer_actions(in_given_order(search.net, reordered.order, actions))
+
+        inner = Search(
+            reordered.net, min(search.deadline, time.monotonic() + time_s), search.interrupt, on_better=offer
+        )
+        inner.offer_actions(reordered.actions)
+        run = _Run(inner, self.technique, self.seed, 1, False)
+        run.grow_families(inner.deadline)
 
     def grow(self, share: float, bound_share: float = 0.65) -> None:
         """Better schedules from growing families, then the bound on all schedules, then other orders."""
         search = self.search
         until = time.monotonic() + share * search.left_s
-        hops = (4, 6, 8, 12)
-        for number, hop in enumerate(hops):
-            family = Family(hops=hop)
-            left = until - time.monotonic()
-            if left < 1 or count_slots(search.net, family) > _LARGE_SLOTS:
-                break
-            self.explore(family, left * (0.5 if number + 1 < len(hops) else 1.0), lp_share=0.4)
-            self.evolve(0.1 * max(0.0, until - time.monotonic()), most=100_000)
+        is_large = count_slots(search.net, Family(hops=4)) > _LARGE_SLOTS
+        reordered = None if is_large or self.threads < 2 else self.reorder(0.12 * search.left_s)
+        if reordered is not None:
+            self.refine(reordered, until - time.monotonic())
+        self.grow_families(until)
         if search.interrupt.stop:
             return
         search.enter("bound on all schedules")
@@ -299,6 +325,18 @@ class _Run:
         if self.threads >= 2:
             self.reorder(search.left_s)
 
+    def grow_families(self, until: float) -> None:
+        """Better schedules from growing families in this order, until `until` (monotonic seconds)."""
+        search = self.search
+        hops = (4, 6, 8, 12)
+        for number, hop in enumerate(hops):
+            family = Family(hops=hop)
+            left = until - time.monotonic()
+            if left < 1 or count_slots(search.net, family) > _LARGE_SLOTS:
+                break
+            self.explore(family, left * (0.5 if number + 1 < len(hops) else 1.0), lp_share=0.4)
+            self.evolve(0.1 * max(0.0, until - time.monotonic()), most=100_000)
+
     def prove(self, share: float) -> None:
         """Bound and improve over the family of the instances' listed bounds."""
         if count_slots(self.search.net, LISTED) <= _LARGE_SLOTS:
@@ -308,9 +346,9 @@ class _Run:
             self.evolve(0.8 * share * self.search.left_s, most=100_000)
 
     def explore(self, family: Family, time_s: float, lp_share: float = 0.0, lb_tree: bool = False) -> None:
-        """LP with cuts for a share of the time, reduced-cost fixing, then CP-SAT on what is left of the model."""
+        """LP with cuts for a share of the time, reduced-cost fixing, kernels, then CP-SAT on all that is left."""
         search = self.search
-        if search.interrupt.stop:
+        if search.interrupt.stop or (search.actions and search.left_s <= 0):
             return
         until = time.monotonic() + min(time_s, search.left_s)
         freedom = freedom_of(self.technique, family)
@@ -321,6 +359,8 @@ class _Run:
             freedom = replace(freedom, family=replace(family, extra=known))
         model = build_model(search.net, freedom)
         tighten(model)
+        if search.actions and search.left_s <= 0:
+            return
         cap = search.energy_j
         cuts: tuple[Row, ...] = ()
         if lp_share and time.monotonic() < until and not model.contradiction:
@@ -340,13 +380,43 @@ class _Run:
             if math.isfinite(cap):
                 fix_by_reduced_cost(model, relaxation, cap)
                 tighten(model)
+                if not self.is_small:
+                    self.kernels(model, name, relaxation, until)
         if model.contradiction:
             search.raise_bound(name, cap)
         elif not search.is_closed(name) and not search.interrupt.stop:
             self.branch(model, name, cuts, until, lb_tree, cap)
 
-    def branch(self, model: Model, name: str, cuts: tuple[Row, ...], until: float, lb_tree: bool, cap: float) -> None:
-        """CP-SAT on a model from which nothing better than `cap` joules was removed."""
+    def kernels(self, model: Model, name: str, relaxation: Relaxation, until: float) -> None:
+        """CP-SAT on the variables of small reduced cost, and ever more of them while that is solved to the end.
+
+        A schedule outside a kernel sets a variable whose reduced cost is above the kernel's limit, and so costs at
+        least the LP's bound plus the limit: a kernel that is solved to the end raises the bound, too.
+        """
+        search = self.search
+        slack = search.energy_j - relaxation.bound_j
+        share = 0.0
+        while share < 1 and not model.contradiction and not search.is_closed(name):
+            left = until - time.monotonic()
+            limit = share * slack
+            kernel = kernel_of(model, relaxation, limit, search.plan)
+            if left < 0.5 or search.interrupt.stop or kernel is None:
+                return
+            outside = relaxation.bound_j + limit
+            closed = self.branch(
+                kernel,
+                name,
+                relaxation.cuts,
+                time.monotonic() + min(left, max(2.0, 0.3 * left)),
+                False,
+                outside - 1e-6 * abs(outside),
+            )
+            if not closed:
+                return
+            share = max(_KERNEL_STEP, _KERNEL_GROWTH * share)
+
+    def branch(self, model: Model, name: str, cuts: tuple[Row, ...], until: float, lb_tree: bool, cap: float) -> bool:
+        """CP-SAT on a model from which nothing below `cap` joules was removed; whether it was solved to the end."""
         search = self.search
         rows = memory_of(model).binding_rows()
         hint = point_of_plan(model, search.plan) if search.plan is not None else None
@@ -377,4 +447,5 @@ class _Run:
             if not strict:
                 search.raise_bound(name, min(result.bound_j, cap))
             if not overran:
-                return
+                break
+        return not overran and (result.optimal or result.infeasible)

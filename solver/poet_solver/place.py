@@ -16,21 +16,24 @@ from poet_solver.schedule import Bound, Schedule, Status
 OPTIMAL_GAP = 1e-4
 """Relative gap in total energy at which a schedule is called optimal."""
 
-_PACK_S = 5.0
+PACK_S = 5.0
 
 
-def place(problem: Problem, search: Search, actions: tuple[Action, ...], solve_s: float) -> Schedule | None:
+def place(
+    problem: Problem, search: Search, actions: tuple[Action, ...], solve_s: float, pack_s: float = PACK_S
+) -> Schedule | None:
     """Offsets at the schedule's peak, else anywhere within the budget; then the replay. None: no packing found.
 
-    Bounds are those of `search`; they hold whatever the addresses.
+    `pack_s`: seconds for a search for offsets after the greedy ones; there may be two. Bounds are those of `search`;
+    they hold whatever the addresses.
     """
     net = search.net
     layout = layout_of(net, actions)
     peak = peak_bytes(layout.rectangles)
     ceiling = problem.ram_bytes if problem.ram_bytes is not None else 2 * peak
-    offsets = pack(layout.rectangles, peak, _PACK_S)
+    offsets = pack(layout.rectangles, peak, pack_s)
     if offsets is None and ceiling > peak:
-        offsets = pack(layout.rectangles, ceiling, _PACK_S)
+        offsets = pack(layout.rectangles, ceiling, pack_s)
     if offsets is None:
         return None
     steps = steps_of(net, actions, layout, offsets)
