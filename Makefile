@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test lint format clean onnx-conformance bench-kernels bench-solver bench-solver-exactness \
+.PHONY: setup demo test lint format clean onnx-conformance import-zoo bench-kernels bench-solver bench-solver-exactness \
 	whole-models
 
 setup: $(STAMP)-python $(STAMP)-system
@@ -41,6 +41,10 @@ whole-models: setup
 # ONNX's own node tests through the generated C; -v in ARGS names every case that is not applicable.
 onnx-conformance: setup
 	$(BIN)/python -m tests.codegen.onnx_conformance $(ARGS)
+
+# ResNet-50, DenseNet-121 and others of the onnx package, imported and solved; ARGS="squeezenet --time-limit 60".
+import-zoo: setup
+	$(BIN)/python benchmarks/import_zoo.py $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ _PLACES: dict[str, tuple[int, ...]] = {
     "Conv": (1, 2),
     "Gemm": (1, 2),
     "MatMul": (1,),
-    "BatchNormalization": (1, 2),
+    "BatchNormalization": (1, 2, 3, 4),
     "LayerNormalization": (1, 2),
     "InstanceNormalization": (1, 2),
     "GroupNormalization": (1, 2),

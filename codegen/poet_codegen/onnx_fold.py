@@ -24,12 +24,13 @@ def may_fold(
 ) -> bool:
     """Whether a node can be computed at import.
 
-    Not when it reads a parameter and could run on the board: what it makes of the parameter must follow training.
+    Not when it reads a parameter and could run on the board: what it makes of the parameter must follow training. But
+    what Where chooses among constants is a mask, not a parameter.
     """
     names = [name for name in node.input if name]
     if not names or node.op_type in _RANDOM or not all(is_constant(name) for name in names):
         return False
-    return not (supported and any(is_parameter(name) for name in names))
+    return node.op_type == "Where" or not (supported and any(is_parameter(name) for name in names))
 
 
 def fold(

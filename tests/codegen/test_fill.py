@@ -95,3 +95,80 @@ def test_outputs_and_inputs_that_nobody_reads(make_model: Maker) -> None:
     proto.graph.node.append(node("Cast", ["mask"], ["z"], to=TensorProto.FLOAT))
     with pytest.raises(ModelError, match="mask"):
         import_onnx(proto)
+
+
+def test_what_where_makes_of_constants_never_trains(make_model: Maker) -> None:
+    """A causal mask of initializers, infinite ones too."""
+    nodes = [
+        node("Where", ["seen", "zeros", "far"], ["mask"]),
+        node("Gemm", ["x", "w"], ["s"]),
+        node("Add", ["s", "mask"], ["y"]),
+    ]
+    zeros = np.zeros((3, 3), np.float32)
+    constants = {"seen": np.tri(3) > 0, "zeros": zeros, "far": zeros - 1e4, "w": np.ones((2, 3), np.float32)}
+    model = import_onnx(make_model(nodes, [3, 2], constants))
+    assert params(model) == {"w": (2, 3)}
+    (mask,) = model.graph.of_kind(Kind.CONSTANT)
+    np.testing.assert_array_equal(model.weights[mask.name], np.where(np.tri(3) > 0, 0, np.float32(-1e4)))
+
+
+def test_shape_arithmetic_of_transformers_disappears(make_model: Maker) -> None:
+    """Positions from Range, a mask from comparing them, Expand to the scores' shape."""
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "one"], ["n"], axis=0),
+        node("Range", ["zero", "n", "one"], ["at"]),
+        node("Unsqueeze", ["at", "axis"], ["rows"]),
+        node("Less", ["rows", "at"], ["later"]),
+        node("ConstantOfShape", ["s"], ["open"]),
+        node("Expand", ["far", "s"], ["closed"]),
+        node("Where", ["later", "closed", "open"], ["mask"]),
+        node("Equal", ["n", "three"], ["same"]),
+        node("Where", ["same", "three", "one"], ["count"]),
+        node("Reshape", ["count", "flat"], ["rows_out"]),
+        node("Concat", ["rows_out", "rest"], ["target"], axis=0),
+        node("Add", ["x", "mask"], ["a"]),
+        node("Reshape", ["a", "target"], ["b"]),
+        node("Gemm", ["b", "w"], ["y"]),
+    ]
+    constants = {
+        "zero": np.array(0),
+        "one": np.array(1),
+        "three": np.array(3),
+        "axis": np.array([1]),
+        "flat": np.array([1]),
+        "rest": np.array([-1]),
+        "far": np.array(-1e4, np.float32),
+        "w": np.ones((3, 2), np.float32),
+    }
+    model = import_onnx(make_model(nodes, [3, 3], constants))
+    assert [n.op for n in model.graph.nodes] == ["Add", "Reshape", "Dense"]
+    assert params(model) == {"w": (3, 2)}
+
+
+def old(nodes: list[onnx.NodeProto], shape: list[int], opset: int) -> onnx.ModelProto:
+    """A model of operator set `opset`, x to y."""
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", shape), ("y", None)))
+    graph = helper.make_graph(nodes, "old", [x], [y])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=3)
+
+
+@pytest.mark.parametrize(
+    ("made", "opset", "shape"),
+    [
+        (node("Concat", ["x", "x"], ["y"]), 1, (2, 6, 4, 4)),
+        (node("Cast", ["x"], ["y"], to="FLOAT"), 5, (2, 3, 4, 4)),
+        (node("Pad", ["x"], ["y"], paddings=[0, 0, 1, 0, 0, 0, 0, 2]), 1, (2, 3, 5, 6)),
+        (node("Reshape", ["x"], ["y"], shape=[0, -1]), 1, (2, 48)),
+        (node("Upsample", ["x"], ["y"], scales=[1.0, 1.0, 2.0, 3.0]), 7, (2, 3, 8, 12)),
+        (node("Dropout", ["x"], ["y", "mask"], ratio=0.5), 7, (2, 3, 4, 4)),
+        (node("Dropout", ["x"], ["y"], is_test=1), 6, (2, 3, 4, 4)),
+        (node("Softmax", ["x"], ["y"]), 3, (2, 3, 4, 4)),
+        (node("Clip", ["x"], ["y"], min=0.0, max=6.0), 6, (2, 3, 4, 4)),
+        (node("GlobalMaxPool", ["x"], ["y"]), 1, (2, 3, 1, 1)),
+    ],
+    ids=lambda value: value.op_type if isinstance(value, onnx.NodeProto) else "",
+)
+def test_forms_of_old_operator_sets(made: onnx.NodeProto, opset: int, shape: tuple[int, ...]) -> None:
+    graph = import_onnx(old([made], [2, 3, 4, 4], opset)).graph
+    assert graph.tensors[graph.outputs[0]].shape == shape

@@ -43,6 +43,40 @@ def test_arithmetic(against_pytorch: Check, cases: list[Case]) -> None:
 
 
 @st.composite
+def from_an_axis(draw: st.DrawFn) -> Case:
+    """Broadcasting up to operator set 6."""
+    shape = draw(shapes(4, 3, 1))
+    axis = draw(st.integers(0, len(shape) - 1))
+    part = shape[axis : draw(st.integers(axis + 1, len(shape)))]
+    op = draw(st.sampled_from(["Add", "Sub", "Mul", "Div"]))
+    node = helper.make_node(op, ["a", "b"], ["y"], broadcast=1, axis=axis)
+    x, y = values(draw, shape), values(draw, part, 0.5, 2.0)
+    return Case([node], {"a": x}, {"b": y}, opset=6) if draw(st.booleans()) else Case([node], {"a": x, "b": y}, opset=6)
+
+
+@drawn(from_an_axis(), 2)
+def test_arithmetic_from_an_axis(against_pytorch: Check, cases: list[Case]) -> None:
+    against_pytorch(cases)
+
+
+@st.composite
+def choice(draw: st.DrawFn) -> Case:
+    a, b = draw(broadcast_pair())
+    where = np.random.default_rng(draw(st.integers(0, 99))).random(draw(st.sampled_from([a, b, ()]))) < 0.5
+    node = helper.make_node("Where", ["c", "a", "b"], ["y"])
+    constants: dict[str, Any] = {"c": np.asarray(where)}
+    if draw(st.booleans()):
+        return Case([node], {"a": values(draw, a), "b": values(draw, b)}, constants)
+    number = np.float32(draw(st.sampled_from([-1e4, 0.5])))
+    return Case([node], {"a": values(draw, a)}, constants | {"b": number})
+
+
+@drawn(choice(), 3)
+def test_where(against_pytorch: Check, cases: list[Case]) -> None:
+    against_pytorch(cases)
+
+
+@st.composite
 def variadic(draw: st.DrawFn) -> Case:
     a, b = draw(broadcast_pair())
     feeds = {"a": values(draw, a), "b": values(draw, b), "c": values(draw, a)}

@@ -107,6 +107,48 @@ def pooling(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def pooling_up(draw: st.DrawFn) -> Case:
+    """With ceil_mode: what it adds never counts, the padding where that is asked for."""
+    kernel = [draw(st.integers(1, 4)), draw(st.integers(1, 4))]
+    pads = [draw(st.integers(0, size // 2)) for size in kernel]
+    attrs = {
+        "kernel_shape": kernel,
+        "strides": [draw(st.integers(1, 4)), draw(st.integers(1, 4))],
+        "pads": [*pads, *pads],
+        "ceil_mode": 1,
+        "count_include_pad": draw(st.integers(0, 1)),
+    }
+    x = values(draw, (1, 2, draw(st.integers(4, 7)), draw(st.integers(4, 7))))
+    return Case([helper.make_node("AveragePool", ["x"], ["y"], **attrs)], {"x": x})
+
+
+@drawn(pooling_up(), 4)
+def test_average_pooling_rounded_up(against_pytorch: Check, cases: list[Case]) -> None:
+    against_pytorch(cases)
+
+
+@st.composite
+def resizing(draw: st.DrawFn) -> Case:
+    x = values(draw, draw(shapes(4, 3, 1)))
+    factors = np.array([draw(st.integers(1, 3)) for _ in x.shape], np.float32)
+    coordinates = draw(
+        st.sampled_from(
+            [
+                {},
+                {"nearest_mode": "round_prefer_ceil"},
+                {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
+            ]
+        )
+    )
+    return Case([helper.make_node("Resize", ["x", "", "f"], ["y"], **coordinates)], {"x": x}, {"f": factors})
+
+
+@drawn(resizing(), 2)
+def test_resizing(against_pytorch: Check, cases: list[Case]) -> None:
+    against_pytorch(cases)
+
+
+@st.composite
 def line(draw: st.DrawFn) -> Case:
     """Convolution and pooling over one axis."""
     kernel, groups = draw(st.integers(1, 3)), draw(st.integers(1, 2))

@@ -71,6 +71,12 @@ _BINARY = {"Add": torch.add, "Sub": torch.sub, "Mul": torch.mul, "Div": torch.di
 def _pointwise(op: str, attrs: dict[str, Any], x: list[Any]) -> torch.Tensor | None:
     if op in _UNARY:
         return _UNARY[op](x[0])
+    if op in _BINARY and "axis" in attrs:
+        # Up to operator set 6: the second operand's axes start at `axis`.
+        behind = x[0].dim() - attrs["axis"] - x[1].dim()
+        return _BINARY[op](x[0], x[1].reshape([*x[1].shape, *[1] * behind]))
+    if op == "Where":
+        return torch.where(x[0], x[1], x[2])
     if op in _BINARY:
         return _BINARY[op](x[0], x[1])
     if op == "Sum":
@@ -98,6 +104,11 @@ def _moving(op: str, attrs: dict[str, Any], x: list[Any]) -> Any:
         return (torch.sum if op == "ReduceSum" else torch.mean)(x[0], axes, keepdim=bool(attrs.get("keepdims", 1)))
     if op == "GlobalAveragePool":
         return x[0].mean(list(range(2, x[0].dim())), keepdim=True)
+    if op == "Resize":
+        grown = x[0]
+        for axis, factor in enumerate(x[2].tolist()):
+            grown = grown.repeat_interleave(int(factor), axis)
+        return grown
     if op == "Expand":
         return x[0] * torch.ones(x[1].tolist(), dtype=torch.float64)
     if op == "Concat":
@@ -162,6 +173,10 @@ def _line(op: str, attrs: dict[str, Any], x: list[Any]) -> torch.Tensor:
 def _average_pool(attrs: dict[str, Any], x: torch.Tensor) -> torch.Tensor:
     """Any padding: the sum of each window over the number of elements that count."""
     top, left, bottom, right = attrs.get("pads", [0, 0, 0, 0])
+    if attrs.get("ceil_mode"):
+        assert (top, left) == (bottom, right)
+        counts = bool(attrs.get("count_include_pad", 0))
+        return f.avg_pool2d(x, attrs["kernel_shape"], attrs["strides"], (top, left), True, counts)
     pads, kernel, strides = (left, right, top, bottom), attrs["kernel_shape"], attrs.get("strides", [1, 1])
     inside = torch.ones_like(x)
     counted = f.pad(inside, pads, value=float(attrs.get("count_include_pad", 0)))

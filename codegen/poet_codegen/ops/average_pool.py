@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class AveragePool(Op):
-    """Mean of each window of x [N, C, H, W]; `count_pads` counts the padding as zeros."""
+    """Mean of each window of x [N, C, H, W]; `count_pads` counts padding as zeros, up to row and column `counted`."""
 
     name = "AveragePool"
     onnx = ("AveragePool",)
@@ -76,9 +76,13 @@ def _work(graph: Graph, node: Node, pooled: str) -> Work:
 def _kernel(node: Node, x: Shape, y: Shape, gradient: bool) -> Kernel:
     kernel = node.ints("kernel")
     window = Window.of(node, kernel)
-    fixed = bool(node.int("count_pads")) or not any(window.pads)
+    ends = (x[2] + window.pads[2], x[3] + window.pads[3])
+    counted = node.ints("counted") if node.int("count_pads") else ()
+    fixed = counted == ends or not any(window.pads)
     stem = "average_pool_grad" if gradient else "average_pool"
-    name = f"{stem}_{x[0] * x[1]}x{x[2]}x{x[3]}_{window.suffix()}" + ("" if fixed else "_inside")
+    name = f"{stem}_{x[0] * x[1]}x{x[2]}x{x[3]}_{window.suffix()}"
+    if not fixed:
+        name += f"_within{counted[0]}x{counted[1]}" if counted else "_inside"
     values = window.expressions() | {
         "name": name,
         "gradient": gradient,
@@ -92,6 +96,7 @@ def _kernel(node: Node, x: Shape, y: Shape, gradient: bool) -> Kernel:
         "kernel_h": kernel[0],
         "kernel_w": kernel[1],
         "counts": not fixed,
+        "counted": () if fixed else counted,
         "divisor": literal(float(kernel[0] * kernel[1])) if fixed else "(float)count",
     }
     return Kernel("average_pool.c.j2", name, values, (*node.inputs, *node.outputs))

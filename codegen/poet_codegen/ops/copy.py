@@ -54,7 +54,7 @@ class Concat(_Copy):
     def load(self, importer: Importer, node: ImportedNode) -> None:
         """Import ONNX Concat."""
         inputs = [importer.value(node, position) for position in range(len(node.inputs))]
-        (axis,) = positive_axes(node, (int(node.attrs["axis"]),), len(inputs[0].shape))
+        (axis,) = positive_axes(node, (int(node.attrs.get("axis", 1)),), len(inputs[0].shape))
         if len({(*t.shape[:axis], *t.shape[axis + 1 :]) for t in inputs}) > 1:
             raise node.refuse(f"joins shapes {[list(t.shape) for t in inputs]} along axis {axis}", "Check the model.")
         if len(inputs) == 1:
@@ -225,7 +225,8 @@ class Pad(_Copy):
         mode = node.attrs.get("mode", b"constant").decode()
         if mode != "constant":
             raise node.refuse(f"pads in mode {mode!r}", f"Supported: {self.supported}.")
-        pads = importer.ints(node, 1, "pads") or ()
+        old = "paddings" if "paddings" in node.attrs else "pads"
+        pads = importer.ints(node, 1, old) or ()
         axes = positive_axes(node, importer.ints(node, 3, "axes") or tuple(range(len(x.shape))), len(x.shape))
         if len(pads) != 2 * len(axes):
             raise node.refuse(f"pads {len(axes)} axes with {list(pads)}", "Check the model.")

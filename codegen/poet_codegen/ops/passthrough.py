@@ -35,15 +35,13 @@ class Cast(Reshape):
 
     def load(self, importer: Importer, node: ImportedNode) -> None:
         """Import ONNX Cast."""
-        kinds = {
-            TensorProto.FLOAT: DType.FLOAT32,
-            TensorProto.INT32: DType.INT32,
-            TensorProto.INT64: DType.INT32,
-        }
-        if node.attrs["to"] not in kinds:
-            wanted = TensorProto.DataType.Name(node.attrs["to"])
+        kinds = {"FLOAT": DType.FLOAT32, "INT32": DType.INT32, "INT64": DType.INT32}
+        to = node.attrs["to"]
+        # A name up to operator set 5, a number from 6 on.
+        wanted = to.decode() if isinstance(to, bytes) else TensorProto.DataType.Name(to)
+        if wanted not in kinds:
             raise node.refuse(f"converts to {wanted}", f"Supported: {self.supported}.")
-        importer.value(node, 0, kinds[node.attrs["to"]])
+        importer.value(node, 0, kinds[wanted])
         importer.alias(node)
 
 

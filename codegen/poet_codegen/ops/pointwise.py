@@ -15,6 +15,7 @@ from poet_codegen.graph import AttrValue, Graph, Node, Tensor
 from poet_codegen.ops.map_kernel import Formula, map_kernel
 from poet_codegen.ops.nest import broadcast, broadcast_strides
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, get, register
+from poet_codegen.ops.reshape import positive_axes
 
 if TYPE_CHECKING:
     from poet_codegen.autodiff import Tape
@@ -130,6 +131,18 @@ class OnnxPointwise(Pointwise):
         load_pointwise(importer, node, self.name, self.formula.operands, attrs)
 
 
+_FIRST_OPSET_OF_BROADCASTING = 7
+"""Before, the second operand's axes stood for the first one's from the attribute `axis` on, not for its last."""
+
+
+def _from_axis(importer: Importer, node: ImportedNode, first: Tensor, second: Tensor) -> Tensor:
+    (axis,) = positive_axes(node, (int(node.attrs["axis"]),), len(first.shape))
+    behind = len(first.shape) - axis - len(second.shape)
+    if behind < 1:
+        return second
+    return importer.step(node, "Reshape", [second], {"shape": (*second.shape, *(1 for _ in range(behind)))})[0]
+
+
 def load_pointwise(
     importer: Importer, node: ImportedNode, op: str, names: Sequence[str], attrs: Mapping[str, AttrValue]
 ) -> None:
@@ -144,6 +157,8 @@ def load_pointwise(
             numbers[name] = number
         else:
             tensors.append(importer.value(node, position))
+    if "axis" in node.attrs and node.opset < _FIRST_OPSET_OF_BROADCASTING and len(tensors) == 2:
+        tensors[1] = _from_axis(importer, node, tensors[0], tensors[1])
     if broadcast(t.shape for t in tensors) is None:
         raise node.refuse(
             f"combines shapes {[list(t.shape) for t in tensors]}", "They do not broadcast to a common shape."

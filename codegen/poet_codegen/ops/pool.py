@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from poet_codegen.graph import AttrValue, Graph, Node, Tensor
@@ -18,12 +19,14 @@ class MaxPool(Op):
     """Largest value of each window; of equal ones the first in row order (as in PyTorch)."""
 
     name = "MaxPool"
-    onnx = ("MaxPool",)
+    onnx = ("MaxPool", "GlobalMaxPool")
     supported = "1-D and 2-D, any kernel, stride, padding and dilation; one output"
 
     def load(self, importer: Importer, node: ImportedNode) -> None:
-        """Import ONNX MaxPool."""
+        """Import ONNX MaxPool and GlobalMaxPool."""
         x = importer.value(node, 0)
+        if node.op_type == "GlobalMaxPool":
+            node = replace(node, attrs={"kernel_shape": x.shape[2:]})
         if node.attrs.get("storage_order", 0):
             raise node.refuse("uses storage_order", "Export without return_indices.")
         if len([name for name in node.outputs if name]) > 1:
@@ -82,11 +85,11 @@ def load_pooling(importer: Importer, node: ImportedNode, op: str, x: Tensor, mor
         (x,) = importer.step(node, "Reshape", [x], {"shape": (*x.shape[:2], 1, x.shape[2])})
     kernel = tuple(pooling.attrs["kernel_shape"])
     window = read_window(pooling, x.shape, kernel)
+    if more.get("count_pads", 0):
+        # What ceil_mode adds is beyond the padding and never counts.
+        more = {**more, "counted": (x.shape[2] + window.pads[2], x.shape[3] + window.pads[3])}
     if node.attrs.get("ceil_mode", 0):
-        wider = with_ceil_mode(window, x.shape[2:])
-        if wider != window and more.get("count_pads", 0):
-            raise node.refuse("uses ceil_mode with count_include_pad", "Export with one of them.")
-        window = wider
+        window = with_ceil_mode(window, x.shape[2:])
     if not window.touches_everywhere(x.shape[2:]):
         raise node.refuse("has a window with no element of the input in it", "Use less padding or dilation.")
     attrs = {**window.attrs(), "kernel": kernel, **more}

@@ -1,0 +1,94 @@
+"""The onnx package's light models: all become training problems; two small ones are solved, as by `make import-zoo`."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from poet_codegen.board import load_board
+from poet_codegen.graph import Kind
+from poet_codegen.onnx_batch_norm import prepare_batch_norm
+from poet_codegen.onnx_import import import_onnx, read_model
+from poet_codegen.plan import build_graphs
+from rich.console import Console
+
+ROOT = Path(__file__).parents[2]
+
+
+def load_benchmark() -> Any:
+    spec = importlib.util.spec_from_file_location("import_zoo", ROOT / "benchmarks" / "import_zoo.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+ZOO = load_benchmark()
+MODELS = ZOO.light_models()
+
+PUBLISHED = {
+    "bvlc_alexnet": 60_965_224,
+    "densenet121": 7_978_856 + 83_648,
+    "inception_v1": 6_998_552,
+    "resnet50": 25_557_032,
+    "squeezenet": 1_235_496,
+    "vgg19": 143_667_240,
+}
+"""Parameters of the published models. This DenseNet scales twice, in BatchNormalization and in layers of its own."""
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_becomes_a_training_graph(name: str) -> None:
+    proto = read_model(MODELS[name])
+    model = import_onnx(prepare_batch_norm(proto, ZOO.RECIPE.batch_norm))
+    assert all(not any(array.strides) for array in model.weights.values() if array.ndim > 3), "a fill takes no memory"
+    train, infer = build_graphs(model, ZOO.RECIPE)
+    sizes = {t.name: t.elements for t in train.of_kind(Kind.PARAM) if t.name in train.learned()}
+    assert sizes.keys() >= {n for node in proto.graph.node if node.op_type == "Conv" for n in node.input[1:]}
+    if name in PUBLISHED:
+        assert sum(sizes.values()) == PUBLISHED[name]
+    ends = [node.op for node in infer.nodes]
+    assert ("Softmax" in ends) == any(node.op_type == "Softmax" for node in proto.graph.node)
+    assert "Softmax" not in {node.op for node in train.nodes}
+
+
+@pytest.mark.parametrize("name", ["squeezenet", "shufflenet"])
+def test_small_models_are_solved(name: str) -> None:
+    row = ZOO.measure(MODELS[name], load_board(ZOO.BOARD), time_limit_s=1.0, threads=1)
+    assert row["floor_bytes"] <= row["ram_bytes"] <= row["keep_peak_bytes"] // 2
+    assert row["energy_overhead_percent"] > 0 and 0 <= row["gap_percent"] < 100
+    assert row["counts"]["page_in"] > 0
+
+
+def printed(rows: dict[str, Any]) -> str:
+    screen = Console(width=80, file=io.StringIO())
+    screen.print(ZOO.table_of(rows))
+    return screen.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_table_fits_80_columns() -> None:
+    """The widest figures there are; a model that was not solved."""
+    sizes = {"ops": 12_345, "parameters": 143_667_240, "keep_peak_bytes": 640_251_968, "floor_bytes": 411_174_912}
+    solved = {"ram_bytes": 640_251_968, "energy_overhead_percent": 100.0, "gap_percent": 99.99, "status": "feasible"}
+    rows = {"inception_v1": sizes | solved, "bvlc_alexnet": sizes | {"ram_bytes": 1, "status": "none found"}}
+    text = printed(rows)
+    assert all(cell in text for name, row in rows.items() for cell in ZOO.cells(name, row)), text
+    assert "…" not in text
+
+
+def test_the_readme_has_the_measured_table() -> None:
+    if not ZOO.RESULTS.exists():
+        pytest.skip("make import-zoo has not been run")
+    rows = json.loads(ZOO.RESULTS.read_text())["rows"]
+    assert rows.keys() == MODELS.keys()
+    table = ZOO.markdown(rows)
+    assert table in (ROOT / "README.md").read_text(), f"replace the table in README.md by:\n{table}"
+
+
+def test_the_package_still_has_the_models() -> None:
+    assert set(PUBLISHED) | {"inception_v2", "shufflenet"} <= MODELS.keys(), onnx.__version__
