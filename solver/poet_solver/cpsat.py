@@ -73,9 +73,9 @@ def search_model(
     cp = cp_model.CpModel()
     live = [j for j, up in enumerate(model.upper) if up]
     var = {j: cp.new_bool_var("") for j in live}
-    for row in model.rows:
-        _add_unit_row(cp, var, row)
-    for row in cuts:
+    for number, row in enumerate((*model.rows, *cuts)):
+        if number % 1000 == 999 and time.monotonic() - started > limits.time_s:
+            return SearchResult(None, model.base_energy_j, False, False, limits.time_s)
         _add_unit_row(cp, var, row)
     for row in memory_rows:
         _add_memory_row(cp, var, row)

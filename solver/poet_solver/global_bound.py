@@ -235,6 +235,8 @@ def bound_all_schedules(
     blocks = _Blocks(net, blocks_of(net, most_blocks), recompute, page)
     base = sum(min(m.energy_j for m in row) for row in net.modes)
     unit = OBJECTIVE_SCALE / max(base, 1e-3 * sum(blocks.energy), 1e-300)
+    if time.monotonic() > deadline:
+        return base
     lp, variables = build_lp([1.0] * len(blocks.energy), [energy * unit for energy in blocks.energy], blocks.rows())
     solver = mathopt.IncrementalSolver(lp, mathopt.SolverType.HIGHS)
     separator = Separator(net, blocks.block)

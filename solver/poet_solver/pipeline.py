@@ -49,6 +49,9 @@ _LARGE_SLOTS = 22_000
 _KERNEL_STEP, _KERNEL_GROWTH = 0.02, 2.5
 """Limits of kernels on reduced costs, as shares of the distance between incumbent and LP: 0, the step, then growing."""
 
+_MODELS_BUILT = 3
+"""A slot model is written for the LP and for CP-SAT as well."""
+
 _LARGE_OPS = 1000
 """Larger problems keep time for offsets, and look for schedules that can be given some from the start."""
 
@@ -203,6 +206,8 @@ class _Run:
         self.anchors: tuple[Anchor, ...] = ()
         self.genes: Genes | None = None
         self.lock = threading.Lock()
+        self.slot_s = 0.0
+        """Seconds for building models, a slot, as last measured: what cannot be interrupted."""
         self.is_small = count_slots(search.net, WIDE) <= _SMALL_SLOTS
 
     def all(self) -> None:
@@ -351,14 +356,19 @@ class _Run:
         if search.interrupt.stop or (search.actions and search.left_s <= 0):
             return
         until = time.monotonic() + min(time_s, search.left_s)
+        slots = count_slots(search.net, family)
+        if search.actions and slots * self.slot_s > search.left_s:
+            return
         freedom = freedom_of(self.technique, family)
         name = freedom.describe()
         search.enter(name)
         if search.plan is not None and family.recompute:
             known = tuple(key for key, _ in search.plan.runs if key[1] != MANDATORY)
             freedom = replace(freedom, family=replace(family, extra=known))
+        started = time.monotonic()
         model = build_model(search.net, freedom)
         tighten(model)
+        self.slot_s = _MODELS_BUILT * (time.monotonic() - started) / max(slots, _SMALL_SLOTS)
         if search.actions and search.left_s <= 0:
             return
         cap = search.energy_j
