@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test lint format clean onnx-conformance import-zoo bench-kernels bench-solver bench-solver-exactness \
+.PHONY: boards setup demo test lint format clean onnx-conformance import-zoo bench-kernels bench-solver bench-solver-exactness \
 	whole-models
 
 setup: $(STAMP)-python $(STAMP)-system
@@ -39,6 +39,10 @@ whole-models: setup
 	$(BIN)/python examples/whole_models/run.py $(ARGS)
 
 # ONNX's own node tests through the generated C; -v in ARGS names every case that is not applicable.
+# Builds the digits project for every board, prints what it takes, and writes the README's table. ARGS="nrf52_dk" picks.
+boards: setup
+	$(BIN)/python benchmarks/boards.py $(ARGS)
+
 onnx-conformance: setup
 	$(BIN)/python -m tests.codegen.onnx_conformance $(ARGS)
 

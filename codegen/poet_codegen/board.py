@@ -129,9 +129,9 @@ class Uart:
 class PlatformIO:
     """How PlatformIO names the board. The generated platformio.ini is built from it."""
 
-    platform: Literal["ststm32"]
+    platform: Literal["ststm32", "nordicnrf52"]
     board: _Name
-    upload_protocols: tuple[_Name, ...] = ()
+    upload_protocols: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], ...] = ()
     """The first one is the default; none: nothing to upload to."""
 
 

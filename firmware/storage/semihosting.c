@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "poet/bytes.h"
+#include "poet/hal.h"
 #include "poet/storage.h"
 
 #ifndef POET_STORAGE_BYTES
@@ -26,10 +27,14 @@ static uint32_t file_bytes;
 
 static int32_t call(int32_t operation, const uintptr_t *arguments)
 {
+    /* The probe works on RAM behind the core's caches. */
+    poet_hal_sync_memory();
     register int32_t r0 __asm("r0") = operation;
     register const uintptr_t *r1 __asm("r1") = arguments;
     __asm volatile("bkpt 0xAB" : "+r"(r0) : "r"(r1) : "memory");
-    return r0;
+    const int32_t result = r0;
+    poet_hal_sync_memory();
+    return result;
 }
 
 const poet_storage_info_t *poet_storage_info(void)

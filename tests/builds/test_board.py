@@ -146,5 +146,5 @@ def test_malformed_file_names_the_field(old: str, new: str, message: str) -> Non
 def test_every_board_can_be_skeletoned(root: Path) -> None:
     for name in list_boards():
         board: Board = load_board(name)
-        assert (root / "firmware/port" / board.port).is_dir()
+        assert (root / "firmware/port" / board.port / "port.toml").is_file()
         assert (root / "firmware/storage" / f"{board.storage.driver}.c").is_file()

@@ -56,7 +56,7 @@ CORTEX_M4 = ("-mcpu=cortex-m4", "-mthumb", "-mfpu=fpv4-sp-d16", "-mfloat-abi=har
 CORTEX_M7 = ("-mcpu=cortex-m7", "-mthumb", "-mfpu=fpv5-d16", "-mfloat-abi=hard")
 NETDUINO = Machine(
     "netduinoplus2",
-    ("stm32f4", "cortexm"),
+    ("stm32f4", "stm32f4_f7", "stm32", "cortexm"),
     CORTEX_M4,
     0x0800_0000,
     1 << 20,
@@ -65,7 +65,7 @@ NETDUINO = Machine(
 MACHINES = (
     NETDUINO,
     Machine("mps2-an386", ("mps2", "cortexm"), CORTEX_M4, 0, 4 << 20),
-    Machine("mps2-an500", ("mps2", "cortexm"), CORTEX_M7, 0, 4 << 20),
+    Machine("mps2-an500", ("mps2", "cortexm"), CORTEX_M7, 0, 4 << 20, ("-DPOET_CACHES=1",)),
 )
 
 

@@ -39,7 +39,14 @@ LEARNING_RATE = struct.pack("<f", 0.01)
     "options",
     [
         ["-O3"],
-        ["-Os", "-UPOET_QEMU", "-UPOET_CPU_HZ", "-DPOET_CPU_HZ=84000000", "-DPOET_UART_GPIO=1", "-DPOET_UART_TX_PIN=6"],
+        [
+            "-Os",
+            "-UPOET_QEMU",
+            "-UPOET_CPU_HZ",
+            "-DPOET_CPU_HZ=84000000",
+            "-DPOET_UART_TX_GPIO=1",
+            "-DPOET_UART_TX_PIN=6",
+        ],
     ],
 )
 def test_compiles_without_a_warning(tmp_path: Path, options: list[str]) -> None:

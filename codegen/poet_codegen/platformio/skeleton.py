@@ -8,7 +8,7 @@ from pathlib import Path
 from poet_codegen.board import Board
 from poet_codegen.errors import BoardError
 from poet_codegen.platformio.flags import compile_flags, link_flags
-from poet_codegen.platformio.standins import PLATFORM_RANGE, TOOLCHAIN, TOOLCHAIN_RANGE
+from poet_codegen.platformio.standins import PLATFORM_VERSIONS, TOOLCHAIN, TOOLCHAIN_RANGE
 from poet_codegen.render import render
 from poet_codegen.resources import data_dir
 
@@ -33,7 +33,7 @@ def project_skeleton(board: Board) -> dict[str, bytes]:
         "platformio.ini": render(
             "project/platformio.ini.j2",
             board=board,
-            platform=f"platformio/{board.platformio.platform}@{PLATFORM_RANGE}",
+            platform=f"platformio/{board.platformio.platform}@^{PLATFORM_VERSIONS[board.platformio.platform]}",
             toolchain=f"platformio/{TOOLCHAIN}@{TOOLCHAIN_RANGE}",
             linker_script=f"{_LIBRARY}/port/{CORE_PORT}/link.ld",
             compile_flags=(*compile_flags(board), *(f"-I{_LIBRARY}/port/{part}" for part in parts)),

@@ -2,7 +2,7 @@
 
 PlatformIO takes any folder in packages/ or platforms/ of its core directory for an installed package when it
 has a package.json (platform.json) and a .piopm that names the right owner. tool-scons then is PyPI's SCons,
-the toolchain whatever Arm compiler is on PATH, and the platform boards/platformio/ststm32.
+the toolchain whatever Arm compiler is on PATH, and the platform what boards/platformio/ has.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from poet_codegen.board import Board
 from poet_codegen.errors import ToolError
 from poet_codegen.resources import data_dir
 
-PLATFORM_RANGE = "^19.0.0"
-PLATFORM_VERSION = "19.0.0"
+PLATFORM_VERSIONS = {"ststm32": "19.0.0", "nordicnrf52": "10.0.0"}
+"""What the stand-ins say they are; of the official platforms this major version is wanted."""
 TOOLCHAIN = "toolchain-gccarmnoneeabi"
 TOOLCHAIN_RANGE = ">=1.120201.0,<1.130000.0"
 TOOLCHAIN_VERSION = "1.120201.0"
@@ -54,9 +54,9 @@ def prepare_core_dir(core_dir: Path, board: Board) -> None:
     (scons / "scons.py").write_text(_SCONS_SCRIPT)
     _package(core_dir / "packages", TOOLCHAIN, "tool", TOOLCHAIN_VERSION)
     folder = core_dir / "platforms" / platform
-    shutil.copytree(data_dir("boards") / "platformio" / platform, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(data_dir("boards") / "platformio", folder, ignore=shutil.ignore_patterns("__pycache__"))
     _write_json(folder / "platform.json", _platform_manifest(platform))
-    _write_json(folder / ".piopm", _receipt("platform", platform, PLATFORM_VERSION))
+    _write_json(folder / ".piopm", _receipt("platform", platform, PLATFORM_VERSIONS[platform]))
     _write_json(folder / "boards" / f"{board.platformio.board}.json", _board_manifest(board))
 
 
@@ -87,7 +87,7 @@ def missing_packages(core_dir: Path, board: Board, *, upload: bool = False) -> t
     """
     name = board.platformio.platform
     platform = _installed(core_dir / "platforms", name, "platform.json")
-    wanted = [TOOLCHAIN, "tool-scons"]
+    wanted = [TOOLCHAIN, "tool-scons", *(["tool-sreccat"] if name == "nordicnrf52" else [])]
     if upload and platform is not None:
         packages: dict[str, dict[str, Any]] = json.loads(platform.read_text(encoding="utf-8"))["packages"]
         with_jlink = "jlink" in board.platformio.upload_protocols[:1]
@@ -126,7 +126,7 @@ def _platform_manifest(name: str) -> dict[str, Any]:
         "name": name,
         "title": f"{name} (stand-in)",
         "description": "Bare builds with the system's Arm compiler, written by poet-mcu",
-        "version": PLATFORM_VERSION,
+        "version": PLATFORM_VERSIONS[name],
         "packages": {TOOLCHAIN: toolchain},
     }
 

@@ -42,6 +42,10 @@ void poet_hal_marker(bool high);
  * called before poet_hal_init(). */
 void poet_hal_stack(uint8_t **lowest, uint8_t **highest);
 
+/* Make RAM and what the core sees of it the same, before and after something else than the core (a debug probe, DMA)
+ * reads or writes there. Does nothing where there is no data cache. */
+void poet_hal_sync_memory(void);
+
 /* Reboot. Does not return on a target. */
 void poet_hal_reset(void);
 

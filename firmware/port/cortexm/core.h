@@ -5,7 +5,7 @@
  * The registers that every Armv7-M core has (DDI0403), and the masking of interrupts.
  *
  * What a port gives to the code of this folder: a header port.h with POET_PORT_NAME, POET_TICK_HZ (the rate of
- * SysTick on the core's clock) and POET_UART_IRQ, and the function poet_uart_handler().
+ * SysTick on the core's clock), POET_UART_IRQ and POET_CACHES, and the function poet_uart_handler().
  */
 #include <stdint.h>
 

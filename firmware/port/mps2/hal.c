@@ -1,5 +1,6 @@
 #include "poet/hal.h"
 
+#include "cache.h"
 #include "port.h"
 #include "receive.h"
 #include "registers.h"
@@ -9,6 +10,7 @@ void poet_uart_handler(void);
 
 void poet_hal_init(void)
 {
+    poet_cache_enable();
     poet_ticks_init();
     UART0_BAUDDIV = POET_TICK_HZ / POET_UART_BAUD;
     UART0_CTRL = UART_CTRL_TX | UART_CTRL_RX | UART_CTRL_RX_INTERRUPT;

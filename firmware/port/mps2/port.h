@@ -9,6 +9,11 @@
 #define POET_TICK_HZ 25000000u
 #define POET_UART_IRQ 0u /* UART 0, receive */
 
+/* 1 on AN500: QEMU has no caches, but runs what turns them on and flushes them. */
+#ifndef POET_CACHES
+#define POET_CACHES 0
+#endif
+
 #ifndef POET_UART_BAUD
 #define POET_UART_BAUD 115200u
 #endif

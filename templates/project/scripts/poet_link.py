@@ -9,5 +9,7 @@ import shlex
 from SCons.Script import DefaultEnvironment
 
 env = DefaultEnvironment()
+# A second --specs of the same name is an error, and nordicnrf52's builder gives some.
+env.Replace(LINKFLAGS=[flag for flag in env["LINKFLAGS"] if not str(flag).startswith("--specs=")])
 env.Append(LINKFLAGS=shlex.split(env.GetProjectOption("custom_link_flags", "")))
 env.Replace(LIBS=[name for name in env["LIBS"] if name not in ("stdc++", "nosys")])

@@ -2,22 +2,21 @@
 
 #include <stdbool.h>
 
-#include "port.h"
 #include "registers.h"
 
 #if !POET_QEMU
 
 #define HSI_HZ 16000000u
-#define PLL_INPUT_HZ 2000000u /* the rate with the least jitter, RM0090 7.3.2 */
 #define PLL_P 2u
-#define PLL_Q 7u
+#define PLL_Q 9u         /* USB and SDIO, which nobody uses, at no more than 48 MHz */
+#define PLL_R (2u << 28) /* the reset value: 0 is not allowed where the field is there */
 
 /* About 100 ms on the 16 MHz that the core starts with; crystals need about 2 ms. */
 #define HSE_TRIES 200000u
 
-static bool start_crystal(void)
+static bool start_hse(void)
 {
-    RCC_CR |= RCC_CR_HSEON;
+    RCC_CR |= RCC_CR_HSEON | (POET_HSE_BYPASS ? RCC_CR_HSEBYP : 0u);
     for (uint32_t i = 0; i < HSE_TRIES; i++) {
         if (RCC_CR & RCC_CR_HSERDY) {
             return true;
@@ -27,6 +26,17 @@ static bool start_crystal(void)
     return false;
 }
 
+/* The core voltage of the highest clocks; while the PLL runs and before it is used. */
+static void start_overdrive(void)
+{
+    PWR_CR |= PWR_CR_ODEN;
+    while (!(PWR_CSR & PWR_CSR_ODRDY)) {
+    }
+    PWR_CR |= PWR_CR_ODSWEN;
+    while (!(PWR_CSR & PWR_CSR_ODSWRDY)) {
+    }
+}
+
 void poet_clock_init(void)
 {
     RCC_APB1ENR |= RCC_APB1ENR_PWR;
@@ -34,8 +44,9 @@ void poet_clock_init(void)
     PWR_CR |= PWR_CR_VOS;
 
     const uint32_t multiply = POET_CPU_HZ / (PLL_INPUT_HZ / PLL_P);
-    const uint32_t fixed = (multiply << 6) | ((PLL_P / 2u - 1u) << 16) | (PLL_Q << 24);
-    if (start_crystal()) {
+    const uint32_t fixed = (multiply << 6) | ((PLL_P / 2u - 1u) << 16) | (PLL_Q << 24) | PLL_R;
+    /* Where the outer clock does not start, the internal oscillator feeds the PLL instead. */
+    if (start_hse()) {
         RCC_PLLCFGR = fixed | RCC_PLLCFGR_HSE | (POET_HSE_HZ / PLL_INPUT_HZ);
     } else {
         RCC_PLLCFGR = fixed | (HSI_HZ / PLL_INPUT_HZ);
@@ -43,9 +54,12 @@ void poet_clock_init(void)
     RCC_CR |= RCC_CR_PLLON;
     while (!(RCC_CR & RCC_CR_PLLRDY)) {
     }
+    if (POET_CPU_HZ > OVERDRIVE_ABOVE_HZ) {
+        start_overdrive();
+    }
 
     /* The flash must be slow enough, and the buses divided, before the fast clock comes. */
-    FLASH_ACR = FLASH_ACR_CACHES | FLASH_ACR_5_WAIT_STATES;
+    FLASH_ACR = FLASH_ACR_VALUE;
     RCC_CFGR = RCC_CFGR_APB1_BY_4 | RCC_CFGR_APB2_BY_2;
     RCC_CFGR |= RCC_CFGR_SW_PLL;
     while ((RCC_CFGR & RCC_CFGR_SWS_MASK) != RCC_CFGR_SWS_PLL) {

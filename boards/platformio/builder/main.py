@@ -1,4 +1,8 @@
-"""Builder of the stand-in platform: what the official one does when no framework is asked for."""
+"""Builder of the stand-in platforms: bare builds only, with the Arm compiler on PATH, as the official ones do them.
+
+It serves where PlatformIO's registry cannot be reached. platform.json and the board's manifest are written
+beside it by poet_codegen.platformio.standins; the same platformio.ini works with the official platform.
+"""
 
 from SCons.Script import AlwaysBuild, Builder, Default, DefaultEnvironment
 

@@ -1,0 +1,64 @@
+"""Build the digits project for every board and say what it takes; the README's table is written from it.
+
+All boards get the same schedule, which keeps everything: what differs is the board. Run as `make boards`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tempfile
+import time
+from pathlib import Path
+
+from poet_codegen.board import Board, list_boards, load_board
+from poet_codegen.build import Sizes, build
+from poet_codegen.folder import BuildFolder
+from poet_codegen.lower import Home
+from poet_codegen.plan import make_plan, make_request, save_plan
+from poet_codegen.recipe import Recipe
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "examples" / "digits" / "digits.onnx"
+RAM_BYTES = 36 * 1024
+HEAD = "| board | core | flash | RAM: arena + other data | stack, largest frame |\n|---|---|---|---|---|\n"
+TABLE = re.compile(r"(<!-- make boards -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("boards", nargs="*", help="names; all without")
+    names = arguments.parse_args().boards
+    rows = [_row(load_board(name)) for name in names or list_boards()]
+    if not names:
+        readme = ROOT / "README.md"
+        text = readme.read_text(encoding="utf-8")
+        readme.write_text(TABLE.sub(lambda found: found[1] + HEAD + "".join(rows) + found[2], text), encoding="utf-8")
+        print("README.md has the table.")
+
+
+def _row(board: Board) -> str:
+    with tempfile.TemporaryDirectory(prefix="poet-boards-") as path:
+        folder = BuildFolder(Path(path))
+        request = make_request(MODEL, board.name, RAM_BYTES, None, Home.RAM, Recipe("all"), "keep", 0)
+        plan = make_plan(request, MODEL, threads=1, time_limit_s=60.0)
+        save_plan(plan, MODEL, folder)
+        start = time.perf_counter()
+        sizes = build(plan, folder)
+        seconds = time.perf_counter() - start
+    row = _cells(board, sizes)
+    print(f"{row.rstrip()} {seconds:.1f} s", flush=True)
+    return row
+
+
+def _cells(board: Board, sizes: Sizes) -> str:
+    core = f"{board.cpu.core.removeprefix('cortex-').upper()}, {board.cpu.clock_hz // 1_000_000} MHz"
+    flash = f"{sizes.flash_bytes:,} of {sizes.flash_total_bytes // 1024} KiB"
+    other = sizes.ram_static_bytes - sizes.arena_bytes
+    ram = f"{sizes.arena_bytes:,} + {other:,} of {sizes.ram_total_bytes // 1024} KiB"
+    stack = f"{sizes.stack_bytes:,}, {sizes.largest_frame_bytes}"
+    return f"| `{board.name}` | {core} | {flash} | {ram} | {stack} |\n"
+
+
+if __name__ == "__main__":
+    main()
