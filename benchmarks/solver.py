@@ -7,6 +7,7 @@ baselines   paging only, recomputation only, DTR, Capuchin (by seconds as publis
 poet        POET's published program, on CP-SAT and HiGHS side by side, a thread each, until the first proof or 300 s
 a72         ResNet-18 on POET's Raspberry Pi 4B constants: the solver (20 s) and Capuchin
 scale       a 24-layer BERT training graph of more than 2,000 ops
+order       the rows of main that gained from another order of first computations, again in the given order
 
 Every row runs in a process of its own, with the threads of --threads; paging counts towards the deadline of 2.0 x the
 compute time. benchmarks/solver.json is written after every row; rows that are there already are skipped, so that a run
@@ -46,7 +47,7 @@ from poet_solver.schedule_io import step_counts
 from poet_solver.synthetic import bert_training
 from poet_solver.techniques import Method, schedule_with
 from rich.console import Console
-from solver_report import ASKED, summary, write_report
+from solver_report import ASKED, IN_ORDER, Results, summary, write_report
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "solver.json"
@@ -100,7 +101,7 @@ A72_S = 20.0
 
 @dataclass(frozen=True)
 class Row:
-    """One run. `what` is a Method's name, or "poet" for the side-by-side run of POET's program."""
+    """One run. `what` is a Method's name, IN_ORDER, or "poet" for the side-by-side run of POET's program."""
 
     group: str
     instance: str
@@ -112,12 +113,17 @@ class Row:
     def key(self) -> str:
         return f"{self.instance} {self.share} {self.what}"
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What it can be chosen by."""
+        return (self.group, *self.key.split())
+
     def problem(self) -> Problem:
         return with_budgets(_graph(self.instance), self.share, DEADLINE)
 
 
-def rows(time_limit_s: float) -> list[Row]:
-    """Everything there is to run."""
+def rows(time_limit_s: float, results: Results) -> list[Row]:
+    """Everything there is to run; `results` of main tell which rows there are of order."""
     out = [Row("main", name, share, "both", time_limit_s) for name, share in ASKED]
     for name, share in ASKED:
         out += [Row("baselines", name, share, method.value, min(BASELINE_S, time_limit_s)) for method in BASELINES]
@@ -132,6 +138,9 @@ def rows(time_limit_s: float) -> list[Row]:
                 for method in (Method.CAPUCHIN, Method.CAPUCHIN_ENERGY):
                     out.append(Row("a72", f"{name}@{device}", share, method.value, A72_S))
     out.append(Row("scale", "bert24", "0.3", "both", time_limit_s))
+    for name, share in ASKED:
+        if results.get(f"{name} {share} both", {}).get("order_gain_percent"):
+            out.append(Row("order", name, share, IN_ORDER, time_limit_s))
     return out
 
 
@@ -198,7 +207,12 @@ def run_solver(row: Row, threads: int) -> dict[str, Any]:
     started = time.monotonic()
     try:
         schedule = schedule_with(
-            problem, Method(row.what), time_limit_s=row.time_limit_s, threads=threads, progress=watch
+            problem,
+            Method.BOTH if row.what == IN_ORDER else Method(row.what),
+            time_limit_s=row.time_limit_s,
+            threads=threads,
+            progress=watch,
+            free_order=row.what != IN_ORDER,
         )
     except InfeasibleError as error:
         return {"found": False, "why": str(error), "seconds": round(time.monotonic() - started, 2)}
@@ -311,13 +325,17 @@ def main() -> None:
     arguments = parser.parse_args()
     console = Console()
     stored: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": {}}
-    results: dict[str, Any] = stored["rows"]
-    chosen = [
-        r for r in rows(arguments.time_limit) if all(word in (r.group, *r.key.split()) for word in arguments.only)
-    ]
-    todo = [] if arguments.report else [row for row in chosen if arguments.again or row.key not in results]
-    for number, row in enumerate(todo):
-        console.print(f"{number + 1}/{len(todo)}  {row.group}: {row.key} ...", end=" ")
+    results: Results = stored["rows"]
+    done: set[str] = set()
+    while not arguments.report:
+        # The rows of order are known when main is done, so that what there is to do is asked again.
+        chosen = [r for r in rows(arguments.time_limit, results) if all(w in r.words for w in arguments.only)]
+        todo = [r for r in chosen if r.key not in done and (arguments.again or r.key not in results)]
+        if not todo:
+            break
+        row = todo[0]
+        done.add(row.key)
+        console.print(f"{row.group}: {row.key} ({len(todo)} to do) ...", end=" ")
         found = run_poet(row) if row.what == "poet" else in_new_process(run_alone, row, arguments.threads)
         results[row.key] = {
             "group": row.group,

@@ -76,7 +76,7 @@ class Search:
     packed_actions: tuple[Action, ...] = ()
     packed_energy_j: float = math.inf
     fixed_order_j: float = math.inf
-    """Energy of the best plan in the given order of first computations; infinity while that is the best of all."""
+    """Energy of the best plan seen in the given order of first computations; infinity while that is the best of all."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
@@ -113,6 +113,9 @@ class Search:
         with self._lock:
             if self.breaks_budget(actions):
                 return False
+            if self.energy_j <= energy < self.fixed_order_j < math.inf and runs_in_order(actions):
+                fits = peak_bytes(layout_of(self.net, actions).rectangles) <= self.net.ram_bytes
+                self.fixed_order_j = energy if fits else self.fixed_order_j
             if energy >= max(self.energy_j, self.packed_energy_j if self.test_packing else 0.0):
                 return False
             rectangles = layout_of(self.net, actions).rectangles
