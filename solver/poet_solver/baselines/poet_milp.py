@@ -25,12 +25,12 @@ from poet_solver.interrupt import Interrupt
 from poet_solver.lp import OBJECTIVE_SCALE, add_rows
 from poet_solver.model import INF, Row
 from poet_solver.net import Net
+from poet_solver.place import OPTIMAL_GAP
 from poet_solver.plan import Action, Do, complete
 
 FAMILY = "schedules that POET's program can express"
 
 _TIME_SCALE = 10**7
-_RELATIVE_GAP = 1e-6
 
 
 def check_supported(net: Net) -> None:
@@ -77,7 +77,7 @@ def poet_milp(
     solver.parameters.max_time_in_seconds = time_limit_s
     solver.parameters.num_workers = threads
     solver.parameters.linearization_level = 2
-    solver.parameters.relative_gap_limit = _RELATIVE_GAP
+    solver.parameters.relative_gap_limit = OPTIMAL_GAP
     solver.parameters.random_seed = seed
     solver.parameters.catch_sigint_signal = False
     solver.best_bound_callback = lambda bound: on_bound(bound / unit)
@@ -117,7 +117,7 @@ def poet_milp_on_highs(
         model,
         mathopt.SolverType.HIGHS,
         params=mathopt.SolveParameters(
-            time_limit=datetime.timedelta(seconds=time_limit_s), relative_gap_tolerance=_RELATIVE_GAP
+            time_limit=datetime.timedelta(seconds=time_limit_s), relative_gap_tolerance=OPTIMAL_GAP
         ),
     )
     if result.solutions:
