@@ -9,12 +9,15 @@ from poet_solver.incumbent import Search, runs_in_order
 from poet_solver.net import Net
 from poet_solver.pack import layout_of, pack, peak_bytes, steps_of
 from poet_solver.plan import Action
-from poet_solver.problem import Problem
+from poet_solver.problem import Place, Problem
 from poet_solver.replay import replay, replay_steps
 from poet_solver.schedule import Bound, Schedule, Status
 
 OPTIMAL_GAP = 1e-4
 """Relative gap in total energy at which a schedule is called optimal."""
+
+_DEADLINE_SLACK = 1e-9
+"""Relative: sums of times in another order differ in their last bits."""
 
 PACK_S = 5.0
 
@@ -76,10 +79,40 @@ def place(
 
 
 def check_floor(problem: Problem, net: Net) -> None:
-    """Raise InfeasibleError when one op alone does not fit."""
+    """Raise InfeasibleError when one op alone does not fit, or what every schedule does takes longer than the deadline."""
     op = net.largest_op()
     if problem.ram_bytes is not None and net.floor_bytes(op) > problem.ram_bytes:
         raise infeasible(problem, net, "any", 0.0)
+    there = problem.ram_bytes or 0
+    compute_s, home_s = _least_times_s(problem)
+    least_s = compute_s + home_s
+    if problem.deadline_s is not None and least_s > problem.deadline_s * (1.0 + _DEADLINE_SLACK):
+        text = (
+            f"{problem.name}: the deadline is {problem.deadline_s:.4g} s, but every op once takes {compute_s:.4g} s and "
+            f"paging the tensors whose home is storage {home_s:.4g} s. Give a deadline of {least_s:.4g} s or more"
+        )
+        if compute_s:
+            text += f", {math.ceil(100.0 * least_s / compute_s) / 100.0:g} times the compute time"
+        raise InfeasibleError(f"{text}.", op_name=net.names[op], needed_bytes=net.floor_bytes(op), budget_bytes=there)
+
+
+def _least_times_s(problem: Problem) -> tuple[float, float]:
+    """Seconds that no schedule can do without: of every op's fastest mode, and of pages from and to homes on storage.
+
+    A tensor is only counted where no mode streams it, or writes it to storage directly.
+    """
+    compute_s = sum(min(mode.time_s for mode in op.modes) for op in problem.ops)
+    read = {v for op in problem.ops for v in set.intersection(*(set(mode.resident) for mode in op.modes))}
+    direct = {v for op in problem.ops for mode in op.modes for v in mode.outputs_to_storage}
+    home_s = 0.0
+    for v, tensor in enumerate(problem.tensors):
+        if not tensor.size_bytes:
+            continue
+        if tensor.start is Place.STORAGE and v in read and tensor.page_in:
+            home_s += tensor.page_in.time_s
+        if tensor.start is not Place.STORAGE and tensor.end is Place.STORAGE and v not in direct and tensor.page_out:
+            home_s += tensor.page_out.time_s
+    return compute_s, home_s
 
 
 def infeasible(problem: Problem, net: Net, technique: str, bound_j: float) -> InfeasibleError:

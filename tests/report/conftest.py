@@ -95,7 +95,8 @@ def read() -> Callable[[str], Probe]:
 
 
 def plan_of(model: Path, ram_bytes: int, technique: str = "both", home: Home = Home.RAM) -> Plan:
-    deadline = None if technique == "keep" else 2.0
+    # From storage, the parameters alone take longer to page than the step to compute.
+    deadline = None if technique == "keep" else 5.0 if home is Home.STORAGE else 2.0
     request = make_request(model, "qemu_netduinoplus2", ram_bytes, deadline, home, DEFAULT_RECIPE, technique, 0)
     return make_plan(request, model, threads=1, time_limit_s=20)
 

@@ -108,3 +108,20 @@ def test_infeasible_names_the_op_and_the_bytes() -> None:
     assert caught.value.op_name == "b2" and caught.value.budget_bytes == 100 < caught.value.needed_bytes
     with pytest.raises(InfeasibleError, match="deadline"):
         solve(replace(squeezed(training(4), 0.7), deadline_s=1.0))
+
+
+def test_a_deadline_that_pages_of_storage_alone_exceed_is_named_with_one_that_works() -> None:
+    page = PageCost(0.5, 1.0)
+    tensors = (
+        Tensor("w", 8, page, page, start=Place.STORAGE),
+        Tensor("x", 8, page, page),
+        Tensor("w'", 8, page, page, end=Place.STORAGE, home_of=0),
+    )
+    ops = (
+        Op("f", (1,), (Mode(1.0, 1.0, (0,)),)),
+        Op("u", (2,), (Mode(1.0, 1.0, (0, 1), in_place=((0, 2),)),), repeatable=False),
+    )
+    problem = Problem("stored", tensors, ops, ram_bytes=16, deadline_s=2.9)
+    with pytest.raises(InfeasibleError, match=r"2 s .* 1 s\. Give a deadline of 3 s or more, 1\.5 times"):
+        solve(problem)
+    assert solve(replace(problem, deadline_s=3.0)).time_s == pytest.approx(3.0)
