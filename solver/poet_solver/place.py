@@ -79,7 +79,7 @@ def place(
 
 
 def check_floor(problem: Problem, net: Net) -> None:
-    """Raise InfeasibleError when one op alone does not fit, or what every schedule does takes longer than the deadline."""
+    """Raise InfeasibleError when one op alone does not fit, or what every schedule does outlasts the deadline."""
     op = net.largest_op()
     if problem.ram_bytes is not None and net.floor_bytes(op) > problem.ram_bytes:
         raise infeasible(problem, net, "any", 0.0)
@@ -88,8 +88,8 @@ def check_floor(problem: Problem, net: Net) -> None:
     least_s = compute_s + home_s
     if problem.deadline_s is not None and least_s > problem.deadline_s * (1.0 + _DEADLINE_SLACK):
         text = (
-            f"{problem.name}: the deadline is {problem.deadline_s:.4g} s, but every op once takes {compute_s:.4g} s and "
-            f"paging the tensors whose home is storage {home_s:.4g} s. Give a deadline of {least_s:.4g} s or more"
+            f"{problem.name}: the deadline is {problem.deadline_s:.4g} s, but every op once takes {compute_s:.4g} s "
+            f"and paging the tensors whose home is storage {home_s:.4g} s. Give a deadline of {least_s:.4g} s or more"
         )
         if compute_s:
             text += f", {math.ceil(100.0 * least_s / compute_s) / 100.0:g} times the compute time"
