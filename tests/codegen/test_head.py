@@ -9,8 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from poet_codegen.autodiff import build_training_graph, fuse_updates, inference_graph
+from poet_codegen.errors import ModelError
 from poet_codegen.head import final_softmax, with_logits
 from poet_codegen.onnx_import import import_onnx
+from poet_codegen.recipe import Loss, Recipe
 
 RATE = np.float32(1024.0)
 node = helper.make_node
@@ -78,14 +80,103 @@ def test_loss_is_the_cross_entropy_of_the_model_s_probabilities(name: str, run_g
     np.testing.assert_allclose(answer.reshape(2, 5), theirs.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_a_softmax_over_something_else_stays() -> None:
-    over_batch = import_onnx(classifier([node("Softmax", ["z"], ["y"], axis=0)], 17, False))
-    assert final_softmax(over_batch.graph) is None
-    assert with_logits(over_batch.graph) == over_batch.graph
+BATCH, TOKENS, WIDTH, CLASSES = 2, 3, 4, 5
+
+
+def tagger(tail: list[onnx.NodeProto], opset: int, width: int = WIDTH, classes: int = CLASSES) -> onnx.ModelProto:
+    """A layer over tokens to classes, [2, 3, 5]; then `tail` from 'z' to 'y'."""
+    weights = {"w": np.random.default_rng(13).standard_normal((width, classes)).astype(np.float32)}
+    constants = {
+        "rows": np.array([BATCH * TOKENS, classes], np.int64),
+        "all": np.array([BATCH, TOKENS, classes], np.int64),
+        "split": np.array([BATCH * TOKENS * classes // 4, 4], np.int64),
+        "last": np.array([TOKENS - 1], np.int64),
+    }
+    used = {name for n in tail for name in n.input}
+    graph = helper.make_graph(
+        [node("MatMul", ["x", "w"], ["z"]), *tail],
+        "tagger",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [BATCH, TOKENS, width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(a, n) for n, a in (weights | constants).items() if n in used | weights.keys()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+TOKEN_TAILS = {
+    "softmax": ([node("Softmax", ["z"], ["y"], axis=-1)], 17),
+    "softmax over axis 2": ([node("Softmax", ["z"], ["y"], axis=2)], 9),
+    "logarithm": ([node("LogSoftmax", ["z"], ["y"], axis=-1)], 17),
+    "of rows, then tokens": (
+        [node("Reshape", ["z", "rows"], ["r"]), node("Softmax", ["r"], ["p"]), node("Reshape", ["p", "all"], ["y"])],
+        17,
+    ),
+    "rows in the end": ([node("Softmax", ["z"], ["p"]), node("Reshape", ["p", "rows"], ["y"])], 17),
+}
+
+
+@pytest.mark.parametrize("loss", [Loss.CROSS_ENTROPY, Loss.SOFT_CROSS_ENTROPY])
+@pytest.mark.parametrize("name", TOKEN_TAILS)
+def test_loss_of_tokens_is_the_cross_entropy_of_their_probabilities(name: str, loss: Loss, run_graph: Any) -> None:
+    torch = pytest.importorskip("torch")
+    model = import_onnx(tagger(*TOKEN_TAILS[name]))
+    graph = fuse_updates(build_training_graph(model.graph, frozenset(model.weights), Recipe(loss=loss)))
+    output = model.graph.tensors[model.graph.outputs[0]].shape
+    rng = np.random.default_rng(14)
+    x = rng.standard_normal((BATCH, TOKENS, WIDTH)).astype(np.float32)
+    classes = rng.integers(0, CLASSES, output[:-1])
+    chances = rng.dirichlet(np.ones(CLASSES), output[:-1]).astype(np.float32)
+    label = classes if loss is Loss.CROSS_ENTROPY else chances
+    result = run_graph(graph, {**model.weights, "x": x, "label": label, "learning_rate": RATE})
+
+    w = torch.tensor(model.weights["w"], dtype=torch.float64, requires_grad=True)
+    probability = torch.softmax(torch.tensor(x, dtype=torch.float64) @ w, -1)
+    wanted = np.eye(CLASSES)[classes] if loss is Loss.CROSS_ENTROPY else chances.astype(np.float64)
+    rows = torch.tensor(wanted.reshape(BATCH, TOKENS, CLASSES))
+    theirs = -(rows * torch.log(probability)).sum(-1).mean()
+    theirs.backward()
+    assert float(result["loss"][0]) == pytest.approx(float(theirs.detach()), rel=1e-6)
+    (new,) = (t.name for t in graph.tensors.values() if t.updates == "w")
+    ours, gradient = (model.weights["w"] - result[new]) / RATE, w.grad.numpy()
+    np.testing.assert_allclose(ours, gradient, atol=1e-6 * np.abs(gradient).max() + 1e-7)
+
+    assert not {"Softmax", "LogSoftmax"} & {n.op for n in graph.nodes}, "the loss has its own"
+    softmax = final_softmax(model.graph)
+    assert softmax is not None and softmax.op == ("LogSoftmax" if name == "logarithm" else "Softmax")
+    answer = run_graph(inference_graph(model.graph), {**model.weights, "x": x})[model.graph.outputs[0]]
+    expected = torch.log(probability) if name == "logarithm" else probability
+    np.testing.assert_allclose(answer, expected.detach().numpy().reshape(output), rtol=1e-5, atol=1e-6)
+
+
+OTHER_SOFTMAXES = {
+    "over the tokens": tagger([node("Softmax", ["z"], ["y"], axis=1)], 17),
+    "over as many tokens as classes": tagger([node("Softmax", ["z"], ["y"], axis=1)], 17, classes=TOKENS),
+    "of all tokens together": tagger([node("Softmax", ["z"], ["y"])], 9),
+    "logarithm over the tokens": tagger([node("LogSoftmax", ["z"], ["y"], axis=1)], 17),
+    "tokens side by side": tagger([node("Softmax", ["z"], ["p"]), node("Flatten", ["p"], ["y"])], 17),
+    "cut elsewhere": tagger([node("Softmax", ["z"], ["p"]), node("Reshape", ["p", "split"], ["y"])], 17, classes=6),
+    "classes first": tagger([node("Softmax", ["z"], ["p"]), node("Transpose", ["p"], ["y"], perm=[0, 2, 1])], 17),
+    "the last token": tagger([node("Softmax", ["z"], ["p"]), node("Gather", ["p", "last"], ["y"], axis=1)], 17),
+    "twice": tagger([node("Softmax", ["z"], ["p"]), node("Concat", ["z", "p"], ["y"], axis=1)], 17),
+    "over the batch": classifier([node("Softmax", ["z"], ["y"], axis=0)], 17, False),
+    "samples side by side": classifier(
+        [node("Softmax", ["z"], ["p"]), node("Flatten", ["p"], ["y"], axis=0)], 17, False
+    ),
+}
+
+
+@pytest.mark.parametrize("loss", [Loss.CROSS_ENTROPY, Loss.SOFT_CROSS_ENTROPY])
+@pytest.mark.parametrize("name", OTHER_SOFTMAXES)
+def test_another_softmax_at_the_end_is_refused(name: str, loss: Loss) -> None:
+    model = import_onnx(OTHER_SOFTMAXES[name])
+    trainable = frozenset(model.weights)
+    with pytest.raises(ModelError, match=r"ends in the (Log)?Softmax '.*without it, as logits.*--loss"):
+        build_training_graph(model.graph, trainable, Recipe(loss=loss))
+    graph = build_training_graph(model.graph, trainable, Recipe(loss=Loss.MSE))
+    assert {"Softmax", "LogSoftmax"} & {n.op for n in graph.nodes}, "other losses read the output"
+
+
+def test_a_softmax_inside_stays() -> None:
     inside = import_onnx(classifier([node("Softmax", ["z"], ["p"]), node("Relu", ["p"], ["y"])], 17, False))
     assert final_softmax(inside.graph) is None
-
-
-def test_probabilities_in_another_order_are_no_classes_any_more() -> None:
-    mixed = import_onnx(classifier([node("Softmax", ["z"], ["p"]), node("Flatten", ["p"], ["y"], axis=0)], 17, False))
-    assert final_softmax(mixed.graph) is None
+    assert with_logits(inside.graph) == inside.graph

@@ -14,6 +14,7 @@ from poet_codegen.autodiff import build_training_graph
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import DType, Graph, GraphBuilder, Kind, Node, Tensor
 from poet_codegen.ops.loss import loss_op
+from poet_codegen.ops.registry import get
 from poet_codegen.recipe import Loss, Recipe
 
 from .host_kernels import HostKernels
@@ -167,13 +168,38 @@ def test_outputs_that_are_no_logits_of_classes_are_refused(loss: Loss, shape: tu
         build_training_graph(forward_of(shape), frozenset({"w"}), Recipe(loss=loss))
 
 
-def test_binary_cross_entropy_of_a_sigmoid_is_refused() -> None:
+TAILS = {
+    "view": Node("Reshape", ("p",), ("q",), "flat", attrs={"shape": (6,)}),
+    "transposition": Node("Transpose", ("p",), ("q",), "move", attrs={"perm": (1, 0)}),
+    "another head": Node("Concat", ("y", "p"), ("q",), "join", attrs={"axis": 1}),
+    "activation": Node("Relu", ("p",), ("q",), "relu"),
+}
+
+
+def ends_in(op: str, tail: Node | None) -> Graph:
     builder = GraphBuilder("m", forward_of((2, 3)))
-    builder.node(Node("Sigmoid", ("y",), (builder.tensor(Tensor("p", (2, 3))),), "sigmoid"))
-    graph = builder.graph(["p"])
-    with pytest.raises(ModelError, match="'p' comes from a Sigmoid, but --loss bce"):
+    attrs = {"axes": (1, 2)} if op == "Softmax" else {"alpha": 0.2, "beta": 0.5} if op == "HardSigmoid" else {}
+    builder.node(Node(op, ("y",), (builder.tensor(Tensor("p", (2, 3))),), "end", attrs=attrs))
+    if tail is None:
+        return builder.graph(["p"])
+    (shape,) = get(tail.op).shapes([builder.tensors[name] for name in tail.inputs], tail)
+    builder.tensor(Tensor("q", shape))
+    builder.node(tail)
+    return builder.graph(["q"])
+
+
+@pytest.mark.parametrize("op", ["Sigmoid", "HardSigmoid", "Softmax"])
+@pytest.mark.parametrize("tail", [None, "view", "transposition", "another head"])
+def test_binary_cross_entropy_of_probabilities_is_refused(op: str, tail: str | None) -> None:
+    graph = ends_in(op, TAILS[tail] if tail else None)
+    with pytest.raises(ModelError, match=f"'[pq]' comes from the {op} 'end', but --loss bce .*without it, or .*mse"):
         build_training_graph(graph, frozenset({"w"}), Recipe(loss=Loss.BCE))
     build_training_graph(graph, frozenset({"w"}), Recipe(loss=Loss.MSE))
+
+
+def test_binary_cross_entropy_of_what_follows_a_sigmoid() -> None:
+    graph = build_training_graph(ends_in("Sigmoid", TAILS["activation"]), frozenset({"w"}), Recipe(loss=Loss.BCE))
+    assert graph.one(Kind.LABEL).shape == (2, 3)
 
 
 def test_an_output_without_an_axis_is_refused() -> None:

@@ -12,7 +12,7 @@ from math import prod
 
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import DType, Graph, Kind, Node, Tensor
-from poet_codegen.head import with_logits
+from poet_codegen.head import refuse_probabilities, with_logits
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
 from poet_codegen.recipe import Loss
 
@@ -49,7 +49,7 @@ class CrossEntropy(LossOp):
         self._soft = soft
 
     def head(self, forward: Graph) -> Graph:
-        """Without a final Softmax."""
+        """Without a final Softmax over the classes; another one is refused."""
         return with_logits(forward)
 
     def label(self, output: Tensor) -> Tensor:
@@ -94,12 +94,8 @@ class ElementLoss(LossOp):
 
     def head(self, forward: Graph) -> Graph:
         """All of it; binary cross entropy refuses a final Sigmoid, which it has itself."""
-        ends = {node.op for node in forward.nodes if forward.outputs[0] in node.outputs}
-        if self.loss is Loss.BCE and "Sigmoid" in ends:
-            raise ModelError(
-                f"The model's output {forward.outputs[0]!r} comes from a Sigmoid, but --loss bce takes logits and has "
-                "its own. Export the model without it, or train with --loss mse."
-            )
+        if self.loss is Loss.BCE:
+            refuse_probabilities(forward)
         return forward
 
     def label(self, output: Tensor) -> Tensor:
