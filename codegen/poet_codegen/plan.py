@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from poet_codegen.autodiff import build_training_graph, fuse_updates, inference_graph
 from poet_codegen.board import Board
-from poet_codegen.emit.project import BuildInput, Pass
+from poet_codegen.emit.project import BuildInput, Pass, check_inputs
 from poet_codegen.folder import BuildFolder, Request, remove, sha256, write_atomic
 from poet_codegen.graph import Graph, Kind
 from poet_codegen.lower import Home, Lowered, lower
@@ -130,7 +130,8 @@ def make_plan(
 
 
 def build_graphs(model: Model, recipe: Recipe) -> tuple[Graph, Graph]:
-    """(training graph, inference graph) of a model that is trained as `recipe` says."""
+    """(training graph, inference graph) of a model that is trained as `recipe` says. Raises ModelError."""
+    check_inputs(model.graph)
     trainable = select_trainable(model.graph, recipe.train)
     train = fuse_updates(build_training_graph(model.graph, trainable, recipe))
     return train, inference_graph(model.graph, train.of_kind(Kind.STATE))

@@ -10,6 +10,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 _ADAMW_DECAY = 0.01
+_FLOAT32 = np.finfo(np.float32)
 _MOST_MICRO_BATCHES = 1 << 16
 
 
@@ -86,13 +87,14 @@ class Recipe:
         if not 0 <= self.dropout_seed < 1 << 32:
             raise RecipeError(f"--dropout-seed {self.dropout_seed}: give a whole number from 0 to {(1 << 32) - 1}.")
         is_sgd = self.optimizer is Optimizer.SGD
+        # The device computes in float32, where 0.99999999 is 1 and 1e39 is infinite.
         for option, value in (("momentum", self.momentum), ("beta1", self.beta1), ("beta2", self.beta2)):
-            if not 0.0 <= value < 1.0:
+            if not 0.0 <= value < 1.0 or np.float32(value) == 1.0:
                 raise RecipeError(f"--{option} {value}: give a number from 0 to below 1, such as 0.9.")
-        if not np.isfinite(self.decay) or self.decay < 0.0:
-            raise RecipeError(f"--weight-decay {self.decay}: give 0 or a positive number, such as 0.01.")
+        if not 0.0 <= self.decay <= float(_FLOAT32.max):
+            raise RecipeError(f"--weight-decay {self.decay}: give 0 or a positive float32 number, such as 0.01.")
         # In float32 epsilon must not vanish: it is what Adam divides by where there was no gradient yet.
-        if not np.finfo(np.float32).tiny <= self.epsilon <= 1.0:
+        if not float(_FLOAT32.tiny) <= self.epsilon <= 1.0:
             raise RecipeError(f"--epsilon {self.epsilon}: give a small positive number, such as 1e-8.")
         if self.no_decay and not self.decay:
             raise RecipeError("--no-decay needs a weight decay to spare from. Add --weight-decay, such as 0.01.")

@@ -213,6 +213,13 @@ class _Run:
     def all(self) -> None:
         """Run every phase that the deadline leaves room for."""
         search = self.search
+        is_small = self.is_small
+        everything = FAMILY if self.technique is Technique.BOTH else f"{FAMILY}, without paging of temporary tensors"
+        if self.technique in (Technique.PAGE, Technique.KEEP):
+            search.widest = freedom_of(self.technique, PAGING_ONLY).describe()
+        else:
+            search.widest = freedom_of(self.technique, WIDE).describe() if is_small else everything
+        search.raise_bound(search.widest, sum(min(m.energy_j for m in modes) for modes in search.net.modes))
         search.offer(keep_plan(search.net))
         starts: tuple[Callable[[Net], tuple[Action, ...]], ...] = ()
         if self.technique is Technique.BOTH:
@@ -225,13 +232,8 @@ class _Run:
             with suppress(GiveUp):
                 search.offer_actions(start(search.net))
         if self.technique in (Technique.PAGE, Technique.KEEP):
-            search.widest = freedom_of(self.technique, PAGING_ONLY).describe()
             self.explore(PAGING_ONLY, search.left_s)
             return
-        is_small = self.is_small
-        everything = FAMILY if self.technique is Technique.BOTH else f"{FAMILY}, without paging of temporary tensors"
-        search.widest = freedom_of(self.technique, WIDE).describe() if is_small else everything
-        search.raise_bound(search.widest, sum(min(m.energy_j for m in modes) for modes in search.net.modes))
         if search.is_closed(search.widest):
             return
         self.evolve(

@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 REPOSITORY = Path(__file__).parents[2]
 MODEL = REPOSITORY / "examples" / "digits" / "digits.onnx"
@@ -227,6 +229,40 @@ def test_serial_port_that_is_missing_or_busy(on_real_board: Path) -> None:
     finally:
         os.close(ours)
         os.close(theirs)
+
+
+def test_a_number_that_the_device_has_not(tmp_path: Path) -> None:
+    fails(tmp_path, *PLAN, "--weight-decay", "1e39", words=["--weight-decay", "float32"])
+    fails(tmp_path, *PLAN, "--momentum", "0.999999999", words=["--momentum", "below 1"])
+
+
+def test_a_model_of_too_many_inputs(tmp_path: Path) -> None:
+    shape = [1, 4]
+    names = [f"x{i}" for i in range(33)]
+    graph = helper.make_graph(
+        [helper.make_node("Sum", names, ["s"]), helper.make_node("Gemm", ["s", "w"], ["y"])],
+        "many",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in names],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])],
+        [numpy_helper.from_array(np.ones((4, 3), np.float32), "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    plan = ["plan", "m.onnx", "--board", "qemu_netduinoplus2", "--ram", "32K"]
+    fails(tmp_path, *plan, words=["33 inputs", "32 at most", "fewer"])
+    assert not (tmp_path / "build").exists()
+
+
+def test_a_plan_says_what_an_option_did_not_find(tmp_path: Path) -> None:
+    code, text = run(tmp_path, *PLAN, "--ram", "64K", "--batch-norm", "train", "--dropout", "all")
+    assert code == 0 and "none, so --batch-norm train" in text and "none, so --dropout all" in text, text
+    code, text = run(tmp_path, *PLAN, "--ram", "64K")
+    assert code == 0 and "Batch norm" not in text and "Dropout" not in text, text
+
+
+@pytest.mark.parametrize("technique", ["both", "page"])
+def test_a_plan_without_time_names_the_schedules_that_it_compares_with(tmp_path: Path, technique: str) -> None:
+    code, text = run(tmp_path, *PLAN, "--ram", "30K", "--technique", technique, "--time-limit", "0")
+    assert code == 0 and "% less energy, among schedules " in text, text
 
 
 def test_budget_beyond_the_board(tmp_path: Path) -> None:

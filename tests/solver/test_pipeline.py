@@ -90,6 +90,12 @@ def test_progress_moves_one_way_within_a_phase() -> None:
         assert a.phase != b.phase or a.bound_j <= b.bound_j
 
 
+@pytest.mark.parametrize("technique", ["both", "page"])
+def test_without_time_there_is_a_bound_all_the_same(technique: str) -> None:
+    schedule = solve(replace(training(6), ram_bytes=330), time_limit_s=0.0, technique=technique)
+    assert schedule.bound_family and schedule.lower_bound_j >= sum(op.modes[0].energy_j for op in training(6).ops)
+
+
 def test_interrupt_returns_the_best_so_far() -> None:
     interrupt = Interrupt()
 

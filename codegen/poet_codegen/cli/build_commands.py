@@ -203,7 +203,7 @@ def _plan_facts(plan: Plan, keep: Schedule) -> list[tuple[str, str]]:
     if schedule.status is Status.OPTIMAL:
         quality = "optimal: no schedule uses less energy, among " + schedule.bound_family
     else:
-        quality = f"at most {schedule.gap:.2%} above the least energy, among {schedule.bound_family}"
+        quality = f"no schedule uses more than {schedule.gap:.2%} less energy, among {schedule.bound_family}"
     return [
         (
             "Model",
@@ -232,17 +232,22 @@ def _plan_facts(plan: Plan, keep: Schedule) -> list[tuple[str, str]]:
 
 
 def _softmax_notes(plan: Plan) -> list[str]:
+    if plan.request.recipe.loss not in (Loss.CROSS_ENTROPY, Loss.SOFT_CROSS_ENTROPY):
+        return []
     softmax = final_softmax(plan.model.graph)
-    if softmax is None or plan.request.recipe.loss not in (Loss.CROSS_ENTROPY, Loss.SOFT_CROSS_ENTROPY):
+    if softmax is None:
         return []
     return [f"The loss takes in the model's final {softmax.op} ({softmax.label}); only inference runs it."]
 
 
 def _batch_norm_fact(plan: Plan, proto: onnx.ModelProto) -> list[tuple[str, str]]:
-    """What became of the model's batch normalizations, where it has any."""
+    """What became of the model's batch normalizations, where it has any or the user means that it has."""
     choice, before = plan.request.recipe.batch_norm, len(batch_norms(proto))
-    if choice is None or not before:
+    if choice is None:
         return []
+    if not before:
+        why = "PyTorch's exporters fold it unless told not to"
+        return [("Batch norm", f"the model has none, so --batch-norm {choice.value} changes nothing; {why}")]
     after = sum(node.op == "BatchNormalization" for node in plan.model.graph.nodes)
     said = {
         BatchNorm.TRAIN: f"{after} by the statistics of each batch; the running ones follow",
@@ -254,12 +259,15 @@ def _batch_norm_fact(plan: Plan, proto: onnx.ModelProto) -> list[tuple[str, str]
 
 
 def _dropout_fact(plan: Plan) -> list[tuple[str, str]]:
-    """How many of the model's Dropouts drop in training, where it has any."""
+    """How many of the model's Dropouts drop in training, where it has any or the user means that it has."""
     nodes = sum(node.op == "Dropout" for node in plan.model.graph.nodes)
     drop = sum(node.op == "RandomDropout" and node.role is Role.FORWARD for node in plan.train.graph.nodes)
+    recipe = plan.request.recipe
+    if not nodes and recipe.dropout is Dropouts.ALL:
+        why = "PyTorch's exporters leave it out in evaluation mode"
+        return [("Dropout", f"the model has none, so --dropout all changes nothing; {why}")]
     if not nodes:
         return []
-    recipe = plan.request.recipe
     if drop:
         return [("Dropout", f"{drop} of {nodes} drop in training, seed {recipe.dropout_seed}")]
     why = "as asked" if recipe.dropout is Dropouts.NONE else "the model has them for inference; --dropout all lets them"

@@ -172,12 +172,19 @@ def _source(kernel: Kernel, board: Board) -> str:
     return f"#ifdef POET_M4F\n{blocked}#else\n{plain}#endif\n"
 
 
+def check_inputs(graph: Graph) -> None:
+    """Raise ModelError for more inputs than firmware takes."""
+    count = len(graph.of_kind(Kind.INPUT))
+    if count > _INPUTS_MOST:
+        raise ModelError(
+            f"The model has {count} inputs; firmware takes {_INPUTS_MOST} at most. Export it with fewer, such as "
+            "several joined into one that the model slices."
+        )
+
+
 def _inputs(graph: Graph, names: Mapping[str, str]) -> tuple[InputRow, ...]:
-    found = graph.of_kind(Kind.INPUT)
-    if len(found) > _INPUTS_MOST:
-        raise ModelError(f"The model has {len(found)} inputs; firmware takes {_INPUTS_MOST} at most.")
     rows = []
-    for tensor in found:
+    for tensor in graph.of_kind(Kind.INPUT):
         least, end = index_range(graph, tensor.name) or (0, 0)
         rows.append(InputRow(tensor, input_name(names[tensor.name]), least, end))
     return tuple(rows)
