@@ -27,6 +27,7 @@ POET = Path(sys.executable).parent / "poet"
 BOARD = "qemu_netduinoplus2"
 BUDGET = "28K"
 OTHER_BUDGETS = ("32K", "20K")
+DEADLINE = "3.0"
 EPOCHS = 3
 LEARNING_RATE = 0.02
 
@@ -50,7 +51,7 @@ def train_at(budget: str, folder: Path, data: Path, length: list[str], log: Path
     """Plan, build, flash, train, evaluate and verify at one budget; returns run.json."""
     where = ["--dir", str(folder)]
     model = HERE / "digits.onnx"
-    poet("plan", str(model), "--board", BOARD, "--ram", budget, "--deadline", "2.0", *where, log=log)
+    poet("plan", str(model), "--board", BOARD, "--ram", budget, "--deadline", DEADLINE, *where, log=log)
     poet("build", *where, log=log)
     poet("flash", *where, log=log)
     try:

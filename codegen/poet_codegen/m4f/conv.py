@@ -11,6 +11,8 @@ from poet_codegen.ops.window import Window
 
 _LARGEST_PLANE_BYTES = 65536
 _LARGEST_ROW_BYTES = 4096
+_MOST_WINDOW_ROWS = 255
+"""What the template's table has bits for."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def _blocked(
     weight_channel: int,
     weight_output: int,
 ) -> BlockedSums | None:
-    if max(source.plane, target.plane) * FLOAT_BYTES >= _LARGEST_PLANE_BYTES:
+    if max(source.plane, target.plane) * FLOAT_BYTES >= _LARGEST_PLANE_BYTES or kernel[0] > _MOST_WINDOW_ROWS:
         return None
     found = _row_ranges(rows, kernel[0], target.height)
     if found is None:

@@ -94,17 +94,16 @@ class LayerNormalizationGrad(Op):
 
 
 def _kernel(stem: str, x: Shape, node: Node) -> Kernel:
-    axis, epsilon = node.int("axis"), node.float("epsilon")
+    axis = node.int("axis")
     rows, columns = prod(x[:axis]), prod(x[axis:])
-    name = f"{stem}_{rows}x{columns}" + (f"_e{name_of_number(epsilon)}" if stem == "layer_norm" else "")
-    values = {
-        "name": name,
-        "rows": rows,
-        "columns": columns,
-        "divisor": literal(float(columns)),
-        "epsilon": literal(epsilon),
-    }
-    return Kernel(f"{stem}.c.j2", name, values, (*node.inputs, *node.outputs))
+    name = f"{stem}_{rows}x{columns}"
+    values = {"rows": rows, "columns": columns, "divisor": literal(float(columns))}
+    # The gradient reads 1 / deviation, in which epsilon is already.
+    if stem == "layer_norm":
+        epsilon = node.float("epsilon")
+        name += f"_e{name_of_number(epsilon)}"
+        values["epsilon"] = literal(epsilon)
+    return Kernel(f"{stem}.c.j2", name, {"name": name, **values}, (*node.inputs, *node.outputs))
 
 
 register(LayerNormalization())
