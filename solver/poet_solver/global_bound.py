@@ -257,7 +257,7 @@ def bound_all_schedules(
             on_bound(best)
         x = np.array(result.variable_values(variables))
         rows = blocks.memory_rows(x)
-        anchors = separator.violated(blocks.point(x), deadline) if history else []
+        anchors = separator.violated(blocks.point(x), deadline) if history or not rows else []
         cuts = [blocks.cut(anchor) for anchor in anchors]
         history.append(best)
         if best >= goal_j or not (rows or cuts) or has_stalled(history, goal_j):
