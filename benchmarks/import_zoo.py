@@ -5,7 +5,7 @@ is run, for none of them fits a microcontroller. All parameters train and live o
 floor is the working set of the largest op; where that is more than half of the peak, the budget is the first multiple
 of 5 % above it. Overheads are over the schedule that keeps everything in as much RAM as it takes; the deadline is
 2.0 x that one's time. Batch 1, as the models have it, and so frozen statistics of batch normalization. Writes
-benchmarks/import_zoo.json after every model.
+benchmarks/import_zoo.json after every model, and the README's table once that has all of them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import resource
 import time
 from collections.abc import Mapping
@@ -23,8 +24,8 @@ from typing import Any
 import onnx
 from poet_codegen.board import Board, load_board
 from poet_codegen.lower import Home, lower
-from poet_codegen.onnx_batch_norm import prepare_batch_norm
 from poet_codegen.onnx_import import import_onnx, read_model
+from poet_codegen.onnx_prepare import prepare
 from poet_codegen.plan import build_graphs
 from poet_codegen.recipe import BatchNorm, Recipe
 from poet_solver.errors import InfeasibleError
@@ -37,6 +38,8 @@ from rich.table import Table
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "import_zoo.json"
+README = HERE.parent / "README.md"
+TABLE = re.compile(r"(<!-- make import-zoo -->\n).*?(<!-- end -->)", re.DOTALL)
 BOARD = "qemu_netduinoplus2"
 RECIPE = Recipe(batch_norm=BatchNorm.FROZEN)
 SHARE = 0.5
@@ -57,7 +60,7 @@ def light_models() -> dict[str, Path]:
 def measure(path: Path, board: Board, time_limit_s: float, threads: int) -> Row:
     """Import, differentiate, lower and solve a model; its figures, sizes in bytes and overheads in percent."""
     started = time.monotonic()
-    model = import_onnx(prepare_batch_norm(read_model(path), RECIPE.batch_norm))
+    model = import_onnx(prepare(read_model(path), RECIPE.batch_norm))
     train, _ = build_graphs(model, RECIPE)
     learned = train.learned()
     problem = lower(train, board, learned=learned, home=Home.STORAGE, ram_bytes=None, deadline_factor=None).problem
@@ -133,11 +136,18 @@ def about(stored: Mapping[str, Any]) -> str:
     return (
         f"Planned for {stored['board']} (its cycle table and storage; none of the models fits it), all parameters "
         "trained (statistics of batch normalization frozen) and kept on storage between steps, at most "
-        f" {stored['time_limit_s']:g} s of solving a model. RAM: "
+        f"{stored['time_limit_s']:g} s of solving a model. RAM: "
         "share of the keep-everything peak that was allowed: 50 %, or the first multiple of 5 % above the floor, the "
         "largest op's working set. "
         "Overhead: energy over keeping everything. Gap: what a proof is still missing."
     )
+
+
+def with_table(readme: str, stored: Mapping[str, Any]) -> str:
+    """The README with the table between its marks."""
+    assert TABLE.search(readme), "README.md has no place for the table"
+    text = f"{markdown(stored['rows'])}\n{about(stored)}\n"
+    return TABLE.sub(lambda found: found[1] + text + found[2], readme)
 
 
 def main() -> None:
@@ -164,6 +174,12 @@ def main() -> None:
         RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
     console.print(table_of(stored["rows"]))
     console.print(about(stored))
+    missing = sorted(models.keys() - stored["rows"].keys())
+    if missing:
+        console.print(f"README.md keeps its table: {', '.join(missing)} not measured with these settings.")
+        return
+    README.write_text(with_table(README.read_text(encoding="utf-8"), stored), encoding="utf-8")
+    console.print("README.md has the table.")
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ class Importer:
             raise node.refuse(
                 f"parameter {source!r} holds NaN or infinity", "Export the model again from weights that are finite."
             )
-        kind = Kind.CONSTANT if source in self.computed else Kind.PARAM
+        kind = Kind.PARAM if self.is_parameter(source) else Kind.CONSTANT
         name = self.bind(source, Tensor(source, tuple(array.shape), kind=kind))
         self.weights[name] = array
 

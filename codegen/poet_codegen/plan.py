@@ -18,11 +18,12 @@ from pydantic import TypeAdapter
 from poet_codegen.autodiff import build_training_graph, fuse_updates, inference_graph
 from poet_codegen.board import Board
 from poet_codegen.emit.project import BuildInput, Pass, check_inputs
+from poet_codegen.export import with_weights
 from poet_codegen.folder import BuildFolder, Request, remove, sha256, write_atomic
 from poet_codegen.graph import Graph, Kind
 from poet_codegen.lower import Home, Lowered, lower
-from poet_codegen.onnx_batch_norm import prepare_batch_norm
 from poet_codegen.onnx_import import Model, import_onnx, read_model
+from poet_codegen.onnx_prepare import prepare
 from poet_codegen.recipe import Recipe
 from poet_codegen.selection import select_trainable
 
@@ -91,7 +92,7 @@ def inlined(model_path: Path) -> bytes:
 
 def prepared(model_path: Path, recipe: Recipe) -> onnx.ModelProto:
     """The model as the recipe trains it, weights included that stand in files beside it. Raises ModelError."""
-    return prepare_batch_norm(read_model(model_path), recipe.batch_norm)
+    return prepare(read_model(model_path), recipe.batch_norm)
 
 
 def make_plan(
@@ -107,7 +108,9 @@ def make_plan(
     Raises ModelError, BoardError or InfeasibleError. A schedule always replays before it is returned.
     """
     board = request.load_board()
-    model = import_onnx(prepared(model_path, request.recipe))
+    proto = prepared(model_path, request.recipe)
+    model = import_onnx(proto)
+    with_weights(proto, model.weights)  # what cannot be written back is found before training, not after
     train_graph, infer_graph = build_graphs(model, request.recipe)
     train_low = lower_training(request, board, train_graph)
     schedule = solve(

@@ -18,8 +18,8 @@ from poet_codegen.errors import ModelError
 from poet_codegen.export import with_weights
 from poet_codegen.graph import Graph, Kind, Role
 from poet_codegen.lower import Home
-from poet_codegen.onnx_batch_norm import prepare_batch_norm
 from poet_codegen.onnx_import import import_onnx
+from poet_codegen.onnx_prepare import prepare
 from poet_codegen.plan import Plan, build_graphs, make_plan, make_request
 from poet_codegen.recipe import BatchNorm, Recipe
 from poet_codegen.selection import select_trainable
@@ -123,9 +123,7 @@ def test_steps_follow_pytorch(
 ) -> None:
     """Losses, every parameter and both running statistics, over steps at a rate that makes gradients' errors show."""
     rng, rate = np.random.default_rng(seed), 0.5
-    proto = prepare_batch_norm(
-        normalized_classifier(make_model, shape, rng, epsilon, 1.0 - momentum), recipe.batch_norm
-    )
+    proto = prepare(normalized_classifier(make_model, shape, rng, epsilon, 1.0 - momentum), recipe.batch_norm)
     model = import_onnx(proto)
     graph, _ = build_graphs(model, recipe)
     kernels = HostKernels(tmp_path_factory.mktemp("steps"), [graph])
@@ -180,7 +178,7 @@ def conv_network(make_model: Maker, pre: bool = False) -> onnx.ModelProto:
 @pytest.mark.parametrize("pre", [False, True])
 def test_folding_computes_the_same(make_model: Maker, pre: bool) -> None:
     proto = conv_network(make_model, pre)
-    folded = prepare_batch_norm(proto, BatchNorm.FOLD)
+    folded = prepare(proto, BatchNorm.FOLD)
     onnx.checker.check_model(folded)
     assert [n.op_type for n in folded.graph.node].count("BatchNormalization") == int(pre)
     x = np.random.default_rng(0).standard_normal((2, 2, 10, 10)).astype(np.float32)
@@ -188,7 +186,7 @@ def test_folding_computes_the_same(make_model: Maker, pre: bool) -> None:
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
     left = {i.name for i in folded.graph.initializer}
     assert left == {"w1", "n1_b", "w2", "c2", "w3", "c3", "w4", *((f"n0_{k}" for k in "sbmv") if pre else ())}
-    again = prepare_batch_norm(folded, BatchNorm.FOLD)
+    again = prepare(folded, BatchNorm.FOLD)
     assert again.SerializeToString(deterministic=True) == folded.SerializeToString(deterministic=True)
     model = import_onnx(folded)
     graph, _ = build_graphs(model, FOLD)
@@ -204,7 +202,7 @@ def test_folding_spares_what_others_read(make_model: Maker, second: str, folds: 
     proto = make_model(
         nodes, [1, 2, 4, 4], {"w": rng.standard_normal((3, 2, 1, 1)).astype(np.float32), **weights_of(3, rng)}
     )
-    folded = prepare_batch_norm(proto, BatchNorm.FOLD)
+    folded = prepare(proto, BatchNorm.FOLD)
     assert ("BatchNormalization" not in [n.op_type for n in folded.graph.node]) is folds
     x = rng.standard_normal((1, 2, 4, 4)).astype(np.float32)
     before, after = (ReferenceEvaluator(m).run(None, {"x": x})[0] for m in (proto, folded))
@@ -234,7 +232,7 @@ def test_bits_do_not_depend_on_the_budget(make_model: Maker, tmp_path: Path, rec
     moved = {name for name, array in keep.model.weights.items() if weights[name] != array.tobytes()}
     assert ({"n1_m", "n1_v", "n3_v"} <= moved) is (recipe is TRAIN)
     arrays = {name: np.frombuffer(weights[name], np.float32).reshape(a.shape) for name, a in keep.model.weights.items()}
-    back = with_weights(prepare_batch_norm(onnx.load(path), recipe.batch_norm), arrays)
+    back = with_weights(prepare(onnx.load(path), recipe.batch_norm), arrays)
     exported = {i.name: numpy_helper.to_array(i) for i in back.graph.initializer}
     assert all(np.array_equal(exported[name], array) for name, array in arrays.items())
 
@@ -307,7 +305,7 @@ def test_forms_of_the_operator(opset: int, attrs: dict[str, Any], outputs: int) 
         [numpy_helper.from_array(a, n) for n, a in weights_of(3, rng).items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    prepared = prepare_batch_norm(model, BatchNorm.FROZEN)
+    prepared = prepare(model, BatchNorm.FROZEN)
     onnx.checker.check_model(prepared)
     for each in (model, prepared):
         (imported,) = import_onnx(each).graph.nodes
@@ -322,7 +320,7 @@ def test_running_statistics_that_the_model_reads(make_model: Maker) -> None:
     rng = np.random.default_rng(0)
     both = node("BatchNormalization", ["x", *(f"n_{k}" for k in "sbmv")], ["a", "m", "v"], "norm", training_mode=1)
     proto = make_model([both, node("Add", ["a", "m"], ["y"])], [2, 3], weights_of(3, rng))
-    for model in (proto, prepare_batch_norm(proto, BatchNorm.TRAIN)):
+    for model in (proto, prepare(proto, BatchNorm.TRAIN)):
         with pytest.raises(ModelError, match=r"'norm'.*reads its running statistics"):
             import_onnx(model)
 
@@ -353,7 +351,7 @@ def test_fresh_exports_follow_pytorch(export: str, tmp_path: Path) -> None:
         torch.onnx.export(
             model, (sample,), str(path), dynamo=False, training=mode, opset_version=15, do_constant_folding=False
         )
-    proto = prepare_batch_norm(onnx.load(path), BatchNorm.TRAIN)
+    proto = prepare(onnx.load(path), BatchNorm.TRAIN)
     onnx.checker.check_model(proto)
     imported = import_onnx(proto)
     trainable = select_trainable(imported.graph, "all")

@@ -12,8 +12,8 @@ import onnx
 import pytest
 from poet_codegen.board import load_board
 from poet_codegen.graph import Kind
-from poet_codegen.onnx_batch_norm import prepare_batch_norm
 from poet_codegen.onnx_import import import_onnx, read_model
+from poet_codegen.onnx_prepare import prepare
 from poet_codegen.plan import build_graphs
 from rich.console import Console
 
@@ -45,7 +45,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_becomes_a_training_graph(name: str) -> None:
     proto = read_model(MODELS[name])
-    model = import_onnx(prepare_batch_norm(proto, ZOO.RECIPE.batch_norm))
+    model = import_onnx(prepare(proto, ZOO.RECIPE.batch_norm))
     assert all(not any(array.strides) for array in model.weights.values() if array.ndim > 3), "a fill takes no memory"
     train, infer = build_graphs(model, ZOO.RECIPE)
     sizes = {t.name: t.elements for t in train.of_kind(Kind.PARAM) if t.name in train.learned()}
@@ -84,10 +84,29 @@ def test_the_table_fits_80_columns() -> None:
 def test_the_readme_has_the_measured_table() -> None:
     if not ZOO.RESULTS.exists():
         pytest.skip("make import-zoo has not been run")
-    rows = json.loads(ZOO.RESULTS.read_text())["rows"]
-    assert rows.keys() == MODELS.keys()
-    table = ZOO.markdown(rows)
-    assert table in (ROOT / "README.md").read_text(), f"replace the table in README.md by:\n{table}"
+    stored = json.loads(ZOO.RESULTS.read_text())
+    assert stored["rows"].keys() == MODELS.keys()
+    readme = ZOO.README.read_text()
+    assert ZOO.with_table(readme, stored) == readme, "run make import-zoo, which writes README.md's table"
+
+
+def test_the_table_goes_between_the_readmes_marks() -> None:
+    sizes = {
+        "ops": 5,
+        "parameters": 7,
+        "keep_peak_bytes": 40,
+        "floor_bytes": 10,
+        "ram_bytes": 20,
+        "status": "none found",
+    }
+    stored = {"board": "b", "time_limit_s": 20.0, "rows": {"net": sizes}}
+    readme = ZOO.README.read_text()
+    once = ZOO.with_table(readme, stored)
+    assert ZOO.markdown(stored["rows"]) in once and ZOO.about(stored) in once
+    assert ZOO.with_table(once, stored) == once
+    start, end = "<!-- make import-zoo -->", "<!-- end -->"
+    assert once.partition(start)[0] == readme.partition(start)[0]
+    assert once.partition(start)[2].partition(end)[2] == readme.partition(start)[2].partition(end)[2]
 
 
 def test_the_package_still_has_the_models() -> None:

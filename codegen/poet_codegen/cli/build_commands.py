@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,7 @@ from poet_codegen.head import final_softmax
 from poet_codegen.lower import Home
 from poet_codegen.onnx_batch_norm import batch_norms
 from poet_codegen.onnx_import import read_model
+from poet_codegen.parts import layers_of
 from poet_codegen.plan import Plan, load_plan, make_plan, make_request, save_plan
 from poet_codegen.recipe import DEFAULT_RECIPE, BatchNorm, Dropouts, Loss, Optimizer, Recipe
 from poet_codegen.report import write_report
@@ -227,7 +229,7 @@ def _plan_facts(plan: Plan, keep: Schedule) -> list[tuple[str, str]]:
         ),
         ("Time", f"{si(schedule.time_s, 's')} a step (modelled)"),
         ("Proof", escape(quality)),
-        *(("Note", escape(note)) for note in (*_softmax_notes(plan), *schedule.notes)),
+        *(("Note", escape(note)) for note in (*_softmax_notes(plan), *_sharing_notes(plan), *schedule.notes)),
     ]
 
 
@@ -238,6 +240,17 @@ def _softmax_notes(plan: Plan) -> list[str]:
     if softmax is None:
         return []
     return [f"The loss takes in the model's final {softmax.op} ({softmax.label}); only inference runs it."]
+
+
+def _sharing_notes(plan: Plan) -> list[str]:
+    """Parameters that train and that several layers read."""
+    readers = Counter(name for names in layers_of(plan.model.graph) for name in names)
+    learned = plan.train.graph.learned()
+    return [
+        f"{n} is read by {count} layers and trains as one."
+        for n, count in readers.items()
+        if count > 1 and n in learned
+    ]
 
 
 def _batch_norm_fact(plan: Plan, proto: onnx.ModelProto) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from poet_codegen.ops.nest import broadcast
+from poet_codegen.ops.pointwise import load_pointwise
 from poet_codegen.ops.registry import register
 from poet_codegen.ops.reshape import Reshape
 
@@ -20,7 +21,10 @@ class Sum(Reshape):
     supported = "any number of tensors; numpy's broadcasting"
 
     def load(self, importer: Importer, node: ImportedNode) -> None:
-        """Import ONNX Sum."""
+        """Import ONNX Sum; a number that is added to one tensor is no tensor of its own."""
+        if len(node.inputs) == 2:
+            load_pointwise(importer, node, "Add", ("a", "b"), {})
+            return
         total, *others = (importer.value(node, position) for position in range(len(node.inputs)))
         if broadcast(t.shape for t in (total, *others)) is None:
             shapes = [list(t.shape) for t in (total, *others)]
