@@ -232,5 +232,6 @@ def export(net: nn.Module, sample: Tensor, exporter: str, path: Path) -> None:
             # With optimize=True it merges each batch normalization into the convolution before it.
             torch.onnx.export(net, (sample,), path, dynamo=True, optimize=False, external_data=False, verbose=False)
         else:
-            mode = torch.onnx.TrainingMode.TRAINING
+            # As it is, frozen normalizations included: to export it in training mode would move their statistics.
+            mode = torch.onnx.TrainingMode.PRESERVE
             torch.onnx.export(net, (sample,), str(path), dynamo=False, training=mode, do_constant_folding=False)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from cases import Arrays, Case
 from numpy.typing import NDArray
+from poet_codegen.recipe import BatchNorm
 from torch import nn
 
 _PRETRAINING_BATCH = 16
@@ -35,6 +36,10 @@ def start(case: Case) -> Start:
     optimizer = torch.optim.Adam(net.parameters(), _PRETRAINING_RATE)
     for begin in range(0, before, _PRETRAINING_BATCH):
         _step(case, net, optimizer, (x[begin : begin + _PRETRAINING_BATCH], y[begin : begin + _PRETRAINING_BATCH]))
+    if case.batch_norm is BatchNorm.FROZEN:
+        for module in net.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
     return Start(net, x[before:], y[before:])
 
 

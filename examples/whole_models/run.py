@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import re
 import time
 from dataclasses import dataclass, replace
 from functools import cache
@@ -44,6 +45,8 @@ from poet_solver.schedule_io import step_counts
 
 BOARD = "qemu_mps2_an386"
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "whole_models.json"
+README = Path(__file__).parents[2] / "README.md"
+TABLE = re.compile(r"(<!-- make whole-models -->\n).*?(<!-- end -->)", re.DOTALL)
 STEPS = 20
 TOLERANCE = 1e-4
 LEAST_MOVE = 0.05
@@ -209,13 +212,16 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def record(rows: list[dict[str, Any]]) -> None:
-    """Put the rows into the file of results, in the place of older ones of the same models."""
+    """Put the rows into the file of results, in the place of older ones of the same models, and into the README."""
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     new = {(row["net"], row["exporter"]) for row in rows}
     rows = [row for row in known if (row["net"], row["exporter"]) not in new] + rows
     titles = [case.title for case in CASES.values()]
     rows.sort(key=lambda row: (titles.index(row["net"]), nets.EXPORTERS.index(row["exporter"]), -row["budget_bytes"]))
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    shown = table([row for row in rows if row["exporter"] == nets.EXPORTERS[0]])
+    text = README.read_text(encoding="utf-8")
+    README.write_text(TABLE.sub(lambda found: found[1] + shown + found[2], text), encoding="utf-8")
 
 
 def main() -> None:
@@ -224,7 +230,7 @@ def main() -> None:
     parser.add_argument("nets", nargs="*", help=f"of {', '.join(CASES)}; default: all")
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps (default: %(default)s)")
     parser.add_argument("--exporter", choices=nets.EXPORTERS, help="only this one")
-    parser.add_argument("--time-limit", type=float, default=60.0, help="seconds to search for a schedule")
+    parser.add_argument("--time-limit", type=float, default=20.0, help="seconds to search for a schedule")
     parser.add_argument("--out", type=Path, default=Path("build/whole_models"))
     options = parser.parse_args()
     unknown = sorted(set(options.nets) - set(CASES))
