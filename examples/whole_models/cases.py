@@ -106,7 +106,7 @@ CASES = {
         F407, (114, 106),
     ),
     "mobilenet_v1": Case(
-        "MobileNetV1 0.25", nets.MobileNetV1, 1, (3, 96, 96), images, functional.cross_entropy, 0.005,
+        "MobileNetV1 0.25", nets.MobileNetV1, 1, (3, 96, 96), images, functional.cross_entropy, 0.001,
         F767, (384, 330), "blocks.[1-9].*,blocks.1?.*,classifier.*", 5, BatchNorm.FROZEN,
     ),
     "autoencoder": Case(
