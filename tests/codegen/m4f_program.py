@@ -21,8 +21,17 @@ TOOLS = ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-mfpu=fpv4-sp-d16",
 LINK = ["--specs=rdimon.specs", "-Wl,--section-start=.vectors=0", "-Wl,-Ttext=0x9000", "-Wl,-Tdata=0x20000000"]
 QEMU = ["qemu-system-arm", "-machine", "mps2-an386", "-display", "none", "-serial", "none", "-monitor", "none"]
 
+ENABLE_FPU = """    movw r0, #0xed88
+    movt r0, #0xe000
+    ldr r1, [r0]
+    orr r1, r1, #0xf00000
+    str r1, [r0]
+    dsb
+    isb
+"""
+
 # Turns the FPU on, then goes to newlib's start.
-START = """
+START = f"""
 .syntax unified
 .thumb
 .section .vectors, "a"
@@ -32,14 +41,7 @@ START = """
 .thumb_func
 .global poet_test_start
 poet_test_start:
-    movw r0, #0xed88
-    movt r0, #0xe000
-    ldr r1, [r0]
-    orr r1, r1, #0xf00000
-    str r1, [r0]
-    dsb
-    isb
-    b _start
+{ENABLE_FPU}    b _start
 """
 
 MAIN = """

@@ -12,6 +12,8 @@ from poet_hil.profiler.instructions import Image, Instruction, Kind
 from poet_hil.profiler.plugin import build_plugin, plugin_arguments, read_regions
 from poet_hil.profiler.timing import Pricer, SingleIssue, timing_table
 
+from tests.codegen.m4f_program import ENABLE_FPU
+
 HEADER = ".syntax unified\n.thumb\n.cpu cortex-m4\n.fpu fpv4-sp-d16\n"
 TOOLS = ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard", "-nostdlib"]
 
@@ -95,7 +97,7 @@ def test_a_core_without_a_table_is_counted_only() -> None:
 
 
 # A loop of 5 instructions that runs 1000 times, then a call that runs twice; ends through semihosting.
-PROGRAM = """
+PROGRAM = f"""
 .section .vectors, "a"
 .word 0x20010000
 .word reset
@@ -103,14 +105,7 @@ PROGRAM = """
 .global reset
 .thumb_func
 reset:
-    movw r0, #0xed88
-    movt r0, #0xe000
-    ldr r1, [r0]
-    orr r1, r1, #0xf00000
-    str r1, [r0]
-    dsb
-    isb
-    movw r2, #1000
+{ENABLE_FPU}    movw r2, #1000
     vmov.f32 s0, #1.0
     vmov.f32 s1, #1.0
     .inst.w 0xf3af80a0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from itertools import combinations
@@ -10,7 +9,6 @@ from itertools import combinations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from ortools.sat.python import cp_model
 from poet_solver.cuts import Anchor, paths_of
 from poet_solver.exact import exact_optimum
 from poet_solver.global_bound import bound_all_schedules
@@ -24,6 +22,8 @@ from poet_solver.slots import WIDE, Family
 from poet_solver.stages import StageView
 from poet_solver.synthetic import random_problem
 
+from tests.solver.enumeration import all_points
+
 PAGE = PageCost(1.0, 1.0)
 
 
@@ -31,33 +31,6 @@ def graph(inputs: list[list[int]]) -> Problem:
     tensors = tuple(Tensor(f"t{v}", 1, PAGE, PAGE) for v in range(len(inputs)))
     ops = tuple(Op(f"o{v}", (v,), (Mode(1.0, 1.0, tuple(reads)),)) for v, reads in enumerate(inputs))
     return Problem("graph", tensors, ops)
-
-
-def all_points(model: Model, most: int = 20_000) -> NDArray[np.int8]:
-    """Every 0-1 solution of the model without memory: a superset of the schedules of every budget."""
-    cp = cp_model.CpModel()
-    x = [cp.new_bool_var("") for _ in model.upper]
-    for variable, up in zip(x, model.upper, strict=True):
-        cp.add(variable <= up)
-    for row in model.rows:
-        low = -1000 if row.lo == -math.inf else int(row.lo)
-        high = 1000 if row.hi == math.inf else int(row.hi)
-        expression = cp_model.LinearExpr.weighted_sum([x[j] for j in row.index], [int(c) for c in row.coef])
-        cp.add_linear_constraint(expression, low, high)
-    found: list[list[int]] = []
-
-    class Collect(cp_model.CpSolverSolutionCallback):
-        def on_solution_callback(self) -> None:
-            found.append([self.value(variable) for variable in x])
-            if len(found) >= most:
-                self.stop_search()
-
-    solver = cp_model.CpSolver()
-    solver.parameters.enumerate_all_solutions = True
-    solver.parameters.num_workers = 1
-    solver.parameters.max_time_in_seconds = 5
-    solver.solve(cp, Collect())
-    return np.array(found, np.int8).reshape(-1, len(x))
 
 
 def least(model: Model, anchor: Anchor, points: NDArray[np.int8]) -> int:
@@ -74,7 +47,7 @@ def test_cuts_hold_on_every_schedule_of_small_graphs(seed: int) -> None:
         inputs.append(sorted(rng.sample(range(v), min(v, rng.choice([1, 1, 2])))))
     net = build_net(graph(inputs))
     model = build_model(net, Freedom(Family()))
-    points = all_points(model)
+    points = all_points(model, 20_000, 5.0)
     assert len(points) > 10
     checked = 0
     for s in range(1, net.end):
@@ -95,7 +68,7 @@ def test_the_wrong_variant_is_caught() -> None:
     """Ops 0, 1(0), 2(0,1), W = {1}, s = 2, t0 = 1: the entry's first run lies inside, so the cut does not hold."""
     model = build_model(build_net(graph([[], [0], [0, 1]])), Freedom(Family()))
     wrong = Anchor((1,), ((2, 0),), 2, 3)  # in the net, op 0 is the start: everything is one later
-    assert least(model, wrong, all_points(model)) == 0
+    assert least(model, wrong, all_points(model, 20_000, 5.0)) == 0
     assert all(path.earliest >= 3 for path in paths_of(model.net, 1, range(5)) if path.tensors == (1,))
 
 

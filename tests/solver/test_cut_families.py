@@ -7,7 +7,6 @@ substituted memory rows, what `tighten` fixes, and the rows of the relaxation th
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,7 +14,6 @@ from functools import cache
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from ortools.sat.python import cp_model
 from poet_solver.baselines.keep import keep_everything_peak
 from poet_solver.cuts import Anchor, paths_of
 from poet_solver.global_bound import _Blocks, blocks_of
@@ -28,6 +26,8 @@ from poet_solver.problem import Problem
 from poet_solver.slots import Family
 from poet_solver.stages import StageView
 from poet_solver.synthetic import random_problem
+
+from tests.solver.enumeration import all_points
 
 FAMILY = Family(any_earlier=True)
 MOST = 3000
@@ -53,7 +53,7 @@ def case(seed: int) -> Case:
     problem = replace(problem, ram_bytes=(floor + peak) // 2, deadline_s=None)
     net = build_net(problem)
     model = build_model(net, Freedom(FAMILY))
-    points = solutions(model)
+    points = all_points(model, MOST)
     feasible: dict[tuple[Action, ...], NDArray[np.float64]] = {}
     for point in points.astype(float):
         actions = complete(net, actions_of_plan(net, plan_of_point(model, point)))
@@ -63,29 +63,6 @@ def case(seed: int) -> Case:
             assert least is not None
             feasible[actions] = least
     return Case(net, model, points, tuple((point, actions) for actions, point in feasible.items()))
-
-
-def solutions(model: Model) -> NDArray[np.int8]:
-    cp = cp_model.CpModel()
-    x = [cp.new_int_var(0, up, "") for up in model.upper]
-    for row in model.rows:
-        low = -1000 if row.lo == -math.inf else int(row.lo)
-        high = 1000 if row.hi == math.inf else int(row.hi)
-        expression = cp_model.LinearExpr.weighted_sum([x[j] for j in row.index], [int(c) for c in row.coef])
-        cp.add_linear_constraint(expression, low, high)
-    found: list[list[int]] = []
-
-    class Collect(cp_model.CpSolverSolutionCallback):
-        def on_solution_callback(self) -> None:
-            found.append([self.value(variable) for variable in x])
-            if len(found) >= MOST:
-                self.stop_search()
-
-    solver = cp_model.CpSolver()
-    solver.parameters.enumerate_all_solutions = True
-    solver.parameters.num_workers = 1
-    solver.solve(cp, Collect())
-    return np.array(found, np.int8).reshape(-1, len(x))
 
 
 def anchors_of(net: Net, stage: list[int]) -> list[Anchor]:

@@ -62,11 +62,6 @@ class BlockedSums:
     row_step: int
     window: int
 
-    @property
-    def has_row_loop(self) -> bool:
-        """The window has more than one row."""
-        return not self.kernels[0].one_row
-
 
 @cache
 def blocked_forward(window: Window, x: Extent, y: Extent) -> BlockedSums | None:
