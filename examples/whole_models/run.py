@@ -2,10 +2,9 @@
 
     python examples/whole_models/run.py [NET ...] [--steps N] [--exporter script] [--out build/whole_models]
 
-Each net is written by both of PyTorch's ONNX exporters, planned at two budgets (the newer exporter's at one), built,
-and trained on QEMU at each, and on this machine with the tight schedule and keeping everything: every loss and every
-weight must be the same bits. The losses must follow PyTorch's own within 1e-4. Models that are done are kept; delete
-the folder to run them anew.
+Each net is written by both of PyTorch's ONNX exporters, planned at two budgets, built, and trained on QEMU at each, and
+on this machine with the tight schedule and keeping everything: every loss and every weight must be the same bits. The
+losses must follow PyTorch's own within 1e-4. Models that are done are kept; delete the folder to run them anew.
 """
 
 from __future__ import annotations
@@ -69,11 +68,6 @@ class Job:
         return CASES[self.name]
 
     @property
-    def budgets_kib(self) -> tuple[int, ...]:
-        """Both budgets; of the newer exporter's model, which trains by the same operators, the tight one."""
-        return self.case.budgets_kib if self.exporter == nets.EXPORTERS[0] else self.case.budgets_kib[1:]
-
-    @property
     def folder(self) -> Path:
         """Where its files go."""
         return self.out / self.name
@@ -97,7 +91,7 @@ def run(job: Job) -> list[dict[str, Any]]:
     np.savez(data, x_train=start(case).x, y_train=start(case).y)
     theirs = pytorch.losses(start(case), case, job.steps)
     rows, ends = [], []
-    for budget_kib in job.budgets_kib:
+    for budget_kib in case.budgets_kib:
         folder = BuildFolder(job.folder / f"{job.exporter}_{budget_kib}")
         plan = plan_model(case, model, budget_kib, job.time_limit_s)
         save_plan(plan, model, folder)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import Graph, GraphBuilder, Kind, Node, Tensor
@@ -18,7 +20,7 @@ from poet_codegen.onnx_import import import_onnx
 from poet_codegen.plan import Plan, build_graphs, make_plan, make_request
 from poet_codegen.recipe import Dropouts, Recipe, RecipeError
 
-from .host_kernels import HostKernels
+from .host_kernels import HostKernels, with_gradients
 from .test_on_host import BOARD, PLENTY, run
 
 node = helper.make_node
@@ -132,6 +134,27 @@ def classifier(make_model: Callable[..., onnx.ModelProto], trains: bool = True) 
         node("Gemm", ["c1", "w2"], ["y"], "g2"),
     ]
     return make_model(nodes, [4, 10], weights)
+
+
+@settings(
+    max_examples=2, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck)
+)
+@given(sizes=st.lists(st.tuples(st.integers(1, 40), st.floats(0.05, 0.9)), min_size=6, max_size=6), seed=st.integers(0))
+def test_gradient_is_the_finite_difference(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[tuple[int, float]], seed: int
+) -> None:
+    """PyTorch has no twin of a mask that is told from the step. With the mask as it is, Dropout is linear."""
+    forwards = [dropout_graph(elements, [(ratio, seed & MASK32, 1)]) for elements, ratio in sizes]
+    graphs = [with_gradients(forward) for forward in forwards]
+    kernels = HostKernels(tmp_path_factory.mktemp("drop"), graphs)
+    rng = np.random.default_rng(seed)
+    for graph in graphs:
+        x, along, dy = (rng.standard_normal(graph.tensors["x"].elements).astype(np.float32) for _ in range(3))
+        fed = {"step": np.array([rng.integers(1000)]), "seed.y0": dy}
+        near, far = (kernels.run(graph, {"x": at, **fed}) for at in (x - along, x + along))
+        difference = (far["y0"].astype(np.float64) - near["y0"]) / 2
+        gradient = near[graph.outputs[0]].astype(np.float64)
+        assert np.dot(gradient, along) == pytest.approx(np.dot(difference, dy), rel=1e-5, abs=1e-5)
 
 
 def test_steps_follow_pytorch_with_the_mask_given(make_model: Callable[..., Any], tmp_path: Path) -> None:

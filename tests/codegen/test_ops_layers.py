@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from poet_codegen.onnx_import import import_onnx
 from poet_codegen.selection import select_trainable
 
@@ -28,9 +28,13 @@ def ints(*numbers: int) -> np.ndarray[Any, Any]:
 @st.composite
 def reduction(draw: st.DrawFn) -> Case:
     shape = draw(shapes(4, 4, 1))
-    kind = draw(st.sampled_from(["ReduceSum", "ReduceMean", "GlobalAveragePool", "Expand", "Transpose"]))
-    if kind == "GlobalAveragePool":
-        shape = (*shape[:2], *(3 for _ in shape[2:]), 2, 3)
+    kind = draw(
+        st.sampled_from(["ReduceSum", "ReduceMean", "GlobalAveragePool", "GlobalMaxPool", "Expand", "Transpose"])
+    )
+    if kind in ("GlobalAveragePool", "GlobalMaxPool"):
+        line_or_image = draw(st.sampled_from([(4,), (2, 3)]))
+        volume = (3,) * len(shape[2:]) if kind == "GlobalAveragePool" else ()
+        shape = (draw(st.integers(1, 2)), draw(st.integers(1, 3)), *volume, *line_or_image)
         return Case([helper.make_node(kind, ["x"], ["y"])], {"x": values(draw, shape)})
     if kind == "Expand":
         part = tuple(size if draw(st.booleans()) else 1 for size in shape)
@@ -95,15 +99,20 @@ def test_products(against_pytorch: Check, cases: list[Case]) -> None:
 
 @st.composite
 def pooling(draw: st.DrawFn) -> Case:
+    op = draw(st.sampled_from(["AveragePool", "MaxPool"]))
     kernel = [draw(st.integers(1, 3)), draw(st.integers(1, 3))]
+    dilations = [draw(st.integers(1, 2)), draw(st.integers(1, 2))] if op == "MaxPool" else [1, 1]
     attrs = {
         "kernel_shape": kernel,
         "strides": [draw(st.integers(1, 3)), draw(st.integers(1, 3))],
         "pads": [draw(st.integers(0, kernel[a % 2] - 1)) for a in range(4)],
-        "count_include_pad": draw(st.integers(0, 1)),
     }
-    x = values(draw, (draw(st.integers(1, 2)), 2, draw(st.integers(3, 6)), draw(st.integers(3, 6))))
-    return Case([helper.make_node("AveragePool", ["x"], ["y"], **attrs)], {"x": x})
+    attrs |= {"dilations": dilations} if op == "MaxPool" else {"count_include_pad": draw(st.integers(0, 1))}
+    spans = [(size - 1) * apart + 1 for size, apart in zip(kernel, dilations, strict=True)]
+    image = [max(3, span) + draw(st.integers(0, 3)) for span in spans]
+    return Case(
+        [helper.make_node(op, ["x"], ["y"], **attrs)], {"x": values(draw, (draw(st.integers(1, 2)), 2, *image))}
+    )
 
 
 @st.composite
@@ -128,9 +137,41 @@ def test_average_pooling_rounded_up(against_pytorch: Check, cases: list[Case]) -
 
 
 @st.composite
+def view(draw: st.DrawFn) -> Case:
+    """Squared behind, for an input that is only seen otherwise is no result."""
+    shape = draw(shapes(3, 4, 1))
+    kind = draw(st.sampled_from(["Identity", "Cast", "CastLike", "Squeeze", "Unsqueeze", "Flatten", "Reshape"]))
+    constants: dict[str, Any] = {}
+    attrs: dict[str, Any] = {}
+    if kind == "Cast":
+        attrs = {"to": TensorProto.FLOAT}
+    elif kind == "CastLike":
+        constants = {"c": np.zeros(1, np.float32)}
+    elif kind == "Squeeze":
+        axis = draw(st.integers(0, len(shape)))
+        shape = (*shape[:axis], 1, *shape[axis:])
+        constants = {"c": ints(axis - draw(st.sampled_from([0, len(shape)])))}
+    elif kind == "Unsqueeze":
+        constants = {"c": ints(*sorted(draw(st.sets(st.integers(0, len(shape)), min_size=1, max_size=2))))}
+    elif kind == "Flatten":
+        attrs = {"axis": draw(st.integers(0, len(shape)))}
+    elif kind == "Reshape":
+        constants = {"c": draw(st.sampled_from([ints(-1), ints(1, -1), ints(0, -1, 1)]))}
+    nodes = [helper.make_node(kind, ["x", *constants], ["v"], **attrs), helper.make_node("Mul", ["v", "v"], ["y"])]
+    return Case(nodes, {"x": values(draw, shape)}, constants)
+
+
+@drawn(view(), 2)
+def test_views(against_pytorch: Check, cases: list[Case]) -> None:
+    against_pytorch(cases)
+
+
+@st.composite
 def resizing(draw: st.DrawFn) -> Case:
     x = values(draw, draw(shapes(4, 3, 1)))
     factors = np.array([draw(st.integers(1, 3)) for _ in x.shape], np.float32)
+    if draw(st.booleans()):
+        return Case([helper.make_node("Upsample", ["x", "f"], ["y"])], {"x": x}, {"f": factors}, opset=9)
     coordinates = draw(
         st.sampled_from(
             [
@@ -166,8 +207,8 @@ def test_layers_over_one_axis(against_pytorch: Check, cases: list[Case]) -> None
     against_pytorch(cases)
 
 
-@drawn(pooling())
-def test_average_pooling(against_pytorch: Check, cases: list[Case]) -> None:
+@drawn(pooling(), 4)
+def test_pooling(against_pytorch: Check, cases: list[Case]) -> None:
     against_pytorch(cases)
 
 

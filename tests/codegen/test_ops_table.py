@@ -16,6 +16,13 @@ def test_readme_has_the_operators() -> None:
     assert table in readme, f"replace the table in README.md by:\n{table}"
 
 
+def test_every_operator_is_drawn_against_pytorch() -> None:
+    """Gradients of each are compared over drawn shapes by one of these; Dropout draws as PyTorch cannot."""
+    files = ("test_ops_gradients.py", "test_ops_layers.py", "test_dropout.py")
+    text = "".join((Path(__file__).parent / name).read_text() for name in files)
+    assert not [name for name in registry.onnx_ops() if f'"{name}"' not in text]
+
+
 def test_files_of_operators_stay_short() -> None:
     folder = Path(registry.__file__).parent
     long = [path.name for path in folder.glob("*.py") if len(path.read_text().splitlines()) > 400]

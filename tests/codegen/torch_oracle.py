@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,27 @@ def _pointwise(op: str, attrs: dict[str, Any], x: list[Any]) -> torch.Tensor | N
     return None
 
 
+def _viewing(op: str, attrs: dict[str, Any], x: list[Any]) -> Any:
+    """Ops that leave every element as it is."""
+    if op in ("Identity", "Cast", "CastLike"):
+        return x[0] * 1.0
+    if op == "Squeeze":
+        axes = [axis % x[0].dim() for axis in x[1].tolist()]
+        return x[0].reshape([size for axis, size in enumerate(x[0].shape) if axis not in axes])
+    if op == "Unsqueeze":
+        thin = x[0]
+        for axis in sorted(axis % (x[0].dim() + len(x[1])) for axis in x[1].tolist()):
+            thin = thin.unsqueeze(axis)
+        return thin
+    if op == "Flatten":
+        axis = attrs.get("axis", 1)
+        return x[0].reshape(prod(x[0].shape[:axis]), prod(x[0].shape[axis:]))
+    if op == "Reshape":
+        sizes = [int(size) or x[0].shape[axis] for axis, size in enumerate(x[1])]
+        return x[0].reshape(sizes)
+    return None
+
+
 def _moving(op: str, attrs: dict[str, Any], x: list[Any]) -> Any:
     """Ops that move elements or sum them."""
     if op == "Transpose":
@@ -104,9 +126,11 @@ def _moving(op: str, attrs: dict[str, Any], x: list[Any]) -> Any:
         return (torch.sum if op == "ReduceSum" else torch.mean)(x[0], axes, keepdim=bool(attrs.get("keepdims", 1)))
     if op == "GlobalAveragePool":
         return x[0].mean(list(range(2, x[0].dim())), keepdim=True)
-    if op == "Resize":
+    if op == "GlobalMaxPool":
+        return x[0].amax(list(range(2, x[0].dim())), keepdim=True)
+    if op in ("Resize", "Upsample"):
         grown = x[0]
-        for axis, factor in enumerate(x[2].tolist()):
+        for axis, factor in enumerate(x[-1].tolist()):
             grown = grown.repeat_interleave(int(factor), axis)
         return grown
     if op == "Expand":
@@ -188,7 +212,7 @@ def _run(op: str, attrs: dict[str, Any], inputs: list[Any]) -> Any:
         return torch.tensor(numpy_helper.to_array(attrs["value"]).astype(np.float64))
     if op in ("Conv", "MaxPool", "AveragePool") and inputs[0].dim() == 3:
         return _line(op, attrs, inputs)
-    for family in (_pointwise, _moving, _normalizing):
+    for family in (_pointwise, _viewing, _moving, _normalizing):
         known = family(op, attrs, inputs)
         if known is not None:
             return known
@@ -213,9 +237,4 @@ def _run(op: str, attrs: dict[str, Any], inputs: list[Any]) -> Any:
         return a @ w * attrs.get("alpha", 1.0) + bias
     if op == "Relu":
         return torch.relu(inputs[0])
-    if op == "Flatten":
-        return inputs[0].flatten(attrs.get("axis", 1))
-    if op == "Reshape":
-        sizes = [int(size) or inputs[0].shape[axis] for axis, size in enumerate(inputs[1])]
-        return inputs[0].reshape(sizes)
     raise NotImplementedError(op)
