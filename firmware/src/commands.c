@@ -14,13 +14,30 @@ static struct {
     poet_status_t last_error;
 } noted;
 
+static bool is_of_storage(poet_status_t status)
+{
+    switch (status) {
+    case POET_ERR_STORAGE:
+    case POET_ERR_STORAGE_FULL:
+    case POET_ERR_CORRUPT:
+    case POET_ERR_NO_DEVICE:
+    case POET_ERR_WRONG_DEVICE:
+    case POET_ERR_READ_ONLY:
+    case POET_ERR_TIMEOUT:
+    case POET_ERR_WORN:
+        return true;
+    default:
+        return false;
+    }
+}
+
 void poet_commands_note(poet_status_t status)
 {
     if (status == POET_OK) {
         return;
     }
     noted.last_error = status;
-    if (status == POET_ERR_STORAGE || status == POET_ERR_STORAGE_FULL || status == POET_ERR_CORRUPT) {
+    if (is_of_storage(status)) {
         noted.storage_errors++;
     }
 }

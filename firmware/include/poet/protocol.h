@@ -74,7 +74,7 @@ typedef enum {
      *        u32 frames_dropped, u32 arena_high_water_bytes, u32 stack_high_water_bytes, u32 stack_bytes,
      *        i32 last_error}
      * page_outs, page_ins and recomputes: of the last training step. storage_errors: requests (and the boot)
-     * that failed with POET_ERR_STORAGE, _STORAGE_FULL or _CORRUPT. frames_dropped: see above, and one for
+     * that failed because of storage (status.h). frames_dropped: see above, and one for
      * every overrun of the receiver. The stack figures are 0 on a port that cannot tell. last_error: the last
      * status that was not POET_OK, the boot's included; 0 when there was none. */
     POET_CMD_STATUS = 0x09,

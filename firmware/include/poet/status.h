@@ -19,6 +19,11 @@ typedef enum {
     POET_ERR_NO_CHECKPOINT = -10,  /* there is no checkpoint to restore */
     POET_ERR_NOT_READY = -11,      /* parameters were not initialised, or input was not written */
     POET_ERR_INPUT = -12,          /* an input's value is no row of the table that it picks from */
+    POET_ERR_NO_DEVICE = -13,      /* no storage device answers */
+    POET_ERR_WRONG_DEVICE = -14,   /* another storage device answers than the driver or the board expects */
+    POET_ERR_READ_ONLY = -15,      /* the storage device is write-protected */
+    POET_ERR_TIMEOUT = -16,        /* the storage device took longer than its kind ever may */
+    POET_ERR_WORN = -17,           /* the storage device did not keep what it erased or programmed */
 } poet_status_t;
 
 /* Return early with the first error. The only macro in this code base that hides control flow. */
