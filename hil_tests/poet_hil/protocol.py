@@ -91,15 +91,15 @@ _STATUS_TEXT: dict[int, str] = {
     "table's rows less 1.",
     Status.NOT_READY: "it has no input or label yet, or its parameters are not to be trusted since a step "
     "failed. Restore its checkpoint, or start anew with `poet flash`.",
-    Status.NO_DEVICE: "no storage device answers. Check that the card or chip is in its place, powered and wired to the "
-    "pins of the board file, then reset the board.",
+    Status.NO_DEVICE: "no storage device answers. Check that the card or chip is in its place, powered and wired to "
+    "the pins of the board file, then reset the board.",
     Status.WRONG_DEVICE: "another storage device answers than the board file or the driver expects. Put in a card "
     "or chip that the driver knows, or name the chip's JEDEC id in the board file, and build again.",
     Status.READ_ONLY: "its storage is write-protected. Take the protection off, or put in another card or chip.",
-    Status.TIMEOUT: "its storage took longer than such a device ever may. Try another card or chip, shorter wires, or a "
-    "slower SPI clock in the board file.",
-    Status.WORN: "its storage did not keep what it erased or programmed there: it is worn out, or was written twice. Put "
-    "in another card or chip; for a microcontroller's own flash, choose another region in the board file.",
+    Status.TIMEOUT: "its storage took longer than such a device ever may. Try another card or chip, shorter wires, or "
+    "a slower SPI clock in the board file.",
+    Status.WORN: "its storage did not keep what it erased or programmed there: it is worn out, or was written twice. "
+    "Put in another card or chip; for a microcontroller's own flash, choose another region in the board file.",
 }
 
 
