@@ -29,7 +29,8 @@ static const struct {
     fault_t fault;
 } fault_names[] = {{"fail@", FAULT_FAIL}, {"cut@", FAULT_CUT}, {"tear@", FAULT_TEAR}, {"flip@", FAULT_FLIP}};
 
-static const poet_storage_info_t info = {"host file", POET_STORAGE_BYTES, 1, 0, 1};
+static const poet_storage_info_t info = {
+    .name = "host file", .size_bytes = POET_STORAGE_BYTES, .erase_bytes = 1, .write_bytes = 1};
 
 static FILE *file;
 static fault_t fault;

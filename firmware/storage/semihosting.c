@@ -18,7 +18,8 @@
 enum { SYS_OPEN = 0x01, SYS_WRITE = 0x05, SYS_READ = 0x06, SYS_SEEK = 0x0A, SYS_FLEN = 0x0C };
 enum { MODE_READ_WRITE = 3, MODE_CREATE = 7 }; /* "r+b", "w+b" */
 
-static const poet_storage_info_t info = {"semihosting file", POET_STORAGE_BYTES, 1, 0, 1};
+static const poet_storage_info_t info = {
+    .name = "semihosting file", .size_bytes = POET_STORAGE_BYTES, .erase_bytes = 1, .write_bytes = 1};
 static const char path[] = "poet_storage.bin";
 
 static bool open;

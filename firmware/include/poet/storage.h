@@ -19,6 +19,7 @@
  * _READ_ONLY, _TIMEOUT and _WORN as status.h explains them; POET_ERR_STORAGE for all else. Drivers verify what they
  * program where a worn device would not tell by itself.
  */
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "poet/status.h"
@@ -31,6 +32,7 @@ typedef struct {
     uint32_t erase_bytes;      /* erase unit; 1 where no erase is needed; found like size_bytes */
     uint32_t endurance_erases; /* erases a unit survives; 0 where unlimited or unknown */
     uint32_t write_bytes;      /* what the device programs at once: 1; 4 for a word; 512 for an SD card */
+    bool stalls_core;          /* the core stands still while it erases (its own flash), and receives nothing */
 } poet_storage_info_t;
 
 /*
