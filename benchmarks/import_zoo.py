@@ -23,6 +23,7 @@ from typing import Any
 
 import onnx
 from poet_codegen.board import Board, load_board
+from poet_codegen.cost_model import CostModel
 from poet_codegen.lower import Home, lower
 from poet_codegen.onnx_import import import_onnx, read_model
 from poet_codegen.onnx_prepare import prepare
@@ -63,7 +64,9 @@ def measure(path: Path, board: Board, time_limit_s: float, threads: int) -> Row:
     model = import_onnx(prepare(read_model(path), RECIPE.batch_norm))
     train, _ = build_graphs(model, RECIPE)
     learned = train.learned()
-    problem = lower(train, board, learned=learned, home=Home.STORAGE, ram_bytes=None, deadline_factor=None).problem
+    problem = lower(
+        train, CostModel(board), learned=learned, home=Home.STORAGE, ram_bytes=None, deadline_factor=None
+    ).problem
     built_s = time.monotonic() - started
     keep = solve(problem, technique="keep")
     # Of all that keeping everything takes: to page the parameters in and out can take longer than to compute.

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from poet_hil.device import DeviceClient
 from poet_hil.errors import ManifestError, TargetMissing
 from poet_hil.link import Link
-from poet_hil.manifest import Build, Input, Manifest, load_build
+from poet_hil.manifest import Build, load_build
+from poet_hil.samples import Batch, random_batches
 from poet_hil.target import Target
 from poet_hil.targets.host import HostTarget
 from poet_hil.targets.qemu import QemuTarget
@@ -22,8 +20,6 @@ from poet_hil.targets.serial import SerialTarget
 BUILD_DIR = "POET_BUILD_DIR"
 # Well above what an answer takes on a busy machine; only tests that lose frames wait as long.
 TIMEOUT_S = 1.0
-
-Sample = tuple[dict[str, NDArray[Any]], NDArray[Any]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -109,31 +105,7 @@ def device(target: Target, build: Build) -> DeviceClient:
     return client
 
 
-def _drawn(rng: np.random.Generator, array: Input) -> NDArray[Any]:
-    if array.dtype == "float32":
-        return rng.random(array.shape, dtype=np.float32)
-    first, end = array.index_range or (0, 2)
-    return rng.integers(first, end, array.shape, np.int32)
-
-
-def _labels(rng: np.random.Generator, manifest: Manifest) -> NDArray[Any]:
-    """Classes, or numbers that are probabilities along the last axis: every loss takes them."""
-    label = manifest.label
-    if label.classes:
-        return rng.integers(label.classes, size=label.shape, dtype=np.int32)
-    numbers = rng.random(label.shape, dtype=np.float32)
-    return np.asarray(numbers / numbers.sum(axis=-1, keepdims=True), np.float32)
-
-
 @pytest.fixture(scope="session")
-def samples(build: Build) -> list[Sample]:
+def samples(build: Build) -> list[Batch]:
     """A few batches that the model can be trained on."""
-    rng = np.random.default_rng(20220717)
-    manifest = build.manifest
-    return [
-        (
-            {array.name: _drawn(rng, array) for array in manifest.inputs},
-            _labels(rng, manifest),
-        )
-        for _ in range(5)
-    ]
+    return random_batches(build.manifest, 5, seed=20220717)

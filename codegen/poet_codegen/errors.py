@@ -16,6 +16,10 @@ class BoardError(PoetError):
     """A board is unknown, or its file is malformed."""
 
 
+class CostsError(PoetError):
+    """costs.json is missing or malformed."""
+
+
 class ToolError(PoetError):
     """A program that poet-mcu calls (compiler, QEMU, PlatformIO) is missing or failed."""
 

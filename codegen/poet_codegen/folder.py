@@ -38,6 +38,8 @@ class Request:
     seed: int
     board_ram_bytes: Annotated[int, Field(gt=0)] | None = None
     """The RAM that firmware is linked for, where that is less than the board has."""
+    costs_sha256: str | None = None
+    """Of plan_costs.json, the profile that the plan was made with; None: the cycle table alone."""
 
     def load_board(self) -> Board:
         """The board, with as much RAM as was asked for. Raises BoardError."""
@@ -84,6 +86,16 @@ class BuildFolder:
     def infer_schedule(self) -> Path:
         """Schedule of inference."""
         return self.path / "infer_schedule.json"
+
+    @property
+    def plan_costs(self) -> Path:
+        """Copy of the costs that the plan was made with, where it was given some."""
+        return self.path / "plan_costs.json"
+
+    @property
+    def costs(self) -> Path:
+        """What profiling this build found."""
+        return self.path / "costs.json"
 
     @property
     def project(self) -> Path:

@@ -16,8 +16,7 @@ from poet_solver.problem import Tensor as ProblemTensor
 from poet_solver.schedule import Home as HomeStep
 from poet_solver.schedule import Schedule
 
-from poet_codegen.board import Board
-from poet_codegen.cycles import cycle_table
+from poet_codegen.cost_model import CostModel
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import Graph, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
@@ -83,7 +82,7 @@ def static_kind(graph: Graph, root: Mapping[str, str]) -> dict[str, Kind]:
 
 def lower(
     graph: Graph,
-    board: Board,
+    costs: CostModel,
     *,
     learned: frozenset[str],
     home: Home = Home.RAM,
@@ -91,7 +90,7 @@ def lower(
     ram_bytes: int | None,
     deadline_factor: float | None,
 ) -> Lowered:
-    """Build the scheduling problem of a graph on a board.
+    """Build the scheduling problem of a graph on the board of `costs`.
 
     `learned` names the parameters that training updates: they live at `home`, all others in flash. An inference graph
     has no updates, yet its parameters are where training left them: `ram_homes` says where (None: the solver chooses).
@@ -104,9 +103,9 @@ def lower(
     index = {tensor.name: i for i, tensor in enumerate(arena)}
     homes = {p.name: home for p in graph.params() if p.name in learned}
     updated = graph.learned()
-    tensors = tuple(_tensor(t, t.name in updated, board, homes, ram_homes or {}, index) for t in arena)
+    tensors = tuple(_tensor(t, t.name in updated, costs, homes, ram_homes or {}, index) for t in arena)
     nodes = tuple(node for node in graph.nodes if not registry.get(node.op).is_view)
-    ops = tuple(_op(node, graph, board, root, index) for node in nodes)
+    ops = tuple(_op(node, graph, costs, root, index) for node in nodes)
     compute_s = sum(op.modes[0].time_s for op in ops)
     problem = Problem(
         name=graph.name,
@@ -128,12 +127,11 @@ def _in_arena(tensor: Tensor, outside: Mapping[str, Kind], learned: frozenset[st
 def _tensor(
     tensor: Tensor,
     is_updated: bool,
-    board: Board,
+    costs: CostModel,
     homes: Mapping[str, Home],
     ram_homes: Mapping[str, int],
     index: Mapping[str, int],
 ) -> ProblemTensor:
-    page_bytes = tensor.size_bytes + PAGE_TRAILER_BYTES
     start = end = Place.NONE
     home_of = home_like = offset = None
     if tensor.kind in (Kind.PARAM, Kind.STATE):
@@ -148,8 +146,8 @@ def _tensor(
     return ProblemTensor(
         name=tensor.name,
         size_bytes=tensor.size_bytes,
-        page_in=board.page_in_cost(page_bytes),
-        page_out=board.page_out_cost(page_bytes),
+        page_in=costs.page_in(tensor.size_bytes, PAGE_TRAILER_BYTES),
+        page_out=costs.page_out(tensor.size_bytes, PAGE_TRAILER_BYTES),
         start=start,
         end=end,
         home_offset=offset,
@@ -158,9 +156,9 @@ def _tensor(
     )
 
 
-def _op(node: Node, graph: Graph, board: Board, root: Mapping[str, str], index: Mapping[str, int]) -> ProblemOp:
+def _op(node: Node, graph: Graph, costs: CostModel, root: Mapping[str, str], index: Mapping[str, int]) -> ProblemOp:
     rule = registry.get(node.op)
-    cycles = cycle_table(board.cpu.core).cycles(rule.work(graph, node))
+    cycles, board = costs.op_cycles(graph, node), costs.board
     resident = tuple(dict.fromkeys(index[root[name]] for name in node.inputs if root[name] in index))
     outputs = tuple(index[root[name]] for name in node.outputs if root[name] in index)
     mode = Mode(

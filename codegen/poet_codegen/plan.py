@@ -17,9 +17,11 @@ from pydantic import TypeAdapter
 
 from poet_codegen.autodiff import build_training_graph, fuse_updates, inference_graph
 from poet_codegen.board import Board
+from poet_codegen.cost_model import CostModel
+from poet_codegen.costs import Costs, costs_to_json, read_costs
 from poet_codegen.emit.project import BuildInput, Pass, check_inputs
 from poet_codegen.export import with_weights
-from poet_codegen.folder import BuildFolder, Request, remove, sha256, write_atomic
+from poet_codegen.folder import BuildFolder, FolderError, Request, remove, sha256, write_atomic
 from poet_codegen.graph import Graph, Kind
 from poet_codegen.lower import Home, Lowered, lower
 from poet_codegen.onnx_import import Model, import_onnx, read_model
@@ -37,6 +39,7 @@ class Plan:
     model: Model
     train: Pass
     infer: Pass
+    costs: CostModel
 
     def build_input(self) -> BuildInput:
         """What the emitter takes."""
@@ -48,6 +51,7 @@ class Plan:
             self.request.ram_bytes,
             self.request.tool_version,
             self.request.recipe.loss.value,
+            self.costs.source,
         )
 
 
@@ -66,8 +70,9 @@ def make_request(
     technique: str,
     seed: int,
     board_ram_bytes: int | None = None,
+    costs: Costs | None = None,
 ) -> Request:
-    """What was asked, with the model's digest."""
+    """What was asked, with the digests of the model and of the profile it is to be planned with."""
     digest = sha256(inlined(model_path))
     return Request(
         tool_version(),
@@ -81,6 +86,7 @@ def make_request(
         technique,
         seed,
         board_ram_bytes,
+        None if costs is None else sha256(costs_to_json(costs).encode()),
     )
 
 
@@ -102,17 +108,19 @@ def make_plan(
     threads: int,
     time_limit_s: float,
     progress: Callable[[Progress], None] | None = None,
+    costs: Costs | None = None,
 ) -> Plan:
-    """Import, differentiate, lower and solve.
+    """Import, differentiate, lower and solve; `costs` is a profile, the one of `request`.
 
     Raises ModelError, BoardError or InfeasibleError. A schedule always replays before it is returned.
     """
     board = request.load_board()
+    model_of_costs = CostModel(board, costs)
     proto = prepared(model_path, request.recipe)
     model = import_onnx(proto)
     with_weights(proto, model.weights)  # what cannot be written back is found before training, not after
     train_graph, infer_graph = build_graphs(model, request.recipe)
-    train_low = lower_training(request, board, train_graph)
+    train_low = lower_training(request, model_of_costs, train_graph)
     schedule = solve(
         train_low.problem,
         time_limit_s=time_limit_s,
@@ -121,7 +129,7 @@ def make_plan(
         technique=request.technique,
         progress=progress,
     )
-    infer_low = lower_inference(request, board, train_graph, infer_graph, train_low, schedule)
+    infer_low = lower_inference(request, model_of_costs, train_graph, infer_graph, train_low, schedule)
     infer_schedule = solve(infer_low.problem, time_limit_s=time_limit_s, threads=threads, seed=request.seed)
     return Plan(
         request,
@@ -129,6 +137,7 @@ def make_plan(
         model,
         Pass(train_graph, train_low, schedule),
         Pass(infer_graph, infer_low, infer_schedule),
+        model_of_costs,
     )
 
 
@@ -140,11 +149,11 @@ def build_graphs(model: Model, recipe: Recipe) -> tuple[Graph, Graph]:
     return train, inference_graph(model.graph, train.of_kind(Kind.STATE))
 
 
-def lower_training(request: Request, board: Board, train: Graph) -> Lowered:
+def lower_training(request: Request, costs: CostModel, train: Graph) -> Lowered:
     """The scheduling problem of a training step."""
     return lower(
         train,
-        board,
+        costs,
         learned=train.learned(),
         home=request.home,
         ram_bytes=request.ram_bytes,
@@ -153,12 +162,12 @@ def lower_training(request: Request, board: Board, train: Graph) -> Lowered:
 
 
 def lower_inference(
-    request: Request, board: Board, train: Graph, infer: Graph, train_low: Lowered, schedule: Schedule
+    request: Request, costs: CostModel, train: Graph, infer: Graph, train_low: Lowered, schedule: Schedule
 ) -> Lowered:
     """The scheduling problem of inference, with the parameters where the training schedule has them."""
     return lower(
         infer,
-        board,
+        costs,
         learned=train.learned(),
         home=request.home,
         ram_homes=train_low.ram_homes(schedule),
@@ -169,8 +178,10 @@ def lower_inference(
 
 def save_plan(plan: Plan, model_path: Path, folder: BuildFolder) -> None:
     """Write the plan's files; what later commands made from an earlier plan is removed."""
-    for stale in (folder.project, folder.run, folder.report, folder.request):
+    for stale in (folder.project, folder.run, folder.report, folder.request, folder.plan_costs):
         remove(stale)
+    if plan.costs.costs is not None:
+        write_atomic(folder.plan_costs, costs_to_json(plan.costs.costs))
     write_atomic(folder.model, prepared(model_path, plan.request.recipe).SerializeToString(deterministic=True))
     write_atomic(folder.graph, plan.train.graph.to_json())
     write_atomic(folder.problem, plan.train.lowered.problem.to_json())
@@ -185,15 +196,31 @@ def load_plan(folder: BuildFolder) -> Plan:
     """Read a saved plan; the schedules are replayed again, so a damaged file cannot reach a board."""
     request = folder.read_request()
     board = request.load_board()
+    costs = CostModel(board, _read_costs(folder, request))
     model = import_onnx(read_model(folder.need(folder.model, "poet plan")))
     train_graph, infer_graph = build_graphs(model, request.recipe)
-    train_low = lower_training(request, board, train_graph)
+    train_low = lower_training(request, costs, train_graph)
     schedule = _read(folder, folder.schedule, train_low)
-    infer_low = lower_inference(request, board, train_graph, infer_graph, train_low, schedule)
+    infer_low = lower_inference(request, costs, train_graph, infer_graph, train_low, schedule)
     infer_schedule = _read(folder, folder.infer_schedule, infer_low)
     return Plan(
-        request, board, model, Pass(train_graph, train_low, schedule), Pass(infer_graph, infer_low, infer_schedule)
+        request,
+        board,
+        model,
+        Pass(train_graph, train_low, schedule),
+        Pass(infer_graph, infer_low, infer_schedule),
+        costs,
     )
+
+
+def _read_costs(folder: BuildFolder, request: Request) -> Costs | None:
+    """The profile that a plan was made with. Raises FolderError when it is not that one any more."""
+    if request.costs_sha256 is None:
+        return None
+    path = folder.need(folder.plan_costs, "poet plan")
+    if sha256(path.read_bytes()) != request.costs_sha256:
+        raise FolderError(f"{path} has changed since the plan was made with it. Run `poet plan` again.")
+    return read_costs(path)
 
 
 def _read(folder: BuildFolder, path: Path, lowered: Lowered) -> Schedule:

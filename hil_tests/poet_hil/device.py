@@ -163,9 +163,12 @@ class DeviceClient:
         return protocol.DeviceStatus.unpack(self.link.request(Command.STATUS))
 
     def profile(self) -> NDArray[np.uint32]:
-        """Ticks of every step of the last training step's schedule; hello().tick_hz of them are a second."""
+        """Ticks of every step of the last training step's schedule, then of the last inference's.
+
+        hello().tick_hz of them are a second.
+        """
         ticks: list[int] = []
-        while len(ticks) < len(self.manifest.steps):
+        while len(ticks) < self.manifest.marked_steps:
             first, some = protocol.unpack_profile(
                 self.link.request(Command.PROFILE, protocol.request_profile(len(ticks)))
             )
@@ -175,7 +178,7 @@ class DeviceClient:
                     f"from step {first}. Run `poet build` and `poet flash` with the poet-mcu that trains."
                 )
             ticks += some
-        return np.array(ticks[: len(self.manifest.steps)], dtype=np.uint32)
+        return np.array(ticks, dtype=np.uint32)
 
     def checkpoint(self) -> int:
         """Save parameters and steps_done to the device's storage; returns the sequence number."""

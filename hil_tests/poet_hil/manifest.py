@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from poet_hil.errors import ManifestError
 
-FORMAT = 2
+FORMAT = 3
 ELEMENT_BYTES = 4
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -91,7 +91,9 @@ class Label(_Array):
 class Step(_Frozen):
     """A schedule step: what it computes or moves in bytes, planned energy in joules and time in seconds.
 
-    `macs` and `elements` say how much it computes; 0 for a page.
+    `macs` and `elements` say how much it computes, `kernel` by which C function and `kernel_digest` by which code; 0
+    and empty for a page. `transfer_s` and `transfer_j` are what the board's storage model has a page's transfer take,
+    without the processor's own work; 0 for a computation.
     """
 
     index: Annotated[int, Field(ge=0)]
@@ -102,6 +104,10 @@ class Step(_Frozen):
     bytes: Bytes
     macs: Annotated[int, Field(ge=0)] = 0
     elements: Annotated[int, Field(ge=0)] = 0
+    kernel: str = ""
+    kernel_digest: str = ""
+    transfer_s: Annotated[float, Field(ge=0)] = 0.0
+    transfer_j: Annotated[float, Field(ge=0)] = 0.0
     energy_j: float
     time_s: float
 
@@ -116,12 +122,17 @@ class Qemu(_Frozen):
 class Board(_Frozen):
     """The board.
 
-    `core` is its processor's ('cortex-m4'), `ram_bytes` what the firmware was linked for, `baud` bits a second of its
-    serial port.
+    `core` is its processor's ('cortex-m4'), `clock_hz` how fast that runs, `run_w` and `sleep_w` its power then and
+    while it sleeps (watts, the board file's), `storage` what it pages to, `ram_bytes` what the firmware was linked
+    for, `baud` bits a second of its serial port.
     """
 
     id: str
     core: str = ""
+    clock_hz: Annotated[int, Field(ge=0)] = 0
+    run_w: Annotated[float, Field(ge=0)] = 0.0
+    sleep_w: Annotated[float, Field(ge=0)] = 0.0
+    storage: str = ""
     kind: Literal["qemu", "serial", "host"]
     ram_bytes: Positive
     baud: Positive
@@ -148,7 +159,7 @@ class Energy(_Frozen):
 class Manifest(_Frozen):
     """manifest.json. Sizes are in bytes, paths relative to the manifest's folder."""
 
-    format: Literal[2]
+    format: Literal[3]
     tool_version: str
     abi: int
     model_digest: Digest
@@ -161,7 +172,8 @@ class Manifest(_Frozen):
     params: tuple[Param, ...]
     steps: tuple[Step, ...]
     """The marked steps of one training step, in order."""
-    infer_steps: Annotated[int, Field(ge=0)] = 0
+    infer_steps: tuple[Step, ...] = ()
+    """Those of inference, numbered behind them."""
     arena_bytes: Bytes
     budget_bytes: Bytes
     peak_bytes: Bytes
@@ -173,7 +185,7 @@ class Manifest(_Frozen):
     def _tables_are_in_order(self) -> Self:
         for what, indices in (
             ("params", [p.index for p in self.params]),
-            ("steps", [s.index for s in self.steps]),
+            ("steps", [s.index for s in (*self.steps, *self.infer_steps)]),
         ):
             if indices != list(range(len(indices))):
                 raise ValueError(f"{what} must be listed by index, from 0, with none left out")
@@ -191,7 +203,7 @@ class Manifest(_Frozen):
     @property
     def marked_steps(self) -> int:
         """Schedule steps that the firmware times: those of training, then those of inference."""
-        return len(self.steps) + self.infer_steps
+        return len(self.steps) + len(self.infer_steps)
 
     @property
     def batch(self) -> int:

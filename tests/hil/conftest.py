@@ -34,7 +34,7 @@ def _step(index: int, do: str, name: str, *, recompute: bool = False) -> dict[st
 
 
 MANIFEST: dict[str, Any] = {
-    "format": 2,
+    "format": 3,
     "tool_version": "0.1.0",
     "abi": 1,
     "model_digest": "0123456789abcdef" * 2,
@@ -61,7 +61,7 @@ MANIFEST: dict[str, Any] = {
         _step(2, "page_in", "conv.out"),
         _step(3, "compute", "conv", recompute=True),
     ],
-    "infer_steps": 1,
+    "infer_steps": [_step(4, "compute", "conv")],
     "arena_bytes": 1000,
     "budget_bytes": 1024,
     "peak_bytes": 900,

@@ -25,7 +25,7 @@ def other(manifest: Manifest, **changes: Any) -> Manifest:
         ({"model_digest": "0" * 32}, "model digest"),
         ({"schedule_digest": "0" * 32}, "schedule digest"),
         ({"arena_bytes": 1001}, "arena bytes"),
-        ({"steps": []}, "number of schedule steps"),
+        ({"infer_steps": []}, "number of schedule steps"),
         ({"label": {"name": "y", "shape": [2], "dtype": "int32", "classes": 3, "bytes": 8}}, "label bytes"),
     ],
 )
@@ -124,10 +124,11 @@ def test_reset_greets_again(device: DeviceClient) -> None:
 
 def test_a_profile_longer_than_a_frame_is_read_in_parts(manifest: Manifest) -> None:
     step = manifest.steps[0].model_dump()
-    longer = other(manifest, steps=[{**step, "index": n} for n in range(300)])
+    steps = [{**step, "index": n} for n in range(300)]
+    longer = other(manifest, steps=steps[:299], infer_steps=steps[299:])
     stand_in = StandIn(longer)
     ticks = DeviceClient(Link(StandInTarget(stand_in)), longer).profile()
-    assert ticks.tolist() == list(range(300))  # and not the one of inference behind them
+    assert ticks.tolist() == list(range(300))  # the last one of inference
     assert stand_in.executed[Command.PROFILE] == 3
 
 

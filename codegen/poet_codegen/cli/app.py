@@ -10,7 +10,14 @@ from poet_hil.errors import LinkError
 from poet_solver.errors import PoetError
 from rich.markup import escape
 
-from poet_codegen.cli import board_commands, build_commands, flash_commands, train_commands, verify_command
+from poet_codegen.cli import (
+    board_commands,
+    build_commands,
+    flash_commands,
+    profile_command,
+    train_commands,
+    verify_command,
+)
 from poet_codegen.cli.console import error_console
 
 app = typer.Typer(
@@ -31,6 +38,7 @@ build_commands.register(app)
 flash_commands.register(app)
 train_commands.register(app)
 verify_command.register(app)
+profile_command.register(app)
 board_commands.register(app)
 
 

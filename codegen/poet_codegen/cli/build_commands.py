@@ -22,6 +22,7 @@ from poet_codegen.budget import fit_to_board
 from poet_codegen.build import build
 from poet_codegen.cli.console import console, dir_option, error_console, facts, next_step, si, size
 from poet_codegen.cli.quantities import parse_size
+from poet_codegen.costs import read_costs
 from poet_codegen.errors import BoardError
 from poet_codegen.folder import BuildFolder
 from poet_codegen.graph import Kind, Role
@@ -120,6 +121,10 @@ def plan_command(
         str | None,
         typer.Option(help="Link for a board with only this much RAM, stack and all data included: 131072 or 128K."),
     ] = None,
+    costs: Annotated[
+        Path | None,
+        typer.Option(help="costs.json of `poet profile`: plan with what kernels and pages took on the target."),
+    ] = None,
     out: Annotated[Path, typer.Option("--dir", "--out", help="Build folder to write.")] = Path("build"),
     time_limit: Annotated[float, typer.Option(help="Seconds to search at most; the best found is kept.")] = 60.0,
     threads: Annotated[int, typer.Option(min=1, help="Solver threads.")] = 1,
@@ -153,6 +158,7 @@ def plan_command(
         raise typer.BadParameter(f"--deadline {deadline}: give a multiple of the compute time, such as 2.0.")
     board_ram_bytes = parse_size(board_ram) if board_ram is not None else None
     description = load_board(board, board_ram_bytes)
+    profile = None if costs is None else read_costs(costs)
     most = description.ram.size_bytes - description.stack_bytes
     if ram_bytes is not None and ram_bytes > most:
         raise BoardError(
@@ -167,9 +173,9 @@ def plan_command(
 
         def make(budget: int) -> Plan:
             request = make_request(
-                model, board, budget, deadline or None, params, recipe, technique.value, seed, board_ram_bytes
+                model, board, budget, deadline or None, params, recipe, technique.value, seed, board_ram_bytes, profile
             )
-            return make_plan(request, model, threads=threads, time_limit_s=time_limit, progress=show)
+            return make_plan(request, model, threads=threads, time_limit_s=time_limit, progress=show, costs=profile)
 
         try:
             plan = make(ram_bytes) if ram_bytes is not None else fit_to_board(description, make)
@@ -229,6 +235,8 @@ def _plan_facts(plan: Plan, keep: Schedule) -> list[tuple[str, str]]:
         ),
         ("Time", f"{si(schedule.time_s, 's')} a step (modelled)"),
         ("Proof", escape(quality)),
+        ("Costs", escape(plan.costs.source)),
+        *(("Warning", f"[yellow]{escape(note)}[/]") for note in plan.costs.notes(graph)),
         *(("Note", escape(note)) for note in (*_softmax_notes(plan), *_sharing_notes(plan), *schedule.notes)),
     ]
 

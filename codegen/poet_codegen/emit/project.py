@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from poet_solver.problem import PageCost
 from poet_solver.schedule import Schedule
 
 from poet_codegen.board import Board
+from poet_codegen.emit.kernel_source import kernel_digest, kernel_source
 from poet_codegen.emit.layout import Constant, Layout, ParamRow, PassLayout, build_layout, input_name, tensor_names
 from poet_codegen.emit.steps import EmittedStep, choose_kernels, emit_steps
 from poet_codegen.emit.wrap import prototype, wrap_kernel
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import Array, DType, Graph, Kind, Tensor, model_digest
-from poet_codegen.lower import Lowered
+from poet_codegen.lower import PAGE_TRAILER_BYTES, Lowered
 from poet_codegen.ops.gather import index_range
 from poet_codegen.ops.registry import Kernel
 from poet_codegen.render import c_float, render
@@ -48,6 +50,8 @@ class BuildInput:
     budget_bytes: int
     tool_version: str
     loss: str
+    cost_source: str
+    """Where the schedule's energies and times come from, in words."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
     steps = emit_steps(train.graph, train.lowered, train.schedule, train_layout, layout.pages, 0)
     infer_steps = emit_steps(infer.graph, infer.lowered, infer.schedule, infer_layout, layout.pages, len(steps))
     kernels = _kernels([train.graph, infer.graph])
-    sources = tuple(wrap_kernel(_source(kernel, build.board)) for kernel in kernels)
+    sources = tuple(wrap_kernel(kernel_source(kernel, build.board)) for kernel in kernels)
     model = model_digest(train.graph, build.weights)
     schedule = train.schedule.digest()
     label, output = train.graph.one(Kind.LABEL), infer.graph.tensors[infer.graph.outputs[0]]
@@ -161,15 +165,6 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
         if not row.is_state
     }
     return emission, values
-
-
-def _source(kernel: Kernel, board: Board) -> str:
-    """C of a kernel; where the board's core takes the blocked form, the host still takes the plain one."""
-    plain = render(f"kernels/{kernel.template}", **kernel.values)
-    if kernel.blocked is None or board.cpu.fpu is None:
-        return plain
-    blocked = render(f"kernels/{kernel.blocked.template}", **kernel.blocked.values)
-    return f"#ifdef POET_M4F\n{blocked}#else\n{plain}#endif\n"
 
 
 def check_inputs(graph: Graph) -> None:
@@ -212,7 +207,7 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
     schedule, board = build.train.schedule, build.board
     energy = schedule.energy
     return {
-        "format": 2,
+        "format": 3,
         "tool_version": e.tool_version,
         "abi": e.abi,
         "model_digest": e.model_digest,
@@ -220,6 +215,10 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
         "board": {
             "id": board.name,
             "core": board.cpu.core,
+            "clock_hz": board.cpu.clock_hz,
+            "run_w": board.power.run_w.value,
+            "sleep_w": board.power.sleep_w.value,
+            "storage": board.storage.models,
             "kind": board.kind,
             "ram_bytes": board.ram.size_bytes,
             "baud": board.uart.baud,
@@ -240,22 +239,8 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
             }
             for p in e.params
         ],
-        "steps": [
-            {
-                "index": s.index,
-                "do": s.do,
-                "name": s.title,
-                "op": s.op,
-                "recompute": s.recompute,
-                "bytes": s.size_bytes,
-                "macs": s.work.macs if s.work else 0,
-                "elements": s.work.elements if s.work else 0,
-                "energy_j": s.energy_j,
-                "time_s": s.time_s,
-            }
-            for s in e.steps
-        ],
-        "infer_steps": len(e.infer_steps),
+        "steps": [_step(s, board) for s in e.steps],
+        "infer_steps": [_step(s, board) for s in e.infer_steps],
         "arena_bytes": e.arena_bytes,
         "budget_bytes": e.budget_bytes,
         "peak_bytes": e.peak_bytes,
@@ -265,10 +250,33 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
             "page_in": energy.page_in,
             "page_out": energy.page_out,
             "idle": energy.idle,
-            "source": "modelled: kernel cycle table x the board file's power, storage model of the board file",
+            "source": build.cost_source,
         },
         "firmware_elf": "firmware.elf",
         "host_executable": "host/firmware",
+    }
+
+
+def _step(step: EmittedStep, board: Board) -> dict[str, Any]:
+    transfer = PageCost(0.0, 0.0)
+    if step.do != "compute":
+        page_bytes = step.size_bytes + PAGE_TRAILER_BYTES
+        transfer = board.page_in_cost(page_bytes) if step.do == "page_in" else board.page_out_cost(page_bytes)
+    return {
+        "index": step.index,
+        "do": step.do,
+        "name": step.title,
+        "op": step.op,
+        "recompute": step.recompute,
+        "bytes": step.size_bytes,
+        "macs": step.work.macs if step.work else 0,
+        "elements": step.work.elements if step.work else 0,
+        "kernel": step.kernel.name if step.kernel else "",
+        "kernel_digest": kernel_digest(step.kernel, board) if step.kernel else "",
+        "transfer_s": transfer.time_s,
+        "transfer_j": transfer.energy_j,
+        "energy_j": step.energy_j,
+        "time_s": step.time_s,
     }
 
 

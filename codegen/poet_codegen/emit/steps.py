@@ -35,6 +35,8 @@ class EmittedStep:
     """How much a computation computes; None for a page."""
     energy_j: float
     time_s: float
+    kernel: Kernel | None = None
+    """What a computation calls; None for a page."""
     is_loss: bool = False
     """The first computation of the loss, which the code looks at."""
     is_update: bool = False
@@ -112,6 +114,7 @@ def emit_steps(
                     registry.get(node.op).work(graph, node),
                     mode.energy_j,
                     mode.time_s,
+                    kernel,
                     is_loss,
                     is_update,
                 )

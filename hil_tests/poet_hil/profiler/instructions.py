@@ -10,6 +10,7 @@ from pathlib import Path
 import capstone
 from capstone import arm
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from poet_hil.errors import TargetError
 
@@ -93,14 +94,30 @@ class Image:
 
     def __init__(self, elf: Path) -> None:
         with elf.open("rb") as file:
+            parsed = ELFFile(file)
             self._parts = [
                 (segment["p_vaddr"], segment.data())
-                for segment in ELFFile(file).iter_segments()
+                for segment in parsed.iter_segments()
                 if segment["p_type"] == "PT_LOAD" and segment["p_filesz"]
             ]
+            symbols = parsed.get_section_by_name(".symtab")
+            self._functions = {
+                symbol.name: (symbol["st_value"] & ~1, (symbol["st_value"] & ~1) + symbol["st_size"])
+                for symbol in (symbols.iter_symbols() if isinstance(symbols, SymbolTableSection) else ())
+                if symbol["st_info"]["type"] == "STT_FUNC"
+            }
         self._decoder = capstone.Cs(capstone.CS_ARCH_ARM, capstone.CS_MODE_THUMB | capstone.CS_MODE_MCLASS)
         self._decoder.detail = True
         self._path = elf
+
+    def functions(self, prefixes: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+        """Addresses [first, end) of the functions whose names begin so. Raises TargetError when there are none."""
+        found = tuple(place for name, place in sorted(self._functions.items()) if name.startswith(prefixes))
+        if not found:
+            raise TargetError(
+                f"{self._path} has no function {prefixes[0]}..., as after a strip. Run `poet build` again."
+            )
+        return found
 
     def decode(self, first: int, end: int) -> tuple[Instruction, ...]:
         """The instructions at addresses [first, end). Raises TargetError when they are not all of the image."""

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -31,6 +31,10 @@ class Region:
     """What ran between a pair of markers."""
 
     segments: tuple[Segment, ...]
+
+    def within(self, ranges: Sequence[tuple[int, int]]) -> Region:
+        """What of it ran at addresses [first, end) of some ranges."""
+        return Region(tuple(s for s in self.segments if any(first <= s.first < end for first, end in ranges)))
 
 
 def build_plugin(folder: Path) -> Path:
@@ -66,16 +70,31 @@ def plugin_arguments(library: Path, output: Path) -> list[str]:
 
 def read_regions(output: Path) -> Iterator[Region]:
     """The regions in the order in which they ended. Raises TargetError for a file that the plugin did not write."""
-    segments: list[Segment] | None = None
-    for number, line in enumerate(output.read_text(encoding="ascii").splitlines(), 1):
-        words = line.split()
-        if words == ["R"]:
-            if segments is not None:
-                yield Region(tuple(segments))
-            segments = []
-        elif segments is not None and len(words) == 5 and words[0] == "S":
-            segments.append(Segment(int(words[1], 16), int(words[2], 16), int(words[3]), int(words[4])))
-        else:
-            raise TargetError(f"{output}, line {number}: {line!r} is not of the profiler. Profile again.")
-    if segments is not None:
-        yield Region(tuple(segments))
+    yield from RegionReader(output).new()
+
+
+class RegionReader:
+    """Reads what the plugin writes while the firmware runs. Each region is flushed as it ends."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self._offset = 0
+        self._line = 0
+
+    def new(self) -> list[Region]:
+        """The regions since the last call, oldest first. Raises TargetError for a file that is not the plugin's."""
+        with self._output.open("rb") as file:
+            file.seek(self._offset)
+            text = file.read()
+        self._offset += len(text)
+        regions: list[list[Segment]] = []
+        for line in text.decode("ascii", errors="replace").splitlines():
+            self._line += 1
+            words = line.split()
+            if words == ["R"]:
+                regions.append([])
+            elif regions and len(words) == 5 and words[0] == "S":
+                regions[-1].append(Segment(int(words[1], 16), int(words[2], 16), int(words[3]), int(words[4])))
+            else:
+                raise TargetError(f"{self._output}, line {self._line}: {line!r} is not of the profiler. Profile again.")
+        return [Region(tuple(segments)) for segments in regions]

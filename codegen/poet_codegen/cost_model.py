@@ -1,0 +1,125 @@
+"""What ops and pages cost on a board: by a profile where it has them, else by the core's cycle table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from poet_solver.problem import PageCost
+
+from poet_codegen.board import Board
+from poet_codegen.costs import Costs, KernelCost, Transfer
+from poet_codegen.cycles import cycle_table
+from poet_codegen.emit.kernel_source import kernel_digest
+from poet_codegen.graph import Graph, Node
+from poet_codegen.ops import registry
+from poet_codegen.ops.registry import Kernel, Work
+
+_NAMES_MOST = 3
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Prices of one board. `costs` is a profile, which may be of another board or of older kernels."""
+
+    board: Board
+    costs: Costs | None = None
+
+    @cached_property
+    def _kernels_count(self) -> bool:
+        """Whether the profile's kernels say anything of this board: its cycles are those of a core, at any clock."""
+        return self.costs is not None and self.costs.core == self.board.cpu.core
+
+    @cached_property
+    def _pages_count(self) -> bool:
+        return self._kernels_count and self.costs is not None and self.costs.storage == self.board.storage.models
+
+    @property
+    def source(self) -> str:
+        """Where figures come from, in words."""
+        power = "x the board file's power"
+        if self.costs is None or not self._kernels_count:
+            return f"modelled: kernel cycle table {power}, storage model of the board file"
+        return f"{self.costs.source}, {power}; ops and pages that were not profiled by the kernel cycle table"
+
+    def op_cycles(self, graph: Graph, node: Node) -> float:
+        """Cycles of one run of a node."""
+        rule = registry.get(node.op)
+        entry = self._profiled(rule.kernel(graph, node))
+        return entry.cycles if entry is not None else self._table(rule.work(graph, node))
+
+    def page_in(self, size_bytes: int, trailer_bytes: int) -> PageCost:
+        """Cost of reading a tensor of `size_bytes`: the device's transfer, and the processor's checksum over it."""
+        return self._page("page_in", size_bytes, self.board.page_in_cost(size_bytes + trailer_bytes))
+
+    def page_out(self, size_bytes: int, trailer_bytes: int) -> PageCost:
+        """Cost of writing a tensor of `size_bytes`, likewise."""
+        return self._page("page_out", size_bytes, self.board.page_out_cost(size_bytes + trailer_bytes))
+
+    def _page(self, do: Transfer, size_bytes: int, transfer: PageCost) -> PageCost:
+        profiled = self.costs.page(do, size_bytes) if self.costs is not None and self._pages_count else None
+        if profiled is not None and profiled[1] == "measured":
+            time_s = profiled[0] * self.board.seconds_per_cycle
+            # The clock does not tell power: the device's is the board file's.
+            return PageCost(time_s, transfer.energy_j * (time_s / transfer.time_s), transfer.wear_bytes)
+        cycles = profiled[0] if profiled is not None else self._table(Work("page", elements=size_bytes))
+        return PageCost(
+            transfer.time_s + cycles * self.board.seconds_per_cycle,
+            transfer.energy_j + cycles * self.board.energy_per_cycle_j,
+            transfer.wear_bytes,
+        )
+
+    def notes(self, graph: Graph) -> tuple[str, ...]:
+        """What of a profile does not fit this board, or this graph's ops: to be said wherever its figures are shown."""
+        if self.costs is None:
+            return ()
+        costs, board = self.costs, self.board
+        if not self._kernels_count:
+            return (
+                f"The costs are of the core {costs.core}, {board.name} has {board.cpu.core}: none is used, all ops and "
+                "pages have those of the cycle table. Run `poet profile` on this board.",
+            )
+        found = []
+        if costs.board != board.name:
+            found.append(f"The costs are of the board {costs.board}, not of {board.name}, which has the same core.")
+        if costs.clock_hz != board.cpu.clock_hz:
+            found.append(
+                f"The costs were taken at {costs.clock_hz / 1e6:g} MHz, {board.name} runs at "
+                f"{board.cpu.clock_hz / 1e6:g} MHz: their cycles are used, waits for memory may differ."
+            )
+        if not self._pages_count:
+            found.append(
+                f"The costs' pages are of {costs.storage!r}, {board.name} has {board.storage.models!r}: pages cost "
+                "what the board's storage model says."
+            )
+        return (*found, *self._stale(graph))
+
+    def _stale(self, graph: Graph) -> list[str]:
+        assert self.costs is not None
+        changed: list[str] = []
+        missing: list[str] = []
+        for node in graph.nodes:
+            rule = registry.get(node.op)
+            if rule.is_view or self._profiled(kernel := rule.kernel(graph, node)) is not None:
+                continue
+            (changed if kernel.name in self.costs.by_kernel else missing).append(f"{node.label} ({node.op})")
+        reasons = ((changed, "have other code than when the costs were taken"), (missing, "are not among the costs"))
+        return [
+            f"{len(ops)} ops {why}, such as {', '.join(ops[:_NAMES_MOST])}: they have the cycle table's costs. "
+            "Run `poet profile` again."
+            for ops, why in reasons
+            if ops
+        ]
+
+    def profiled(self, graph: Graph, node: Node) -> KernelCost | None:
+        """The profile's entry that prices a node, where there is one."""
+        return self._profiled(registry.get(node.op).kernel(graph, node))
+
+    def _profiled(self, kernel: Kernel) -> KernelCost | None:
+        if self.costs is None or not self._kernels_count:
+            return None
+        entry = self.costs.by_kernel.get(kernel.name)
+        return entry if entry is not None and entry.digest == kernel_digest(kernel, self.board) else None
+
+    def _table(self, work: Work) -> float:
+        return cycle_table(self.board.cpu.core).cycles(work)

@@ -1,0 +1,36 @@
+"""A kernel's C, and a digest of all that decides how many cycles it takes."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+
+from poet_codegen.board import Board
+from poet_codegen.ops.registry import Kernel
+from poet_codegen.platformio.flags import ARITHMETIC, machine_flags
+from poet_codegen.render import render
+from poet_codegen.resources import data_dir
+
+_DIGEST_HEX = 16
+_CALLED = ("src/math.c", "include/poet/math.h", "src/random.c", "include/poet/random.h")
+"""Below firmware/: what kernels call."""
+
+
+def kernel_source(kernel: Kernel, board: Board) -> str:
+    """C of a kernel; where the board's core takes the blocked form, the host still takes the plain one."""
+    plain = render(f"kernels/{kernel.template}", **kernel.values)
+    if kernel.blocked is None or board.cpu.fpu is None:
+        return plain
+    blocked = render(f"kernels/{kernel.blocked.template}", **kernel.blocked.values)
+    return f"#ifdef POET_M4F\n{blocked}#else\n{plain}#endif\n"
+
+
+def kernel_digest(kernel: Kernel, board: Board) -> str:
+    """Changes with the kernel's code, the functions it calls, the core and the compiler's flags; not with the clock."""
+    text = "\n".join((kernel_source(kernel, board), *machine_flags(board), *ARITHMETIC, _called()))
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_HEX]
+
+
+@cache
+def _called() -> str:
+    return "\n".join((data_dir("firmware") / name).read_text(encoding="utf-8") for name in _CALLED)

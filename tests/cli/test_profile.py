@@ -1,0 +1,57 @@
+"""`poet profile` and `poet plan --costs`: after one pass, a step costs what the plan said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from poet_codegen.cli.app import app
+from poet_codegen.cli.profile_command import profiled
+from poet_codegen.costs import read_costs
+from poet_hil.manifest import load_build
+from poet_hil.samples import random_batches
+from typer.testing import CliRunner
+
+from .test_whole_path import MODEL, need_tools
+
+
+def poet(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+@pytest.mark.emulated
+def test_a_plan_with_costs_predicts_the_step(tmp_path: Path) -> None:
+    """Planned from the cycle table within 25 %, from a profile of another schedule within 3 %."""
+    need_tools()
+    first, second = tmp_path / "first", tmp_path / "second"
+    plan = ["plan", str(MODEL), "--board", "qemu_mps2_an386", "--deadline", "0", "--time-limit", "5"]
+    poet(*plan, "--ram", "28K", "--dir", str(first))
+    poet("build", "--dir", str(first))
+    time_off, energy_off = _off(first)
+    assert max(time_off, energy_off) < 0.25
+    said = poet("profile", "--dir", str(first), "--runs", "2")
+    assert "modelled: instructions executed in QEMU" in said
+    costs = read_costs(first / "costs.json")
+    assert {entry.source for entry in (*costs.kernels, *costs.pages)} == {"modelled"}
+    said = poet(*plan, "--ram", "20K", "--costs", str(first / "costs.json"), "--dir", str(second))
+    assert "Warning" not in said
+    poet("build", "--dir", str(second))
+    time_off, energy_off = _off(second)
+    assert max(time_off, energy_off) < 0.03
+
+
+def _off(folder: Path) -> tuple[float, float]:
+    """How far the planned time and energy of a step are off what the profiler gives for other samples: relative."""
+    build = load_build(folder)
+    manifest = build.manifest
+    with profiled(build) as (clock, device):
+        device.write_sample(*random_batches(manifest, 1, seed=7)[0])
+        device.train(1e-3)
+        cycles = clock.cycles(device, manifest.steps)
+    busy_s = cycles.sum() / manifest.board.clock_hz
+    time_s = busy_s + sum(step.transfer_s for step in manifest.steps)
+    energy_j = busy_s * manifest.board.run_w + sum(step.transfer_j for step in manifest.steps)
+    planned_s, planned_j = (sum(getattr(step, name) for step in manifest.steps) for name in ("time_s", "energy_j"))
+    return abs(planned_s / time_s - 1.0), abs(planned_j / energy_j - 1.0)
