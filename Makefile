@@ -29,9 +29,11 @@ bench-solver: setup
 bench-solver-exactness: setup
 	$(BIN)/python benchmarks/solver_exactness.py $(ARGS)
 
-# The blocked kernels beside the plain ones: executed instructions, modelled cycles.
+# Every kernel beside naive loops and emx-onnx-cgen: executed instructions, modelled cycles. Writes benchmarks/kernels.json.
+# ARGS="--only softmax" picks rows, ARGS=--short takes under a minute; both write no file.
 bench-kernels: setup
-	$(BIN)/python -m benchmarks.kernels
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m benchmarks.kernels $(ARGS)
 
 # Half an hour on an idle machine, resumed likewise; ARGS="bert" picks nets, ARGS=--help tells more. It needs PyTorch:
 # .venv/bin/pip install torch onnxscript

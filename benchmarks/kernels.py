@@ -1,99 +1,154 @@
-"""`make bench-kernels`: instructions and modelled Cortex-M4 cycles of the blocked kernels beside the plain ones.
+"""`make bench-kernels`: instructions and modelled cycles of every kernel, beside naive loops and another generator.
 
-Both are compiled with the firmware's flags and executed in one run on QEMU; cycles are those instructions priced with
-the core's timing table (flash wait states are not in it). Writes benchmarks/kernels.json. The inputs are random, and
-every result is compared bit for bit with the plain kernel's.
+All forms of a kernel are compiled with the firmware's flags and executed in one run on QEMU, on the same random inputs;
+every form of ours has the bits of the plain one, and the others are close to it. Cycles are the executed instructions
+priced with the core's timing table (flash wait states and caches are not in it); a core without a table is counted in
+instructions. Writes benchmarks/kernels.json.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from poet_codegen.graph import AttrValue
+from poet_hil.profiler.timing import Profile
 from rich.console import Console
 from rich.table import Table
 
-from tests.codegen.m4f_program import Case, case, profiles
+from benchmarks import emx
+from benchmarks.kernel_rows import Row, rows
+from tests.codegen.kernel_program import CORES, Form, own_forms, profiles
 
 RESULTS = Path(__file__).parent / "kernels.json"
-_SAME: dict[str, AttrValue] = {"strides": (1, 1), "dilations": (1, 1), "pads": (1, 1, 1, 1), "groups": 1}
-_HALF = _SAME | {"strides": (2, 2)}
-_WIDE = _SAME | {"pads": (2, 2, 2, 2)}
-_POINT = _SAME | {"pads": (0, 0, 0, 0)}
+NAIVE = Path(__file__).parent / "naive.h"
+_PER_PROGRAM = 40
+"""Rows compiled together."""
 
 
-def _shapes() -> list[tuple[str, int, Case]]:
-    """(title, multiply-adds with those at the edges, case)."""
-    rows: list[tuple[str, int, Case]] = []
-    for title, channels_in, size, channels_out, kernel, window in (
-        ("conv 3x3, 16 -> 32 channels, 16x16", 16, 16, 32, 3, _SAME),
-        ("conv 3x3, 3 -> 16 channels, 32x32", 3, 32, 16, 3, _SAME),
-        ("conv 3x3 stride 2, 16 -> 32 channels, 32x32", 16, 32, 32, 3, _HALF),
-        ("conv 5x5, 8 -> 8 channels, 16x16", 8, 16, 8, 5, _WIDE),
-        ("pointwise 1x1, 32 -> 64 channels, 16x16", 32, 16, 64, 1, _POINT),
-        ("depthwise 3x3, 32 channels, 16x16", 32, 16, 32, 3, _SAME | {"groups": 32}),
-    ):
-        groups = int(str(window["groups"]))
-        step = 2 if window is _HALF else 1
-        out = size // step
-        x, dy = (1, channels_in, size, size), (1, channels_out, out, out)
-        w = (channels_out, channels_in // groups, kernel, kernel)
-        macs = channels_out * out * out * w[1] * kernel * kernel
-        rows += [
-            (f"{title}: forward", macs, case("Conv", [x, w, (channels_out,)], window)),
-            (f"{title}: input gradient", macs, case("ConvInputGrad", [dy, w], window | {"extent": (size, size)})),
-            (f"{title}: weight gradient", macs, case("ConvWeightGrad", [x, dy], window | {"kernel": w[2:]})),
-        ]
-    for batch in (1, 8):
-        for transposed in (1, 0):
-            w = (128, 256) if transposed else (256, 128)
-            layout: dict[str, AttrValue] = {"transposed": transposed}
-            title = f"dense 256 -> 128, batch {batch}, weights {'out x in' if transposed else 'in x out'}"
-            macs = batch * 256 * 128
-            rows += [
-                (f"{title}: forward", macs, case("Dense", [(batch, 256), w, (128,)], layout)),
-                (f"{title}: input gradient", macs, case("DenseInputGrad", [(batch, 128), w], layout)),
-            ]
-    square: dict[str, AttrValue] = {"trans_a": 0, "trans_b": 0}
-    rows.append(("matmul 64 x 64 x 64", 64**3, case("MatMul", [(64, 64), (64, 64)], square)))
-    rows.append(
-        (
-            "matmul 64 x 64 x 64, right side transposed",
-            64**3,
-            case("MatMul", [(64, 64), (64, 64)], square | {"trans_b": 1}),
+def _forms(row: Row, number: int, with_emx: bool) -> list[Form]:
+    forms = own_forms(row.case, number)
+    if row.naive:
+        letters = [f"t{i}" for i in range(len(row.case.buffers))]
+        head = f"void naive{number}(" + ", ".join(
+            f"{'' if b.is_written else 'const '}float *{letter}"
+            for b, letter in zip(row.case.buffers, letters, strict=True)
         )
-    )
-    return rows
+        text = f"{head})\n{{\n    {row.naive.format(*letters)};\n}}\n"
+        call = f"naive{number}({', '.join(f'{{{i}}}' for i in range(len(letters)))})"
+        forms.append(Form("naive", (text,), call, is_exact=False))
+    if row.twin is not None and with_emx:
+        name = f"emx{number}"
+        call = f"{name}({', '.join(f'{{{i}}}' for i in row.twin_tensors)})"
+        forms.append(Form("emx", (emx.generated(row.twin, name),), call, is_exact=False, is_foreign=True))
+    return forms
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row on a core: profiles by the form's title."""
+
+    row: Row
+    core: str
+    forms: dict[str, Profile]
+
+    @property
+    def ours(self) -> Profile:
+        """The form that the core's firmware has."""
+        return self.forms.get("blocked", self.forms["plain"]) if CORES[self.core].has_fpu else self.forms["plain"]
+
+    def cost(self, form: str) -> float | None:
+        """Modelled cycles of a form, or its instructions where the core has no table."""
+        profile = self.forms.get(form)
+        return None if profile is None else _cost(profile)
+
+    def ratio(self, form: str) -> float | None:
+        """Our cost over that of another form."""
+        theirs = self.cost(form)
+        return None if theirs is None else _cost(self.ours) / theirs
+
+
+def _cost(profile: Profile) -> float:
+    return float(profile.instructions if profile.cycles is None else profile.cycles)
+
+
+def measure(chosen: Sequence[Row], core: str, with_emx: bool) -> list[Result]:
+    """Run the rows on a core."""
+    results: list[Result] = []
+    for first in range(0, len(chosen), _PER_PROGRAM):
+        part = chosen[first : first + _PER_PROGRAM]
+        forms = [_forms(row, number, with_emx) for number, row in enumerate(part)]
+        with tempfile.TemporaryDirectory(prefix="poet-kernels-") as folder:
+            measured = profiles([row.case for row in part], forms, Path(folder), CORES[core], NAIVE.read_text())
+        results += [Result(row, core, made) for row, made in zip(part, measured, strict=True)]
+    return results
+
+
+def _table(core: str, results: Sequence[Result]) -> Table:
+    what = "instructions" if results[0].ours.cycles is None else "modelled cycles"
+    table = Table(f"kernel, {core}", title=f"{what} per multiply-add (MAC) or element (el)")
+    for heading in ("", "ours", "/naive", "/emx", "/plain", "hot code"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        ratios = [result.ratio(form) for form in ("naive", "emx", "plain")]
+        unit = "MAC" if result.row.unit == "MAC" else "el"
+        table.add_row(
+            result.row.title,
+            unit,
+            f"{_cost(result.ours) / result.row.units:.2f}",
+            *("" if r is None else f"{r:.2f}" for r in ratios),
+            f"{result.ours.hot_bytes} B",
+        )
+    return table
+
+
+def _record(result: Result) -> dict[str, object]:
+    row = result.row
+    made: dict[str, object] = {
+        "kernel": row.title,
+        "unit": row.unit,
+        "units": row.units,
+        "hot_code_bytes": result.ours.hot_bytes,
+        "instructions_per_unit": result.ours.instructions / row.units,
+    }
+    if result.ours.cycles is not None:
+        made["cycles_per_unit"] = result.ours.cycles / row.units
+    for form in ("naive", "emx", "plain"):
+        ratio = result.ratio(form)
+        if ratio is not None:
+            made[f"ratio_to_{form}"] = ratio
+    return made
 
 
 def main() -> None:
-    """Run all shapes, print the table, write the results."""
-    rows = _shapes()
-    with tempfile.TemporaryDirectory(prefix="poet-kernels-") as folder:
-        measured = profiles([c for _, _, c in rows], Path(folder))
-    table = Table("kernel", "cycles/MAC", "plain", "ratio", "hot code", title="Cortex-M4F, modelled cycles")
-    results = []
-    for (title, macs, _), (plain, blocked) in zip(rows, measured, strict=True):
-        assert plain.cycles is not None and blocked.cycles is not None
-        ratio = blocked.cycles / plain.cycles
-        figures = (f"{blocked.cycles / macs:.2f}", f"{plain.cycles / macs:.2f}", f"{ratio:.2f}")
-        table.add_row(title, *figures, f"{blocked.hot_bytes} B")
-        results.append(
-            {
-                "kernel": title,
-                "macs": macs,
-                "cycles": blocked.cycles,
-                "instructions": blocked.instructions,
-                "cycles_per_mac": blocked.cycles / macs,
-                "plain_cycles_per_mac": plain.cycles / macs,
-                "ratio_to_plain": ratio,
-                "hot_code_bytes": blocked.hot_bytes,
-            }
-        )
-    Console().print(table)
-    RESULTS.write_text(json.dumps({"core": "cortex-m4", "cycles": "modelled", "rows": results}, indent=1) + "\n")
+    """Run the rows, print the tables, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cores", nargs="*", metavar="core", help=f"of {', '.join(CORES)}; all by default")
+    parser.add_argument("--only", default="", help="rows whose title has this in it; nothing is written")
+    parser.add_argument("--short", action="store_true", help="some rows on the Cortex-M4 alone; nothing is written")
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.cores) - set(CORES))
+    if unknown:
+        parser.error(f"no core {', '.join(unknown)}; there are {', '.join(CORES)}")
+    cores = arguments.cores or (["cortex-m4"] if arguments.short else list(CORES))
+    chosen = [row for row in rows() if arguments.only in row.title and (row.short or not arguments.short)]
+    if not chosen:
+        parser.error(f"no row has {arguments.only!r} in its title")
+    console = Console()
+    with_emx = emx.is_installed()
+    if not with_emx:
+        console.print("emx-onnx-cgen is not installed: its column stays empty. `pip install -e '.[bench]'` brings it.")
+    records = {}
+    for core in cores:
+        results = measure(chosen, core, with_emx)
+        console.print(_table(core, results))
+        records[core] = [_record(result) for result in results]
+    if not (arguments.only or arguments.short or arguments.cores) and with_emx:
+        made = {"cycles": "modelled", "emx": emx.title(), "cores": records}
+        RESULTS.write_text(json.dumps(made, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 from poet_codegen.graph import AttrValue
 from poet_codegen.m4f.pipeline import Assembly
 
-from tests.codegen.m4f_program import Case, case, differing
+from tests.codegen.kernel_program import Case, case, differing
 
 
 def convolution(

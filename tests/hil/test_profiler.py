@@ -12,7 +12,7 @@ from poet_hil.profiler.instructions import Image, Instruction, Kind
 from poet_hil.profiler.plugin import build_plugin, plugin_arguments, read_regions
 from poet_hil.profiler.timing import Pricer, SingleIssue, timing_table
 
-from tests.codegen.m4f_program import ENABLE_FPU
+from tests.codegen.kernel_program import ENABLE_FPU
 
 HEADER = ".syntax unified\n.thumb\n.cpu cortex-m4\n.fpu fpv4-sp-d16\n"
 TOOLS = ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard", "-nostdlib"]
