@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from poet_codegen.graph import AttrValue
 from poet_codegen.m4f.pipeline import Assembly
+from poet_codegen.ops.optimizers import rule_of, state_of, update_attrs
+from poet_codegen.recipe import Optimizer, Recipe
 
 from tests.codegen.kernel_program import Case, case, differing
+
+RECIPES = (
+    Recipe(),
+    Recipe(momentum=0.9),
+    Recipe(momentum=0.9, nesterov=True, weight_decay=0.01),
+    Recipe(optimizer=Optimizer.ADAM),
+    Recipe(optimizer=Optimizer.ADAMW, accumulate=3),
+)
 
 
 def convolution(
@@ -65,7 +76,39 @@ def test_random_dense_layers_have_the_bits_of_the_plain_kernels(tmp_path: Path) 
         bias = [(outputs,)] if rng.random() < 0.5 else []
         forward = case("Dense", [(batch, inputs), w, *bias], attrs)
         cases += [forward, case("DenseInputGrad", [(batch, outputs), w], attrs)]
+        cases.append(case("DenseWeightGrad", [(batch, inputs), (batch, outputs)], attrs))
     assert differing(cases, tmp_path) == []
+
+
+def update_case(
+    gradient: str, dw: tuple[int, ...], operands: Sequence[tuple[int, ...]], attrs: dict[str, AttrValue], recipe: Recipe
+) -> Case:
+    """The gradient op on operands of these shapes, fused with a recipe's update."""
+    rule = rule_of(recipe)
+    shapes = [dw, *(dw for _ in state_of(recipe)), *operands, (1,)]
+    reads_step = rule.reads_step or recipe.accumulate > 1
+    ends = {len(shapes): 6} if reads_step else {}
+    return case(f"{gradient}{rule.op}", [*shapes, *((1,) for _ in ends)], attrs | update_attrs(recipe), ends=ends)
+
+
+def test_updates_fused_with_weight_gradients_have_the_bits_of_the_plain_kernels(tmp_path: Path) -> None:
+    rng = random.Random(13)
+    point: dict[str, AttrValue] = {"strides": (1, 1), "dilations": (1, 1), "pads": (0, 0, 0, 0)}
+    window = point | {"pads": (1, 1, 1, 1)}
+    cases: list[Case] = []
+    for recipe in RECIPES:
+        for batch in (1, 1, 2, 8):
+            inputs, outputs, transposed = rng.randrange(1, 35), rng.randrange(1, 35), rng.choice([0, 1])
+            dw = (outputs, inputs) if transposed else (inputs, outputs)
+            operands = [(batch, inputs), (batch, outputs)]
+            cases.append(update_case("DenseWeightGrad", dw, operands, {"transposed": transposed}, recipe))
+        for attrs in (point, window):
+            size = (rng.randrange(1, 9), rng.randrange(1, 9))
+            groups, kernel = rng.choice([1, 2]), (1, 1) if attrs is point else (3, 3)
+            operands, dw = [(2, 6, *size), (2, 4, *size)], (4, 6 // groups, *kernel)
+            more: dict[str, AttrValue] = {"groups": groups, "kernel": kernel}
+            cases.append(update_case("ConvWeightGrad", dw, operands, attrs | more, recipe))
+    assert differing([c for c in cases if c.kernel.blocked], tmp_path) == []
 
 
 def test_random_matrix_products_have_the_bits_of_the_plain_kernels(tmp_path: Path) -> None:
@@ -76,9 +119,14 @@ def test_random_matrix_products_have_the_bits_of_the_plain_kernels(tmp_path: Pat
         rows, columns, depth = (rng.randrange(1, 18) for _ in range(3))
         trans_b = rng.choice([0, 1])
         b = (*lead, columns, depth) if trans_b else (*lead, depth, columns)
-        drawn = case("MatMul", [(*lead, rows, depth), b], {"trans_a": 0, "trans_b": trans_b})
-        assert (drawn.kernel.blocked is None) == (depth == 1)
-        cases += [drawn] if drawn.kernel.blocked else []
+        trans_a = rng.choice([0, 1])
+        a = (*lead, depth, rows) if trans_a else (*lead, rows, depth)
+        attrs: dict[str, AttrValue] = {"trans_a": trans_a, "trans_b": trans_b}
+        # As a gradient that is summed over the matrices, or with one matrix on the right.
+        summed: dict[str, AttrValue] = {"shape": (rows, columns)} if lead and rng.random() < 0.3 else {}
+        if lead and not trans_a and rng.random() < 0.3:
+            summed, b = {}, b[-2:]
+        cases.append(case("MatMul", [a, b], attrs | summed))
     assert differing(cases, tmp_path) == []
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 
-from poet_codegen.m4f.rows import FLOAT_BYTES, Extent, PlacedBlock, RowSums, Source, best_shape, split_row
+from poet_codegen.m4f.pipeline import FLOAT_BYTES
+from poet_codegen.m4f.rows import Extent, PlacedBlock, RowSums, Source, best_shape, split_row
 from poet_codegen.ops.window import Window
 
 _LARGEST_PLANE_BYTES = 65536

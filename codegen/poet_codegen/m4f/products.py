@@ -1,115 +1,357 @@
-"""Matrix products and fully connected layers: blocks of rows x columns, with the sums in registers.
+"""Matrix products in blocks of rows x columns, with the sums in registers.
 
-y[r][c] = start[c] + sum over k of a[r][k] * b(k, c), k ascending. b is read along k where its columns lie in rows of
-memory (`along_depth`), else along c.
+y[r][c] = start + sum over k of a(r, k) * b(k, c), k ascending. Fully connected layers, 1x1 convolutions, their
+gradients and MatMul are such products; they differ in how a and b lie in memory and in where a sum starts.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 
-from poet_codegen.m4f.pipeline import REGISTERS, TEMPORARIES, Assembly, register_list
-from poet_codegen.m4f.rows import FLOAT_BYTES
+from poet_codegen.m4f.pipeline import (
+    FLOAT_BYTES,
+    LARGEST_IMMEDIATE,
+    REGISTERS,
+    TEMPORARIES,
+    Assembly,
+    register_list,
+    two_sizes,
+)
 
-_ROWS = (4, 2, 1)
+_MOST_ROWS = 6
 _MOST_COLUMNS = 20
-_MOST_POINTERS = 9
-_DEPTHS = (8, 6, 4, 3, 2, 1)
-_LARGEST_STEP_BYTES = 4096
+_MOST_DEPTH_STEP = 12
+_MOST_CORE_REGISTERS = 11
+"""That a block's operands take: what is left of 16 without stack, program counter and three for the compiler."""
+_MOST_LOOP_BYTES = 1024
+"""Of a loop's body: an STM32F4 fetches that much without waiting for its flash."""
+_MOST_BODY_BYTES = 2048
+_LARGEST_PRODUCT_ELEMENTS = 1 << 24
+_FREE = REGISTERS - TEMPORARIES
+
+
+class Start(StrEnum):
+    """What the sums begin with."""
+
+    ZERO = "zero"
+    ROW = "row"  # a value for each row of y
+    COLUMN = "column"  # a value for each column of y
+    PRODUCT = "product"  # their first product: there is no zero that would make -0 of it 0
+
+
+class End(StrEnum):
+    """Where the sums go."""
+
+    STORE = "store"  # into y
+    BUFFER = "buffer"  # one after the other into a buffer
+    SGD = "sgd"  # y -= learning rate * sum
 
 
 @dataclass(frozen=True)
-class ProductBlock:
-    """A micro-kernel. Steps are in elements."""
+class Operand:
+    """How a factor lies in memory. Steps are in elements."""
+
+    along: bool
+    """Neighbours in memory follow each other in k; else in the row of a, the column of b."""
+    step: int
+    """From a row of a (a column of b) to the next where `along`, else from a k to the next."""
+    image: int = 0
+    """Where sums go on over several images: from one to the next."""
+
+    def offset(self, position: str) -> str:
+        """C: elements to the row of a, or the column of b, that `position` stands for."""
+        return f"{position} * {self.step}" if self.along else position
+
+
+@dataclass(frozen=True)
+class Product:
+    """A [rows, depth] x [depth, columns] product."""
 
     rows: int
     columns: int
     depth: int
-    """Products of a sum."""
-    unroll: int
-    """How many of them a round of the loop takes."""
-    along_depth: bool
-    b_step: int
-    """From a row of b in memory to the next."""
+    a: Operand
+    b: Operand
     y_step: int
     """From a row of y to the next."""
-    has_start: bool
+    start: Start = Start.ZERO
+    end: End = End.STORE
+    images: int = 1
+    """The sums go on over so many pairs of a and b."""
 
-    def fits(self) -> bool:
-        """Registers, pointers and immediates are enough."""
-        pointers = self.rows + (self.columns if self.along_depth else 1)
-        near = self.along_depth or self.b_step * FLOAT_BYTES < _LARGEST_STEP_BYTES
-        return self._registers() <= REGISTERS - TEMPORARIES and pointers <= _MOST_POINTERS and near
 
-    def _registers(self) -> int:
-        sums = self.rows * self.columns
-        loaded = self.unroll if self.along_depth else self.columns
-        return sums + self.rows * self.unroll + loaded
+@dataclass(frozen=True)
+class ProductBlock:
+    """A micro-kernel: `rows` x `columns` sums of a product."""
 
-    def cycles(self) -> float:
-        """Of a round, for each product."""
-        a = self.rows * (1 + self.unroll)
-        b = self.columns * (1 + self.unroll) if self.along_depth else self.unroll * (2 + self.columns)
-        products = self.rows * self.columns * self.unroll
-        return (2 * products + a + b + _LOOP_CYCLES) / products
+    product: Product
+    rows: int
+    columns: int
+    unroll: int
+    """How many k a load of a's row (or of b's column) brings."""
+    repeat: int
+    """How many such loads a round of the loop has."""
 
     @property
-    def pointers(self) -> tuple[str, ...]:
-        """Names of the operands that walk through a and b."""
-        b = tuple(f"b{c}" for c in range(self.columns)) if self.along_depth else ("b0",)
-        return (*(f"a{r}" for r in range(self.rows)), *b)
+    def _sums(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def _starts(self) -> int:
+        """Registers that hold what sums start with, until their first product is added."""
+        return {Start.ZERO: 1, Start.ROW: self.rows, Start.COLUMN: self.columns, Start.PRODUCT: 0}[self.product.start]
+
+    @property
+    def _stream(self) -> int:
+        """Registers that b streams through."""
+        return self.unroll if self.product.b.along else min(self.columns, self._room)
+
+    @property
+    def _room(self) -> int:
+        return _FREE - self._sums - self.rows * self.unroll
+
+    @property
+    def _first_adds_start(self) -> bool:
+        """The first product is added to the start at once, without a copy of that in every sum."""
+        if self.product.start is Start.PRODUCT:
+            return True
+        return self._rounds == 0 and self.product.images == 1 and self._room - self._stream >= self._starts
+
+    @property
+    def _rounds(self) -> int:
+        """Of the loop; 0 where the code is straight."""
+        first = 1 if self.product.start is Start.PRODUCT else 0
+        rounds = (self.product.depth - first) // (self.unroll * self.repeat)
+        return rounds if rounds > 1 else 0
+
+    def fits(self) -> bool:
+        """Registers and code are enough."""
+        product = self.product
+        if self.columns * self.rows > _FREE or self._room < (self.unroll if product.b.along else min(2, self.columns)):
+            return False
+        if len(self.operands) > _MOST_CORE_REGISTERS:
+            return False
+        loop = self.unroll * self.repeat if self._rounds else 0
+        straight = product.depth - loop * self._rounds
+        code = self._sums * 8
+        return loop * code <= _MOST_LOOP_BYTES and (loop + straight) * code <= _MOST_BODY_BYTES
+
+    def cycles(self) -> float:
+        """Modelled, of one block."""
+        product = self.product
+        a = (1 + self.unroll) / self.unroll * self.rows if product.a.along else 2.0 + self.rows
+        if product.b.along:
+            b = (1 + self.unroll) / self.unroll * self.columns
+        else:
+            b = self.columns - (-self.columns // self._stream) + 1.0
+        cycles = product.depth * (2 * self._sums + a + b) + 4 * self._rounds
+        if product.start is Start.PRODUCT:
+            cycles -= self._sums
+        elif not self._first_adds_start:
+            cycles += self._sums
+        cycles = product.images * (cycles + (len(self.pointers) + 6 if product.images > 1 else 0))
+        ends = {
+            End.STORE: self._sums + 2 * self.rows,
+            End.BUFFER: 1 + self._sums,
+            End.SGD: 4 * self._sums + 4 * self.rows,
+        }
+        return cycles + ends[product.end] + 14 + 2 * len(self.pointers)
+
+    @property
+    def code_bytes(self) -> int:
+        """Of its products."""
+        loop = self.unroll * self.repeat if self._rounds else 0
+        return (loop + self.product.depth - loop * self._rounds) * self._sums * 8
+
+    @property
+    def pointers(self) -> tuple[tuple[str, str, int], ...]:
+        """(name, operand, elements from its start) of what walks through a and b."""
+        found = []
+        for name, operand, count in (("a", self.product.a, self.rows), ("b", self.product.b, self.columns)):
+            found += [(f"{name}{i}", name, i * operand.step) for i in range(count if operand.along else 1)]
+        return tuple(found)
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """The assembly's operands in core registers, written and read ones."""
+        written = [name for name, _, _ in self.pointers] + ["y", "count"] + ["image"] * (self.product.images > 1)
+        return (*written, *self.inputs)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Operands that the assembly only reads, as C has them."""
+        product = self.product
+        found = ['[start] "r"(start)'] if product.start in (Start.ROW, Start.COLUMN) else []
+        found += ['[rate] "r"(rate)'] if product.end is End.SGD else []
+        found += [f'[a_move] "r"({self.a_move})'] if self.a_move else []
+        found += [f'[b_move] "r"({self.b_move})'] if self.b_move else []
+        return tuple(found)
+
+    @property
+    def a_move(self) -> int:
+        """Bytes from the end of a row of a's memory to the next, where that needs a register; else 0."""
+        return _far(self.product.a, self.rows)
+
+    @property
+    def b_move(self) -> int:
+        """The same of b."""
+        return _far(self.product.b, self.columns)
 
     def lines(self) -> list[str]:
-        """The assembly. Operands: a0.., b0.., y, count, and start where the sums have one."""
-        sums = self.rows * self.columns
+        """The assembly. Operands: those of `operands`; y is where sums go, start what the first of them begins with."""
+        product = self.product
         asm = Assembly(range(REGISTERS - TEMPORARIES, REGISTERS))
-        if self.has_start:
-            asm.line(f"vldmia %[start], {register_list(0, self.columns)}")
-        else:
-            asm.line("mov %[count], #0")
-            asm.line("vmov s0, %[count]")
-            for c in range(1, self.columns):
-                asm.line(f"vmov.f32 s{c}, s0")
-        for r in range(1, self.rows):
-            for c in range(self.columns):
-                asm.line(f"vmov.f32 s{r * self.columns + c}, s{c}")
-        rounds, rest = divmod(self.depth, self.unroll)
-        if rounds > 1:
-            asm.line(f"movw %[count], #{rounds}")
+        starts = self._load_start(asm)
+        at = 0
+        first = starts if self._first_adds_start else None
+        if product.images > 1:
+            asm.line(f"movw %[image], #{product.images}")
+            asm.line("3:")
+        if product.start is Start.PRODUCT:
+            self._round(asm, 1, ())
+            at, first = 1, None
+        if self._rounds:
+            asm.line(f"movw %[count], #{self._rounds}")
             asm.line("1:")
-        if rounds:
-            self._round(asm, sums, self.unroll)
-        if rounds > 1:
+            for _ in range(self.repeat):
+                self._round(asm, self.unroll, None)
             asm.line("subs %[count], %[count], #1")
             asm.line("bne 1b")
-        if rest:
-            self._round(asm, sums, rest)
-        for r in range(self.rows):
-            asm.line(f"vstmia %[y], {register_list(r * self.columns, self.columns)}")
-            if r + 1 < self.rows:
-                asm.line(f"movw %[count], #{self.y_step * FLOAT_BYTES}")
-                asm.line("add %[y], %[y], %[count]")
+            at += self._rounds * self.repeat * self.unroll
+        while at < product.depth:
+            step = min(self.unroll, product.depth - at)
+            self._round(asm, step, first)
+            at, first = at + step, None
+        if product.images > 1:
+            for name, operand, _ in self.pointers:
+                side = product.a if operand == "a" else product.b
+                asm.far_step(name, side.image - product.depth * (1 if side.along else side.step), "count")
+            asm.line("subs %[image], %[image], #1")
+            asm.line("bne 3b")
+        self._end(asm)
         return asm.lines
 
-    def _round(self, asm: Assembly, sums: int, depth: int) -> None:
-        b = sums + self.rows * self.unroll
-        for r in range(self.rows):
-            asm.line(f"vldmia %[a{r}]!, {register_list(sums + r * self.unroll, depth)}")
-        if self.along_depth:
+    def _load_start(self, asm: Assembly) -> tuple[int, ...]:
+        """Load what sums start with. The register of each sum's start, or nothing where the sums hold it already."""
+        start = self.product.start
+        if start is Start.PRODUCT:
+            return ()
+        first = _FREE - self._starts
+        if start is Start.ZERO:
+            asm.line("mov %[count], #0")
+            asm.line(f"vmov s{first}, %[count]")
+            of = [first] * self._sums
+        else:
+            asm.line(f"vldmia %[start], {register_list(first, self._starts)}")
+            rows = start is Start.ROW
+            of = [first + (r if rows else c) for r in range(self.rows) for c in range(self.columns)]
+        if not self._first_adds_start:
+            # Where a start lies in a sum's register it is copied last.
+            order = sorted(range(self._sums), key=lambda total: total in of)
+            for total in order:
+                if total != of[total]:
+                    asm.line(f"vmov.f32 s{total}, s{of[total]}")
+            return ()
+        return tuple(of)
+
+    def _round(self, asm: Assembly, depth: int, first: tuple[int, ...] | None) -> None:
+        """Products of `depth` k. With `first`, those of the first k start the sums, from these registers if any."""
+        a, b = self.product.a, self.product.b
+        a0 = self._sums
+        b0 = a0 + self.rows * self.unroll
+
+        def a_register(r: int, k: int) -> int:
+            return a0 + (r * self.unroll + k if a.along else k * self.rows + r)
+
+        def add(r: int, c: int, k: int, b_register: int) -> None:
+            total = r * self.columns + c
+            if first is not None and k == 0:
+                asm.start_sum(total, a_register(r, k), b_register, first[total] if first else None)
+            else:
+                asm.add_product(total, a_register(r, k), b_register)
+
+        if a.along:
+            for r in range(self.rows):
+                asm.line(f"vldmia %[a{r}]!, {register_list(a_register(r, 0), depth)}")
+        elif b.along:
+            for k in range(depth):
+                self._load_across(asm, "a", a_register(0, k), self.rows)
+        if b.along:
             for c in range(self.columns):
-                asm.line(f"vldmia %[b{c}]!, {register_list(b, depth)}")
+                asm.line(f"vldmia %[b{c}]!, {register_list(b0, depth)}")
                 for k in range(depth):
                     for r in range(self.rows):
-                        asm.add_product(r * self.columns + c, sums + r * self.unroll + k, b + k)
+                        add(r, c, k, b0 + k)
         else:
             for k in range(depth):
-                asm.line(f"vldmia %[b0], {register_list(b, self.columns)}")
-                for c in range(self.columns):
-                    for r in range(self.rows):
-                        asm.add_product(r * self.columns + c, sums + r * self.unroll + k, b + c)
-                asm.move_pointer("b0", self.b_step * FLOAT_BYTES)
+                if not a.along:
+                    self._load_across(asm, "a", a_register(0, k), self.rows)
+                for begin, count in _chunks(self.columns, self._stream):
+                    is_last = begin + count == self.columns
+                    if is_last:
+                        self._load_across(asm, "b", b0, count)
+                    else:
+                        asm.line(f"vldmia %[b0]!, {register_list(b0, count)}")
+                    for c in range(count):
+                        for r in range(self.rows):
+                            add(r, begin + c, k, b0 + c)
         asm.finish_sums()
+
+    def _load_across(self, asm: Assembly, name: str, register: int, count: int) -> None:
+        """The last registers of a row of memory, and the step to the next row."""
+        operand, loaded, move = (
+            (self.product.a, self.rows, self.a_move) if name == "a" else (self.product.b, self.columns, self.b_move)
+        )
+        asm.line(f"vldmia %[{name}0]!, {register_list(register, count)}")
+        if move:
+            asm.line(f"add %[{name}0], %[{name}0], %[{name}_move]")
+        else:
+            asm.move_pointer(f"{name}0", (operand.step - loaded) * FLOAT_BYTES)
+
+    def _end(self, asm: Assembly) -> None:
+        product = self.product
+        if product.end is End.BUFFER:
+            asm.line(f"vstmia %[y], {register_list(0, self._sums)}")
+            return
+        if product.end is End.SGD:
+            asm.line(f"vldr s{REGISTERS - 1}, [%[rate]]")
+        for r in range(self.rows):
+            if product.end is End.SGD:
+                self._descend(asm, r)
+            else:
+                asm.line(f"vstmia %[y], {register_list(r * self.columns, self.columns)}")
+            if r + 1 < self.rows:
+                asm.far_step("y", product.y_step, "count")
+
+    def _descend(self, asm: Assembly, r: int) -> None:
+        """y -= rate * sum for a row: the product is rounded, then the difference, as in C."""
+        free = REGISTERS - 1 - self._sums
+        chunks = _chunks(self.columns, free)
+        for begin, count in chunks:
+            sums = range(r * self.columns + begin, r * self.columns + begin + count)
+            kind = "!" if len(chunks) > 1 else ""
+            asm.line(f"vldmia %[y], {register_list(self._sums, count)}")
+            for total in sums:
+                asm.line(f"vmul.f32 s{total}, s{total}, s{REGISTERS - 1}")
+            for i, total in enumerate(sums):
+                asm.line(f"vsub.f32 s{self._sums + i}, s{self._sums + i}, s{total}")
+            asm.line(f"vstmia %[y]{kind}, {register_list(self._sums, count)}")
+        if len(chunks) > 1:
+            asm.move_pointer("y", -self.columns * FLOAT_BYTES)
+
+
+def _chunks(count: int, most: int) -> list[tuple[int, int]]:
+    """(first, count) of parts of at most `most`, as even as can be."""
+    parts = -(-count // most)
+    bounds = [count * i // parts for i in range(parts + 1)]
+    return [(bounds[i], bounds[i + 1] - bounds[i]) for i in range(parts)]
+
+
+def _far(operand: Operand, loaded: int) -> int:
+    move = (operand.step - loaded) * FLOAT_BYTES
+    return move if not operand.along and move >= LARGEST_IMMEDIATE else 0
 
 
 @dataclass(frozen=True)
@@ -135,74 +377,81 @@ class ProductRows:
 class BlockedProduct:
     """All that the template needs."""
 
+    product: Product
     kernels: tuple[ProductBlock, ...]
     rows: tuple[ProductRows, ...]
-    source_step: int
-    """Elements of a, of b and of y: from one product to the next."""
-    weight_step: int
-    target_step: int
+
+    @property
+    def most_sums(self) -> int:
+        """Of any micro-kernel."""
+        return max(kernel.rows * kernel.columns for kernel in self.kernels)
 
 
 @cache
-def blocked_product(rows: int, columns: int, depth: int, along_depth: bool, has_start: bool) -> BlockedProduct | None:
-    """The blocks of a [rows, depth] x [depth, columns] product; b is [columns, depth] in memory if `along_depth`.
-
-    None for a shape that they do not cover.
-    """
-    b_step = depth if along_depth else columns
-    if max(columns, depth) * FLOAT_BYTES >= 1 << 16:
+def blocked_product(product: Product) -> BlockedProduct | None:
+    """The blocks of a product; None for a shape that they do not cover."""
+    extents = (product.columns, product.depth, product.rows, product.y_step, product.images)
+    steps = (product.a.step, product.b.step, product.a.image, product.b.image, product.depth * product.a.step)
+    if min(product.columns, product.depth, product.rows) < 1 or max(extents) >= 1 << 16:
+        return None
+    if max(*steps, product.depth * product.b.step) >= _LARGEST_PRODUCT_ELEMENTS:
+        return None
+    best: tuple[float, list[tuple[int, int, list[tuple[ProductBlock, int]]]]] | None = None
+    for parts in two_sizes(product.rows, _MOST_ROWS):
+        cycles, plan = 0.0, []
+        for height, times in parts:
+            found = _columns(product, height)
+            if found is None:
+                break
+            cycles += found[0] * times
+            plan.append((height, times, found[1]))
+        # A micro-kernel more is code.
+        cycles *= 1.0 + _KERNEL_PENALTY * (sum(len(blocks) for _, _, blocks in plan) - 1)
+        if len(plan) == len(parts) and (best is None or cycles < best[0]):
+            best = (cycles, plan)
+    if best is None:
         return None
     kernels: list[ProductBlock] = []
     loops: list[ProductRows] = []
-    first = 0
-    while first < rows:
-        best = _best(rows - first, columns, depth, along_depth, b_step, columns, has_start)
-        if best is None:
-            return None
-        step, blocks = best
-        calls = []
-        for block, at, count in blocks:
+    row = 0
+    for height, times, blocks in best[1]:
+        column, calls = 0, []
+        for block, count in blocks:
             if block not in kernels:
                 kernels.append(block)
-            calls.append(ProductCall(kernels.index(block), at, count))
-        count = (rows - first) // step * step
-        loops.append(ProductRows(first, count, step, tuple(calls)))
-        first += count
-    return BlockedProduct(tuple(kernels), tuple(loops), rows * depth, depth * columns, rows * columns)
+            calls.append(ProductCall(kernels.index(block), column, count * block.columns))
+            column += count * block.columns
+        loops.append(ProductRows(row, times * height, height, tuple(calls)))
+        row += times * height
+    return BlockedProduct(product, tuple(kernels), tuple(loops))
 
 
-def _best(
-    rows: int, columns: int, depth: int, along_depth: bool, b_step: int, y_step: int, has_start: bool
-) -> tuple[int, list[tuple[ProductBlock, int, int]]] | None:
-    best: tuple[float, int, list[tuple[ProductBlock, int, int]]] | None = None
-    for step in _ROWS:
-        if step > rows:
+@cache
+def _columns(product: Product, height: int) -> tuple[float, list[tuple[ProductBlock, int]]] | None:
+    """Cycles of one row of blocks, and which blocks it takes how often."""
+    best: tuple[float, list[tuple[ProductBlock, int]]] | None = None
+    for parts in two_sizes(product.columns, _MOST_COLUMNS):
+        blocks = [(_best_block(product, height, width), times) for width, times in parts]
+        chosen = [(block, times) for block, times in blocks if block is not None]
+        if len(chosen) < len(blocks):
             continue
-        blocks: list[tuple[ProductBlock, int, int]] = []
-        at, cycles = 0, 0.0
-        while at < columns:
-            found = [
-                ProductBlock(step, width, depth, unroll, along_depth, b_step, y_step, has_start)
-                for width in range(1, min(_MOST_COLUMNS, columns - at) + 1)
-                for unroll in _DEPTHS
-                if unroll <= depth
-            ]
-            fitting = [block for block in found if block.fits()]
-            if not fitting:
-                break
-            # A width that divides what is left needs no second micro-kernel.
-            block = min(
-                fitting, key=lambda b: (b.cycles() + (_REST if (columns - at) % b.columns else 0.0), -b.columns)
-            )
-            count = (columns - at) // block.columns * block.columns
-            blocks.append((block, at, count))
-            cycles += block.cycles() * count
-            at += count
-        if at == columns and (best is None or cycles < best[0]):
-            best = (cycles, step, blocks)
-    return None if best is None else best[1:]
+        cycles = sum(block.cycles() * times for block, times in chosen) * (1.0 + _KERNEL_PENALTY * (len(chosen) - 1))
+        if best is None or cycles < best[0]:
+            best = (cycles, chosen)
+    return best
 
 
-_LOOP_CYCLES = 4
-_REST = 0.1
-"""Cycles a product that a micro-kernel more is thought to be worth."""
+@cache
+def _best_block(product: Product, height: int, width: int) -> ProductBlock | None:
+    blocks = [
+        ProductBlock(product, height, width, unroll, repeat)
+        for unroll in range(1, min(_MOST_DEPTH_STEP, product.depth) + 1)
+        for repeat in _REPEATS
+    ]
+    fitting = [block for block in blocks if block.fits()]
+    return min(fitting, key=lambda block: (block.cycles(), block.code_bytes)) if fitting else None
+
+
+_REPEATS = (1, 2, 3, 4, 8)
+_KERNEL_PENALTY = 0.005
+"""What a micro-kernel more is thought to cost, as a share of all cycles."""

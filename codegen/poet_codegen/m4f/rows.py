@@ -10,9 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from poet_codegen.m4f.pipeline import REGISTERS, TEMPORARIES, Assembly, register_list
+from poet_codegen.m4f.pipeline import FLOAT_BYTES, REGISTERS, TEMPORARIES, Assembly, register_list
 
-FLOAT_BYTES = 4
 _CHANNELS_OUT = (4, 2, 1)
 _MOST_OUTPUTS = 16
 _LEAST_STREAM = 2

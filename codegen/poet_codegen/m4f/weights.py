@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 
-from poet_codegen.m4f.pipeline import REGISTERS, TEMPORARIES, Assembly, register_list
-from poet_codegen.m4f.rows import FLOAT_BYTES, Extent
+from poet_codegen.m4f.pipeline import FLOAT_BYTES, REGISTERS, TEMPORARIES, Assembly, register_list
+from poet_codegen.m4f.rows import Extent
 from poet_codegen.ops.window import Window
 
 _CHANNELS_OUT = (4, 2, 1)

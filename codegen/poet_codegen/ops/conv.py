@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from poet_codegen.graph import AttrValue, Graph, Node, Tensor
 from poet_codegen.m4f.conv import BlockedSums, blocked_forward, blocked_input_gradient
+from poet_codegen.m4f.products import Operand, Product, Start
 from poet_codegen.m4f.rows import Extent
 from poet_codegen.m4f.weights import BlockedWeights, blocked_weights
+from poet_codegen.ops.product import ProductForm, gradient_form, product_form
 from poet_codegen.ops.registry import Blocked, Kernel, Op, Part, Shape, Work, register
 from poet_codegen.ops.update import Gradient, Sink, register_gradient
 from poet_codegen.ops.window import Window, in_two_dimensions, read_window
@@ -85,9 +87,12 @@ class Conv(Op):
         x, w, y = (graph.tensors[n].shape for n in (*node.inputs[:2], node.outputs[0]))
         values = _values(node, x, w, y) | {"has_bias": len(node.inputs) > 2}
         name = _name("conv2d", values) + ("" if values["has_bias"] else "_nobias")
-        blocks = blocked_forward(Window.of(node, w[2:]), *_extents(node, x, y))
-        names = {"name": name, "source_name": "x", "target_name": "y", "has_bias": values["has_bias"]}
-        blocked = _blocked(node, blocks, w, x[0], names)
+        if _is_pointwise(node, w):
+            blocked = _pointwise_forward(node, name, w, y, values["has_bias"])
+        else:
+            blocks = blocked_forward(Window.of(node, w[2:]), *_extents(node, x, y))
+            names = {"name": name, "source_name": "x", "target_name": "y", "has_bias": values["has_bias"]}
+            blocked = _blocked(node, blocks, w, x[0], names)
         return Kernel("conv2d.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
 
@@ -112,9 +117,12 @@ class ConvInputGrad(Op):
         dy, w, dx = (graph.tensors[n].shape for n in (*node.inputs, *node.outputs))
         values = _values(node, dx, w, dy)
         name = _name("conv2d_input_grad", values)
-        blocks = blocked_input_gradient(Window.of(node, w[2:]), *reversed(_extents(node, dx, dy)))
-        names = {"name": name, "source_name": "dy", "target_name": "dx", "has_bias": False}
-        blocked = _blocked(node, blocks, w, dx[0], names)
+        if _is_pointwise(node, w):
+            blocked = _pointwise_input_gradient(node, name, w, dy)
+        else:
+            blocks = blocked_input_gradient(Window.of(node, w[2:]), *reversed(_extents(node, dx, dy)))
+            names = {"name": name, "source_name": "dy", "target_name": "dx", "has_bias": False}
+            blocked = _blocked(node, blocks, w, dx[0], names)
         return Kernel("conv2d_input_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
 
@@ -131,7 +139,7 @@ class ConvWeightGrad(Gradient):
     def work(self, graph: Graph, node: Node) -> Work:
         """As many multiply-adds as the forward convolution."""
         dy, dw = graph.tensors[node.inputs[1]], graph.tensors[node.outputs[0]]
-        row = "conv2d_weight_grad" if _blocked_weights(graph, node) else "conv2d_weight_grad_plain"
+        row = "conv2d_weight_grad" if self.kernel(graph, node).blocked else "conv2d_weight_grad_plain"
         return Work(row, macs=dy.elements * prod(dw.shape[1:]), elements=dw.elements)
 
     def sink_kernel(self, graph: Graph, node: Node, sink: Sink) -> Kernel:
@@ -139,8 +147,12 @@ class ConvWeightGrad(Gradient):
         x, dy, dw = (graph.tensors[n].shape for n in (*node.inputs, *node.outputs))
         values = _values(node, x, dw, dy) | sink.texts("sum", "at")
         name = _name(f"conv2d_weight_{sink.stem}", values) + sink.suffix
-        blocks = _blocked_weights(graph, node)
-        blocked = Blocked("conv2d_weight_grad_m4f.c.j2", values | {"name": name, "b": blocks}) if blocks else None
+        blocked: Blocked | None
+        if _is_pointwise(node, dw):
+            blocked = _pointwise_weight_gradient(node, name, dw, dy, sink)
+        else:
+            blocks = _blocked_weights(graph, node)
+            blocked = Blocked("conv2d_weight_grad_m4f.c.j2", values | {"name": name, "b": blocks}) if blocks else None
         return Kernel(
             "conv2d_weight_grad.c.j2", name, values | {"name": name}, (*node.inputs, *sink.arguments), blocked
         )
@@ -170,6 +182,60 @@ class ConvBiasGrad(Gradient):
 def _blocked_weights(graph: Graph, node: Node) -> BlockedWeights | None:
     x, dy, dw = (graph.tensors[n].shape for n in (*node.inputs, *node.outputs))
     return blocked_weights(Window.of(node, dw[2:]), *_extents(node, x, dy), x[0], prod(x[1:]), prod(dy[1:]))
+
+
+def _is_pointwise(node: Node, w: Shape) -> bool:
+    """A 1x1 convolution that takes every pixel: a matrix product of weights and pixels."""
+    window = Window.of(node, w[2:])
+    return (window.kernel, window.strides, window.pads) == ((1, 1), (1, 1), (0, 0, 0, 0))
+
+
+def _pointwise_forward(node: Node, name: str, w: Shape, y: Shape, has_bias: bool) -> Blocked | None:
+    groups, pixels = node.int("groups"), prod(y[2:])
+    rows, depth = w[0] // groups, w[1]
+    start = Start.ROW if has_bias else Start.ZERO
+    product = Product(rows, pixels, depth, Operand(True, depth), Operand(False, pixels), pixels, start)
+    form = ProductForm(
+        _at("w", rows * depth, groups),
+        _at("x", depth * pixels, y[0] * groups),
+        _at("y", rows * pixels, y[0] * groups),
+        f"const float *x, const float *w, {'const float *b, ' if has_bias else ''}float *y",
+        start=_at("b", rows, groups) if has_bias else "",
+        matrices=y[0] * groups,
+    )
+    return product_form(name, product, form)
+
+
+def _pointwise_input_gradient(node: Node, name: str, w: Shape, dy: Shape) -> Blocked | None:
+    groups, pixels = node.int("groups"), prod(dy[2:])
+    rows, depth = w[1], w[0] // groups
+    product = Product(rows, pixels, depth, Operand(False, rows), Operand(False, pixels), pixels)
+    form = ProductForm(
+        _at("w", rows * depth, groups),
+        _at("dy", depth * pixels, dy[0] * groups),
+        _at("dx", rows * pixels, dy[0] * groups),
+        "const float *dy, const float *w, float *dx",
+        matrices=dy[0] * groups,
+    )
+    return product_form(name, product, form)
+
+
+def _pointwise_weight_gradient(node: Node, name: str, dw: Shape, dy: Shape, sink: Sink) -> Blocked | None:
+    groups, pixels = node.int("groups"), prod(dy[2:])
+    rows, columns = dw[0] // groups, dw[1]
+    a, b = (Operand(True, pixels, channels * groups * pixels) for channels in (rows, columns))
+    product = Product(rows, columns, pixels, a, b, columns, end=sink.end, images=dy[0])
+    left, right = _at("dy", rows * pixels, groups), _at("x", columns * pixels, groups)
+    form = ProductForm(left, right, "", "const float *x, const float *dy", matrices=groups)
+    return gradient_form(name, product, form, sink, rows * columns)
+
+
+def _at(name: str, elements: int, count: int) -> str:
+    """C: where matrix m of an array of `count` begins; m counts images of groups, and weights repeat with them."""
+    if count == 1:
+        return name
+    number = "m" if name not in ("w", "b") else f"m % {count}"
+    return f"{name} + {number} * {elements}"
 
 
 def _extents(node: Node, x: Shape, y: Shape) -> tuple[Extent, Extent]:

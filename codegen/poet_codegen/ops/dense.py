@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from poet_codegen.graph import AttrValue, Graph, Node, Tensor
-from poet_codegen.m4f.products import blocked_product
+from poet_codegen.m4f.products import Operand, Product, Start
 from poet_codegen.ops.nest import broadcast
-from poet_codegen.ops.registry import Blocked, Kernel, Op, Part, Shape, Work, register
+from poet_codegen.ops.product import ProductForm, gradient_form, product_form
+from poet_codegen.ops.registry import Kernel, Op, Part, Shape, Work, register
 from poet_codegen.ops.update import Gradient, Sink, register_gradient
 
 if TYPE_CHECKING:
@@ -84,19 +85,15 @@ class Dense(Op):
 
     def kernel(self, graph: Graph, node: Node) -> Kernel:
         """templates/kernels/dense.c.j2."""
-        x, y = (graph.tensors[n].shape for n in (node.inputs[0], node.outputs[0]))
+        x, w, y = (graph.tensors[n].shape for n in (*node.inputs[:2], node.outputs[0]))
         values = _values(node, x, y) | {"has_bias": len(node.inputs) > 2}
         name = _name("dense", values) + ("" if values["has_bias"] else "_nobias")
-        product = blocked_product(x[0], y[1], x[1], values["transposed"], values["has_bias"])
-        names = {
-            "name": name,
-            "source_name": "x",
-            "target_name": "y",
-            "weight_name": "w",
-            "matrices": 1,
-            "has_bias": values["has_bias"],
-        }
-        blocked = Blocked("product_m4f.c.j2", {"b": product, **names}) if product else None
+        prototype = f"const float *x, const float *w, {'const float *b, ' if values['has_bias'] else ''}float *y"
+        weights = Operand(values["transposed"], w[1])
+        start = Start.COLUMN if values["has_bias"] else Start.ZERO
+        product = Product(x[0], y[1], x[1], Operand(True, x[1]), weights, y[1], start)
+        form = ProductForm("x", "w", "y", prototype, start="b" if values["has_bias"] else "")
+        blocked = product_form(name, product, form)
         return Kernel("dense.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
 
@@ -117,19 +114,13 @@ class DenseInputGrad(Op):
 
     def kernel(self, graph: Graph, node: Node) -> Kernel:
         """templates/kernels/dense_input_grad.c.j2."""
-        dy, dx = (graph.tensors[n].shape for n in (node.inputs[0], node.outputs[0]))
+        dy, w, dx = (graph.tensors[n].shape for n in (*node.inputs, node.outputs[0]))
         values = _values(node, dx, dy)
         name = _name("dense_input_grad", values)
-        product = blocked_product(dy[0], dx[1], dy[1], not values["transposed"], False)
-        names = {
-            "name": name,
-            "source_name": "dy",
-            "target_name": "dx",
-            "weight_name": "w",
-            "matrices": 1,
-            "has_bias": False,
-        }
-        blocked = Blocked("product_m4f.c.j2", {"b": product, **names}) if product else None
+        weights = Operand(not values["transposed"], w[1])
+        product = Product(dy[0], dx[1], dy[1], Operand(True, dy[1]), weights, dx[1])
+        form = ProductForm("dy", "w", "dx", "const float *dy, const float *w, float *dx")
+        blocked = product_form(name, product, form)
         return Kernel("dense_input_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
 
@@ -146,14 +137,22 @@ class DenseWeightGrad(Gradient):
     def work(self, graph: Graph, node: Node) -> Work:
         """N x I x O multiply-adds."""
         x, dy = (graph.tensors[name].shape for name in node.inputs)
-        return Work("dense_weight_grad", macs=x[0] * x[1] * dy[1], elements=x[1] * dy[1])
+        row = "dense_weight_grad" if self.kernel(graph, node).blocked else "dense_weight_grad_plain"
+        return Work(row, macs=x[0] * x[1] * dy[1], elements=x[1] * dy[1])
 
     def sink_kernel(self, graph: Graph, node: Node, sink: Sink) -> Kernel:
         """templates/kernels/dense_weight_grad.c.j2."""
-        values = _values(node, *(graph.tensors[name].shape for name in node.inputs)) | sink.texts("sum", "at")
+        x, dy = (graph.tensors[name].shape for name in node.inputs)
+        values = _values(node, x, dy) | sink.texts("sum", "at")
         name = _name(f"dense_weight_{sink.stem}", values) + sink.suffix
         arguments = (*node.inputs, *sink.arguments)
-        return Kernel("dense_weight_grad.c.j2", name, values | {"name": name}, arguments)
+        # dw has the outputs as rows, or the inputs; a sum takes the images in order.
+        factors = [("dy", dy[1]), ("x", x[1])] if values["transposed"] else [("x", x[1]), ("dy", dy[1])]
+        (left, rows), (right, columns) = factors
+        a, b = Operand(False, rows), Operand(False, columns)
+        product = Product(rows, columns, x[0], a, b, columns, Start.PRODUCT, sink.end)
+        blocked = gradient_form(name, product, ProductForm(left, right, "", "const float *x, const float *dy"), sink)
+        return Kernel("dense_weight_grad.c.j2", name, values | {"name": name}, arguments, blocked)
 
 
 def _values(node: Node, x: Shape, y: Shape) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from poet_codegen.graph import Graph, Node, Tensor
-from poet_codegen.m4f.products import blocked_product
+from poet_codegen.m4f.products import Operand, Product, Start
 from poet_codegen.ops.map_kernel import Formula, map_kernel
 from poet_codegen.ops.nest import broadcast, broadcast_strides
+from poet_codegen.ops.product import ProductForm, product_form
 from poet_codegen.ops.registry import Blocked, Kernel, Op, Shape, Work, register
 
 if TYPE_CHECKING:
@@ -101,16 +102,28 @@ class MatMul(Op):
 
 
 def _blocked(name: str, a: Shape, b: Shape, y: Shape, node: Node) -> Blocked | None:
-    """As many products as there are matrices; None where one is repeated, summed over, or transposed on the left."""
+    """One product a matrix, one whose sums go on over all matrices, or one of all rows where b is a single matrix."""
     rows, columns, depth = _space(a, b, node)[-3:]
+    left, right = bool(node.int("trans_a")), bool(node.int("trans_b"))
+    matrices = {prod(shape[:-2]) for shape in (a, b, y)}
+    count, images = prod(y[:-2]), 1
+    if y[-2:] != (rows, columns):
+        return None
+    if len(matrices) > 1:
+        if prod(y[:-2]) == 1 and a[:-2] == b[:-2]:
+            count, images = 1, prod(a[:-2])
+        elif prod(b[:-2]) == 1 and a[:-2] == y[:-2] and not left:
+            count, rows = 1, prod(y[:-1])
+        else:
+            return None
     # A product of depth 1 is no sum: its -0 stays one.
-    if node.int("trans_a") or a[:-2] != b[:-2] or y != (*a[:-2], rows, columns) or depth == 1:
-        return None
-    product = blocked_product(rows, columns, depth, bool(node.int("trans_b")), False)
-    if product is None:
-        return None
-    names = {"name": name, "source_name": "a", "weight_name": "b", "target_name": "c", "has_bias": False}
-    return Blocked("product_m4f.c.j2", {"b": product, "matrices": prod(a[:-2]), **names})
+    start = Start.PRODUCT if depth == images == 1 else Start.ZERO
+    operands = Operand(not left, a[-1], rows * depth), Operand(right, b[-1], columns * depth)
+    product = Product(rows, columns, depth, *operands, columns, start, images=images)
+    at = [f" + m * {size}" if count > 1 else "" for size in (rows * depth, columns * depth, rows * columns)]
+    parameters = "const float *a, const float *b, float *c"
+    form = ProductForm(f"a{at[0]}", f"b{at[1]}", f"c{at[2]}", parameters, matrices=count)
+    return product_form(name, product, form)
 
 
 def _space(a: Shape, b: Shape, node: Node) -> Shape:

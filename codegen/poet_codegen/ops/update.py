@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from poet_codegen.graph import Graph, Node, Tensor
+from poet_codegen.m4f.products import End
 from poet_codegen.ops.nest import literal, name_of_number
 from poet_codegen.ops.optimizers import ACCUMULATOR, RULES, Rule
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
@@ -35,8 +36,18 @@ class Sink:
     arguments: tuple[str, ...]
     setup: tuple[str, ...]
     lines: tuple[str, ...]
-    is_sparse: bool
-    """Elements without gradient need not be visited."""
+    end: End
+    """How a blocked kernel ends its sums."""
+
+    @property
+    def is_sparse(self) -> bool:
+        """Elements without gradient need not be visited: plain SGD leaves them as they are."""
+        return self.end is End.SGD
+
+    @property
+    def target(self) -> str:
+        """The C parameter that elements go to."""
+        return "w" if self.end is End.SGD else "dw"
 
     def texts(self, gradient: str, at: str) -> dict[str, object]:
         """What a template renders: C for the element at index `at`, of which `gradient` is the gradient."""
@@ -62,7 +73,7 @@ class Gradient(Op):
     def kernel(self, graph: Graph, node: Node) -> Kernel:
         """The kernel that stores the gradient."""
         store = ("dw[{at}] = {gradient};",)
-        return self.sink_kernel(graph, node, Sink("grad", "", "", ("float *dw",), node.outputs, (), store, False))
+        return self.sink_kernel(graph, node, Sink("grad", "", "", ("float *dw",), node.outputs, (), store, End.STORE))
 
 
 class Update(Op):
@@ -181,7 +192,7 @@ class Update(Op):
             (*self._extras(node), *node.outputs),
             setup,
             lines,
-            self._is_sparse(node),
+            End.SGD if self._is_sparse(node) else End.BUFFER,
         )
 
 
