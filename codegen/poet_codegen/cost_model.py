@@ -45,8 +45,16 @@ class CostModel:
     def op_cycles(self, graph: Graph, node: Node) -> float:
         """Cycles of one run of a node."""
         rule = registry.get(node.op)
-        entry = self._profiled(rule.kernel(graph, node))
-        return entry.cycles if entry is not None else self._table(rule.work(graph, node))
+        return self.kernel_cycles(rule.kernel(graph, node), rule.work(graph, node))
+
+    def kernel_cycles(self, kernel: Kernel, work: Work) -> float:
+        """Cycles of one call of a kernel that does some work."""
+        entry = self._profiled(kernel)
+        return entry.cycles if entry is not None else self.table_cycles(work)
+
+    def table_cycles(self, work: Work) -> float:
+        """Cycles by the core's cycle table alone."""
+        return cycle_table(self.board.cpu.core).cycles(work)
 
     def page_in(self, size_bytes: int, trailer_bytes: int) -> PageCost:
         """Cost of reading a tensor of `size_bytes`: the device's transfer, and the processor's checksum over it."""
@@ -62,7 +70,7 @@ class CostModel:
             time_s = profiled[0] * self.board.seconds_per_cycle
             # The clock does not tell power: the device's is the board file's.
             return PageCost(time_s, transfer.energy_j * (time_s / transfer.time_s), transfer.wear_bytes)
-        cycles = profiled[0] if profiled is not None else self._table(Work("page", elements=size_bytes))
+        cycles = profiled[0] if profiled is not None else self.table_cycles(Work("page", elements=size_bytes))
         return PageCost(
             transfer.time_s + cycles * self.board.seconds_per_cycle,
             transfer.energy_j + cycles * self.board.energy_per_cycle_j,
@@ -120,6 +128,3 @@ class CostModel:
             return None
         entry = self.costs.by_kernel.get(kernel.name)
         return entry if entry is not None and entry.digest == kernel_digest(kernel, self.board) else None
-
-    def _table(self, work: Work) -> float:
-        return cycle_table(self.board.cpu.core).cycles(work)

@@ -116,6 +116,8 @@ def gather(steps: Iterable[Runs], source: Source) -> tuple[tuple[KernelCost, ...
     kernels: dict[tuple[str, str, str], list[float]] = {}
     pages: dict[tuple[Transfer, int], list[float]] = {}
     for step in steps:
+        if step.do == "compute" and not step.kernel:
+            continue  # in tiles: several kernels, and transfers between them
         if step.do == "compute":
             kernels.setdefault((step.kernel, step.digest, step.op), []).extend(step.cycles)
         else:

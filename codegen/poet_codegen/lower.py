@@ -7,7 +7,7 @@ so that the problem does not know them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from poet_solver.problem import Mode, Place, Problem
@@ -20,10 +20,15 @@ from poet_codegen.cost_model import CostModel
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import Graph, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
+from poet_codegen.tiling.modes import Place as TilingPlace
+from poet_codegen.tiling.modes import footprint_bytes, tiled_modes
+from poet_codegen.tiling.program import Program
 
 ALIGNMENT_BYTES = 4
 PAGE_TRAILER_BYTES = 8
 """POET_PAGE_TRAILER_BYTES of firmware/include/poet/page.h; tests compare the two."""
+_TILED_FROM = 0.5
+"""Ops whose operands take more of the budget than this are offered tiled modes, too."""
 
 
 class Home(StrEnum):
@@ -46,6 +51,8 @@ class Lowered:
     """Root tensor in the arena -> tensor of the problem."""
     home: Mapping[str, Home]
     """Trainable parameter or state -> where it lives."""
+    programs: Mapping[tuple[int, int], Program]
+    """(op, mode) of every mode that streams operands -> what runs then."""
 
     def ram_homes(self, schedule: Schedule) -> dict[str, int]:
         """Parameter with its home in RAM -> the arena offset where `schedule` has it between steps."""
@@ -106,6 +113,17 @@ def lower(
     tensors = tuple(_tensor(t, t.name in updated, costs, homes, ram_homes or {}, index) for t in arena)
     nodes = tuple(node for node in graph.nodes if not registry.get(node.op).is_view)
     ops = tuple(_op(node, graph, costs, root, index) for node in nodes)
+    programs: dict[tuple[int, int], Program] = {}
+    if ram_bytes is not None:
+        in_ram = frozenset(t.name for t in arena if homes.get(t.updates or t.name) is Home.RAM)
+        place = TilingPlace(root, index, in_ram)
+        sizes = {position: tensors[position].size_bytes for position in index.values()}
+        for k, op in enumerate(ops):
+            if footprint_bytes(op.modes[0], op.outputs, sizes) <= _TILED_FROM * ram_bytes:
+                continue
+            tiled = tiled_modes(graph, nodes[k], costs, ram_bytes, place)
+            programs |= {(k, len(op.modes) + m): program for m, (_, program) in enumerate(tiled)}
+            ops = (*ops[:k], replace(op, modes=(*op.modes, *(mode for mode, _ in tiled))), *ops[k + 1 :])
     compute_s = sum(op.modes[0].time_s for op in ops)
     problem = Problem(
         name=graph.name,
@@ -115,7 +133,7 @@ def lower(
         deadline_s=None if deadline_factor is None else deadline_factor * compute_s,
         alignment_bytes=ALIGNMENT_BYTES,
     )
-    return Lowered(problem, nodes, root, index, homes)
+    return Lowered(problem, nodes, root, index, homes, programs)
 
 
 def _in_arena(tensor: Tensor, outside: Mapping[str, Kind], learned: frozenset[str]) -> bool:

@@ -63,17 +63,21 @@ static uint32_t multiply(uint32_t a, uint32_t b)
     return product;
 }
 
-uint32_t poet_crc32_replace(uint32_t crc, uint32_t old_part, uint32_t new_part, uint32_t bytes_after)
+uint32_t poet_crc32_shift(uint32_t crc, uint32_t bytes_after)
 {
-    /* CRCs of messages of equal length differ by what their differing bits contribute, whatever the rest is;
-     * each byte behind multiplies that by x^8. */
-    uint32_t difference = old_part ^ new_part;
+    /* Each byte behind a part multiplies what it contributes by x^8. */
     uint32_t power = 0x00800000u;
     for (uint32_t n = bytes_after; n != 0; n >>= 1) {
         if (n & 1u) {
-            difference = multiply(power, difference);
+            crc = multiply(power, crc);
         }
         power = multiply(power, power);
     }
-    return crc ^ difference;
+    return crc;
+}
+
+uint32_t poet_crc32_replace(uint32_t crc, uint32_t old_part, uint32_t new_part, uint32_t bytes_after)
+{
+    /* CRCs of messages of equal length differ by what their differing bits contribute, whatever the rest is. */
+    return crc ^ poet_crc32_shift(old_part ^ new_part, bytes_after);
 }

@@ -13,6 +13,11 @@ static uint32_t erase_span(uint32_t size_bytes)
     return (size_bytes + POET_PAGE_TRAILER_BYTES + unit - 1u) / unit * unit;
 }
 
+poet_status_t poet_page_erase(uint32_t address, uint32_t size_bytes)
+{
+    return poet_storage_erase(address, erase_span(size_bytes));
+}
+
 poet_status_t poet_page_seal(uint32_t address, uint32_t size_bytes, uint32_t crc)
 {
     uint8_t trailer[POET_PAGE_TRAILER_BYTES];
@@ -34,7 +39,7 @@ poet_status_t poet_page_crc(uint32_t address, uint32_t size_bytes, uint32_t *crc
 
 poet_status_t poet_page_out(uint32_t address, const void *data, uint32_t size_bytes)
 {
-    POET_TRY(poet_storage_erase(address, erase_span(size_bytes)));
+    POET_TRY(poet_page_erase(address, size_bytes));
     POET_TRY(poet_storage_write(address, data, size_bytes));
     POET_TRY(poet_page_seal(address, size_bytes, poet_crc32(0, data, size_bytes)));
     counts.outs++;
@@ -44,7 +49,7 @@ poet_status_t poet_page_out(uint32_t address, const void *data, uint32_t size_by
 poet_status_t poet_page_zero(uint32_t address, uint32_t size_bytes)
 {
     static const uint8_t zeros[64];
-    POET_TRY(poet_storage_erase(address, erase_span(size_bytes)));
+    POET_TRY(poet_page_erase(address, size_bytes));
     uint32_t crc = 0;
     for (uint32_t done = 0; done < size_bytes; done += (uint32_t)sizeof zeros) {
         const uint32_t left = size_bytes - done;

@@ -23,6 +23,7 @@ from poet_solver.baselines.farthest import farthest_use_schedule
 from poet_solver.baselines.greedy import GiveUp
 from poet_solver.baselines.hybrid import Genes, evolve
 from poet_solver.baselines.keep import keep_plan
+from poet_solver.baselines.stream import has_choice, streamed_starts
 from poet_solver.cpsat import SearchLimits, search_model
 from poet_solver.cuts import Anchor
 from poet_solver.global_bound import FAMILY, bound_all_schedules
@@ -221,6 +222,9 @@ class _Run:
             search.widest = freedom_of(self.technique, WIDE).describe() if is_small else everything
         search.raise_bound(search.widest, sum(min(m.energy_j for m in modes) for modes in search.net.modes))
         search.offer(keep_plan(search.net))
+        if has_choice(search.net) and self.technique in (Technique.BOTH, Technique.PAGE):
+            for actions in streamed_starts(search.net):
+                search.offer_actions(actions)
         starts: tuple[Callable[[Net], tuple[Action, ...]], ...] = ()
         if self.technique is Technique.BOTH:
             starts = (farthest_use_schedule, capuchin_on_energy, capuchin_schedule, dtr_schedule)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from poet_codegen.autodiff import differentiate, reachable_from
-from poet_codegen.emit.steps import choose_kernels
 from poet_codegen.graph import DType, Graph, GraphBuilder, Kind, Tensor
 from poet_codegen.lower import view_roots
+from poet_codegen.ops import registry
 from poet_codegen.ops.registry import Kernel, Part
 from poet_codegen.parts import parameters_of
 from poet_codegen.platformio.flags import host_flags
@@ -20,6 +20,15 @@ from poet_codegen.render import render
 from poet_codegen.resources import data_dir
 
 Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+def choose_kernels(graph: Graph) -> dict[int, Kernel]:
+    """A kernel for every node (by position in the graph) that is not a view."""
+    return {
+        position: registry.get(node.op).kernel(graph, node)
+        for position, node in enumerate(graph.nodes)
+        if not registry.get(node.op).is_view
+    }
 
 
 class HostKernels:

@@ -75,6 +75,7 @@ class PassLayout:
         self._constants: dict[tuple[str, int], Constant] = {}
         taken = set(names.values())
         root_names = {position: name for name, position in lowered.index.items()}
+        self._workspaces: dict[tuple[int, int], Constant] = {}
         for tensor, offset in _instances(lowered.problem, schedule):
             c_name = self._c_name[tensor]
             if (c_name, offset) in self._constants:
@@ -88,9 +89,26 @@ class PassLayout:
                 root_names[tensor],
             )
 
+        for step in schedule.steps:
+            if isinstance(step, Compute) and step.workspace_offset is not None:
+                size = lowered.problem.ops[step.op].modes[step.mode].workspace_bytes
+                key = step.workspace_offset, size
+                if key not in self._workspaces:
+                    c_name = free_name("workspace", taken)
+                    self._workspaces[key] = Constant(f"{prefix}_{c_name.upper()}", *key, "workspace")
+
     def constants(self) -> tuple[Constant, ...]:
         """The offsets, lowest first."""
-        return tuple(sorted(self._constants.values(), key=lambda c: (c.value, c.name)))
+        every = (*self._constants.values(), *self._workspaces.values())
+        return tuple(sorted(every, key=lambda c: (c.value, c.name)))
+
+    def workspace(self, offset: int, size_bytes: int) -> str:
+        """Name of the offset of a computation's workspace."""
+        return self._workspaces[offset, size_bytes].name
+
+    def c_name(self, name: str) -> str:
+        """Name of a graph tensor in C; a parameter's versions share theirs."""
+        return self._names[self._lowered.root[name]]
 
     def arena(self, tensor: int, offset: int) -> str:
         """C expression for a tensor instance in the arena."""
@@ -163,6 +181,8 @@ def build_layout(graph: Graph, schedules: Sequence[tuple[Lowered, Schedule]]) ->
         )
     for low, schedule in schedules:
         paged = {step.tensor for step in schedule.steps if isinstance(step, PageIn | PageOut)}
+        chosen = (low.problem.ops[s.op].modes[s.mode] for s in schedule.steps if isinstance(s, Compute))
+        paged |= {v for mode in chosen for v in (*mode.streamed, *mode.outputs_to_storage)}
         for name, tensor in sorted(low.index.items(), key=lambda item: item[1]):
             owner = graph.tensors[name].updates
             if tensor not in paged or name in pages:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 from poet_solver.problem import PageCost
-from poet_solver.schedule import Schedule
+from poet_solver.schedule import Compute, Schedule
 
 from poet_codegen.board import Board
 from poet_codegen.emit.kernel_source import kernel_digest, kernel_source
 from poet_codegen.emit.layout import Constant, Layout, ParamRow, PassLayout, build_layout, input_name, tensor_names
-from poet_codegen.emit.steps import EmittedStep, choose_kernels, emit_steps
+from poet_codegen.emit.steps import EmittedStep, emit_steps, kernels_of
 from poet_codegen.emit.wrap import prototype, wrap_kernel
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import Array, DType, Graph, Kind, Tensor, model_digest
@@ -127,7 +127,7 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
     infer_layout = PassLayout("INFER", infer.graph, infer.lowered, infer.schedule, names)
     steps = emit_steps(train.graph, train.lowered, train.schedule, train_layout, layout.pages, 0)
     infer_steps = emit_steps(infer.graph, infer.lowered, infer.schedule, infer_layout, layout.pages, len(steps))
-    kernels = _kernels([train.graph, infer.graph])
+    kernels = _kernels([train, infer])
     sources = tuple(wrap_kernel(kernel_source(kernel, build.board)) for kernel in kernels)
     model = model_digest(train.graph, build.weights)
     schedule = train.schedule.digest()
@@ -185,11 +185,12 @@ def _inputs(graph: Graph, names: Mapping[str, str]) -> tuple[InputRow, ...]:
     return tuple(rows)
 
 
-def _kernels(graphs: Iterable[Graph]) -> list[Kernel]:
-    """Every kernel once, in order of first use. Equal names must mean equal kernels."""
+def _kernels(passes: Iterable[Pass]) -> list[Kernel]:
+    """Every kernel that a schedule calls once, in order of the nodes. Equal names must mean equal kernels."""
     found: dict[str, Kernel] = {}
-    for graph in graphs:
-        for kernel in choose_kernels(graph).values():
+    for one in passes:
+        chosen = sorted({(s.op, s.mode) for s in one.schedule.steps if isinstance(s, Compute)})
+        for kernel in (kernel for op, mode in chosen for kernel in kernels_of(one.graph, one.lowered, op, mode)):
             known = found.setdefault(kernel.name, kernel)
             assert (known.template, known.values) == (kernel.template, kernel.values), kernel.name
     return list(found.values())

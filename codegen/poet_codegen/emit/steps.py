@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from poet_solver.schedule import Compute, Free, Home, PageIn, PageOut, Schedule
 
 from poet_codegen.emit.layout import Constant, PassLayout
+from poet_codegen.emit.tiles import tiled_block
 from poet_codegen.emit.wrap import wrap_call
 from poet_codegen.graph import Graph, Role
 from poet_codegen.lower import Lowered
@@ -36,30 +37,33 @@ class EmittedStep:
     energy_j: float
     time_s: float
     kernel: Kernel | None = None
-    """What a computation calls; None for a page."""
+    """What a computation is a single call of; None for a page, and for one in tiles."""
     is_loss: bool = False
     """The first computation of the loss, which the code looks at."""
     is_update: bool = False
     """Left out when the loss is not finite."""
+    tiles: str = ""
+    """Of a computation that streams operands: how it is cut."""
 
     @property
     def comment(self) -> str:
         """The step in words."""
         if self.do != "compute":
             return f"{self.do.replace('_', ' ')} {self.title}"
-        return f"{'recompute ' if self.recompute else ''}{self.title} ({self.op})"
+        tiles = f", {self.tiles}" if self.tiles else ""
+        return f"{'recompute ' if self.recompute else ''}{self.title} ({self.op}){tiles}"
 
 
 _INDENT = 4
 
 
-def choose_kernels(graph: Graph) -> dict[int, Kernel]:
-    """A kernel for every node (by position in the graph) that is not a view."""
-    return {
-        position: registry.get(node.op).kernel(graph, node)
-        for position, node in enumerate(graph.nodes)
-        if not registry.get(node.op).is_view
-    }
+def kernels_of(graph: Graph, lowered: Lowered, op: int, mode: int) -> tuple[Kernel, ...]:
+    """The kernels that an op of the problem calls in a mode."""
+    program = lowered.programs.get((op, mode))
+    if program is not None:
+        return tuple(call.kernel for call in program.calls())
+    node = lowered.nodes[op]
+    return (registry.get(node.op).kernel(graph, node),)
 
 
 def emit_steps(
@@ -90,16 +94,25 @@ def emit_steps(
             for v, offset in zip(op.outputs, step.offsets, strict=True):
                 if offset is not None:
                     offsets[v] = offset
-            kernel = kernels[step.op]
-            arguments = [layout.argument(name, offsets) for name in kernel.arguments]
-            for old, _ in mode.in_place:
-                offsets.pop(old, None)
             size = sum(problem.tensors[v].size_bytes for v in op.outputs)
             again = step.op in done
             is_update = any(graph.tensors[name].updates is not None for name in node.outputs)
             if is_update:
                 _check_can_be_left_out(graph, lowered, step, loss_is_known)
-            statement = wrap_call(kernel.name, arguments, 2 * _INDENT if is_update else _INDENT, ";")
+            column = 2 * _INDENT if is_update else _INDENT
+            program = lowered.programs.get((step.op, step.mode))
+            if program is None:
+                kernel: Kernel | None = kernels[step.op]
+                assert kernel is not None
+                arguments = [layout.argument(name, offsets) for name in kernel.arguments]
+                statement = wrap_call(kernel.name, arguments, column, ";")
+            else:
+                kernel = None
+                assert step.workspace_offset is not None
+                workspace = layout.workspace(step.workspace_offset, mode.workspace_bytes)
+                statement = tiled_block(program, graph, lowered, layout, pages, offsets, workspace, column)
+            for old, _ in mode.in_place:
+                offsets.pop(old, None)
             is_loss = node.role is Role.LOSS and not loss_is_known
             loss_is_known |= is_loss
             out.append(
@@ -117,6 +130,7 @@ def emit_steps(
                     kernel,
                     is_loss,
                     is_update,
+                    program.title if program else "",
                 )
             )
             done.add(step.op)
@@ -139,11 +153,15 @@ def emit_steps(
 
 def _check_can_be_left_out(graph: Graph, lowered: Lowered, step: Compute, loss_is_known: bool) -> None:
     """A step whose loss is NaN ends with all parameters as they were: that is so if updates come after the loss, and
-    write where the old version is."""
+    write where the old version is, in RAM or on storage."""
     node, mode = lowered.nodes[step.op], lowered.problem.ops[step.op].modes[step.mode]
     if not loss_is_known:
         raise AssertionError(f"{node.label}: {node.op} updates a parameter before the loss is known")
     for name in node.outputs:
         old = graph.tensors[name].updates
-        if old is not None and (lowered.index[old], lowered.index[name]) not in mode.in_place:
+        if old is None:
+            continue
+        pair = lowered.index[old], lowered.index[name]
+        is_streamed = pair[0] in mode.streamed and pair[1] in mode.outputs_to_storage
+        if pair not in mode.in_place and not is_streamed:
             raise AssertionError(f"{node.label}: {node.op} does not update {old} in place")

@@ -9,6 +9,7 @@ from poet_codegen.graph import Graph, Node, Tensor
 from poet_codegen.ops.nest import literal
 from poet_codegen.ops.pool import load_pooling
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
+from poet_codegen.ops.split import Split, by_planes
 from poet_codegen.ops.window import Window
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class AveragePool(Op):
         x, y = (graph.tensors[n].shape for n in (*node.inputs, *node.outputs))
         return _kernel(node, x, y, gradient=False)
 
+    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+        """By planes."""
+        return (by_planes(graph, *node.inputs, *node.outputs),)
+
 
 class AveragePoolGrad(Op):
     """dx from dy."""
@@ -66,6 +71,10 @@ class AveragePoolGrad(Op):
         """templates/kernels/average_pool.c.j2."""
         dy, dx = (graph.tensors[n].shape for n in (*node.inputs, *node.outputs))
         return _kernel(node, dx, dy, gradient=True)
+
+    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+        """By planes."""
+        return (by_planes(graph, *node.inputs, *node.outputs),)
 
 
 def _work(graph: Graph, node: Node, pooled: str) -> Work:

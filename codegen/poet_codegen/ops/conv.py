@@ -17,6 +17,8 @@ from poet_codegen.m4f.rows import Extent
 from poet_codegen.m4f.weights import BlockedWeights, blocked_weights
 from poet_codegen.ops.product import ProductForm, gradient_form, product_form
 from poet_codegen.ops.registry import Blocked, Kernel, Op, Part, Shape, Work, register
+from poet_codegen.ops.split import CONTINUES, Split
+from poet_codegen.ops.split import Part as SplitPart
 from poet_codegen.ops.update import Gradient, Sink, register_gradient
 from poet_codegen.ops.window import Window, in_two_dimensions, read_window
 
@@ -95,6 +97,10 @@ class Conv(Op):
             blocked = _blocked(node, blocks, w, x[0], names)
         return Kernel("conv2d.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
+    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+        """By output channels, or by groups."""
+        return _splits(graph, node, node.inputs[0], node.inputs[1], node.outputs[0], node.inputs[2:])
+
 
 class ConvInputGrad(Op):
     """dx from dy and w."""
@@ -117,13 +123,19 @@ class ConvInputGrad(Op):
         dy, w, dx = (graph.tensors[n].shape for n in (*node.inputs, *node.outputs))
         values = _values(node, dx, w, dy)
         name = _name("conv2d_input_grad", values)
-        if _is_pointwise(node, w):
+        if CONTINUES in node.attrs:
+            blocked = None
+        elif _is_pointwise(node, w):
             blocked = _pointwise_input_gradient(node, name, w, dy)
         else:
             blocks = blocked_input_gradient(Window.of(node, w[2:]), *reversed(_extents(node, dx, dy)))
             names = {"name": name, "source_name": "dy", "target_name": "dx", "has_bias": False}
             blocked = _blocked(node, blocks, w, dx[0], names)
         return Kernel("conv2d_input_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
+
+    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+        """By output channels, whose terms add up; by groups, which do not touch each other."""
+        return _splits(graph, node, node.outputs[0], node.inputs[1], node.inputs[0], adds_up=True)
 
 
 class ConvWeightGrad(Gradient):
@@ -157,6 +169,10 @@ class ConvWeightGrad(Gradient):
             "conv2d_weight_grad.c.j2", name, values | {"name": name}, (*node.inputs, *sink.arguments), blocked
         )
 
+    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+        """By output channels, or by groups."""
+        return _splits(graph, node, node.inputs[0], node.outputs[0], node.inputs[1])
+
 
 class ConvBiasGrad(Gradient):
     """db[o] = sum of dy[:, o]."""
@@ -177,6 +193,43 @@ class ConvBiasGrad(Gradient):
         name = f"bias_{sink.stem}_{dy[0]}x{dy[1]}x{prod(dy[2:])}{sink.suffix}"
         values = {"name": name, "batch": dy[0], "channels": dy[1], "pixels": prod(dy[2:]), **sink.texts("sum", "o")}
         return Kernel("bias_grad.c.j2", name, values, (*node.inputs, *sink.arguments))
+
+    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+        """By channels of one image."""
+        dy, db = node.inputs[0], node.outputs[0]
+        batch, channels, *plane = graph.tensors[dy].shape
+        if batch != 1:
+            return ()
+
+        def part(units: int) -> SplitPart:
+            return SplitPart({dy: (1, units, *plane), db: (units,)})
+
+        return (Split("channel", channels, {dy: prod(plane), db: 1}, part),)
+
+
+def _splits(
+    graph: Graph, node: Node, x: str, w: str, y: str, bias: Sequence[str] = (), adds_up: bool = False
+) -> tuple[Split, ...]:
+    """Of a convolution of one image, or of a gradient, by what is x, w, y and bias of the forward one."""
+    (batch, in_channels, *in_plane), (_, out_channels, *out_plane) = graph.tensors[x].shape, graph.tensors[y].shape
+    filter_shape, groups = graph.tensors[w].shape[1:], node.int("groups")
+    if batch != 1:
+        return ()
+    group_in, group_out = in_channels // groups, out_channels // groups
+
+    def some_outputs(units: int) -> SplitPart:
+        shapes = {w: (units, *filter_shape), y: (1, units, *out_plane), **dict.fromkeys(bias, (units,))}
+        return SplitPart(shapes)
+
+    def some_groups(units: int) -> SplitPart:
+        shapes = some_outputs(units * group_out).shapes
+        return SplitPart({**shapes, x: (1, units * group_in, *in_plane)}, {"groups": units})
+
+    elements = {w: prod(filter_shape), y: prod(out_plane), **dict.fromkeys(bias, 1)}
+    if groups == 1:
+        return (Split("output channel", out_channels, elements, some_outputs, adds_up),)
+    elements = {name: group_out * size for name, size in elements.items()} | {x: group_in * prod(in_plane)}
+    return (Split("group", groups, elements, some_groups),)
 
 
 def _blocked_weights(graph: Graph, node: Node) -> BlockedWeights | None:
@@ -254,10 +307,12 @@ def _blocked(node: Node, blocks: BlockedSums | None, w: Shape, batch: int, names
 
 def _values(node: Node, x: Shape, w: Shape, y: Shape) -> dict[str, Any]:
     groups = node.int("groups")
+    continues = CONTINUES in node.attrs
     group_in, group_out = x[1] // groups, y[1] // groups
     window = Window.of(node, w[2:])
     return window.expressions() | {
         "window": window.suffix(),
+        "continues": continues,
         "batch": x[0],
         "in_channels": x[1],
         "in_h": x[2],
@@ -286,7 +341,7 @@ def _values(node: Node, x: Shape, w: Shape, y: Shape) -> dict[str, Any]:
 def _name(stem: str, v: dict[str, Any]) -> str:
     extent = f"{v['batch']}x{v['in_channels']}x{v['in_h']}x{v['in_w']}"
     groups = f"_g{v['groups']}" if v["groups"] > 1 else ""
-    return f"{stem}_{extent}_to_{v['out_channels']}_{v['window']}{groups}"
+    return f"{stem}_{extent}_to_{v['out_channels']}_{v['window']}{groups}" + ("_on" if v["continues"] else "")
 
 
 register(Conv())

@@ -13,6 +13,8 @@ from poet_codegen.m4f.products import Operand, Product, Start
 from poet_codegen.ops.nest import broadcast
 from poet_codegen.ops.product import ProductForm, gradient_form, product_form
 from poet_codegen.ops.registry import Kernel, Op, Part, Shape, Work, register
+from poet_codegen.ops.split import CONTINUES, Split
+from poet_codegen.ops.split import Part as SplitPart
 from poet_codegen.ops.update import Gradient, Sink, register_gradient
 
 if TYPE_CHECKING:
@@ -93,8 +95,12 @@ class Dense(Op):
         start = Start.COLUMN if values["has_bias"] else Start.ZERO
         product = Product(x[0], y[1], x[1], Operand(True, x[1]), weights, y[1], start)
         form = ProductForm("x", "w", "y", prototype, start="b" if values["has_bias"] else "")
-        blocked = product_form(name, product, form)
+        blocked = None if values["continues"] else product_form(name, product, form)
         return Kernel("dense.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
+
+    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+        """Of several rows by rows; of one by columns of y, or by inputs whose terms add up."""
+        return _splits(graph, node, node.inputs[0], node.inputs[1], node.outputs[0], node.inputs[2:])
 
 
 class DenseInputGrad(Op):
@@ -120,8 +126,12 @@ class DenseInputGrad(Op):
         weights = Operand(not values["transposed"], w[1])
         product = Product(dy[0], dx[1], dy[1], Operand(True, dy[1]), weights, dx[1])
         form = ProductForm("dy", "w", "dx", "const float *dy, const float *w, float *dx")
-        blocked = product_form(name, product, form)
+        blocked = None if values["continues"] else product_form(name, product, form)
         return Kernel("dense_input_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
+
+    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+        """Of several rows by rows; of one by columns of dx, or by outputs whose terms add up."""
+        return _splits(graph, node, node.outputs[0], node.inputs[1], node.inputs[0], gradient=True)
 
 
 class DenseWeightGrad(Gradient):
@@ -154,6 +164,45 @@ class DenseWeightGrad(Gradient):
         blocked = gradient_form(name, product, ProductForm(left, right, "", "const float *x, const float *dy"), sink)
         return Kernel("dense_weight_grad.c.j2", name, values | {"name": name}, arguments, blocked)
 
+    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+        """By rows of w."""
+        x, dy, w = *node.inputs, node.outputs[0]
+        return (_by_rows_of_w(graph, node, x, w, dy),) if graph.tensors[x].shape[0] == 1 else ()
+
+
+def _splits(
+    graph: Graph, node: Node, x: str, w: str, y: str, bias: Sequence[str] = (), gradient: bool = False
+) -> tuple[Split, ...]:
+    """Of y = x w + b, or of the gradient of x, by what is x, w and y of the forward layer."""
+    (batch, inputs), (_, outputs) = graph.tensors[x].shape, graph.tensors[y].shape
+    if batch == 1:
+        return (_by_rows_of_w(graph, node, x, w, y, bias, gradient),)
+
+    def some_rows(units: int) -> SplitPart:
+        return SplitPart({x: (units, inputs), y: (units, outputs)})
+
+    return (Split("row", batch, {x: inputs, y: outputs}, some_rows),)
+
+
+def _by_rows_of_w(
+    graph: Graph, node: Node, x: str, w: str, y: str, bias: Sequence[str] = (), gradient: bool = False
+) -> Split:
+    """Of one row of x: w is cut where it lies together, by outputs if it is transposed, else by inputs."""
+    inputs, outputs = graph.tensors[x].shape[1], graph.tensors[y].shape[1]
+    is_sum = node.op.startswith("Dense") and not node.op.startswith("DenseWeightGrad")
+    if node.int("transposed"):
+        elements = {w: inputs, y: 1, **dict.fromkeys(bias, 1)}
+
+        def some_outputs(units: int) -> SplitPart:
+            return SplitPart({w: (units, inputs), y: (1, units), **dict.fromkeys(bias, (units,))})
+
+        return Split("output", outputs, elements, some_outputs, is_sum and gradient)
+
+    def some_inputs(units: int) -> SplitPart:
+        return SplitPart({w: (units, outputs), x: (1, units)})
+
+    return Split("input", inputs, {w: outputs, x: 1}, some_inputs, is_sum and not gradient)
+
 
 def _values(node: Node, x: Shape, y: Shape) -> dict[str, Any]:
     transposed = bool(node.int("transposed"))
@@ -164,6 +213,7 @@ def _values(node: Node, x: Shape, y: Shape) -> dict[str, Any]:
         "inputs": x[1],
         "outputs": y[1],
         "transposed": transposed,
+        "continues": CONTINUES in node.attrs,
         "weight_index": f"o * {x[1]} + i" if transposed else f"i * {y[1]} + o",
         "outer_loop": outer,
         "inner_loop": inner,
@@ -171,7 +221,8 @@ def _values(node: Node, x: Shape, y: Shape) -> dict[str, Any]:
 
 
 def _name(stem: str, v: dict[str, Any]) -> str:
-    return f"{stem}_{v['batch']}x{v['inputs']}_to_{v['outputs']}" + ("" if v["transposed"] else "_io")
+    order = "" if v["transposed"] else "_io"
+    return f"{stem}_{v['batch']}x{v['inputs']}_to_{v['outputs']}{order}" + ("_on" if v["continues"] else "")
 
 
 register(Dense())

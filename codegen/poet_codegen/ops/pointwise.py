@@ -16,6 +16,7 @@ from poet_codegen.ops.map_kernel import Formula, map_kernel
 from poet_codegen.ops.nest import broadcast, broadcast_strides
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, get, register
 from poet_codegen.ops.reshape import positive_axes
+from poet_codegen.ops.split import Part, Split
 
 if TYPE_CHECKING:
     from poet_codegen.autodiff import Tape
@@ -103,6 +104,29 @@ class Pointwise(Op):
         return map_kernel(
             self.formula, space, strides, broadcast_strides(padded, space), numbers, (*node.inputs, node.outputs[0])
         )
+
+    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+        """Anywhere where all shapes are equal; else along the first axis, with operands that lack it read whole."""
+        if "shape" in node.attrs:
+            return ()
+        names = (*node.inputs, *node.outputs)
+        shapes = {name: graph.tensors[name].shape for name in names}
+        space = self._space(graph, node)
+        if all(shape == space for shape in shapes.values()):
+
+            def some_elements(units: int) -> Part:
+                return Part(dict.fromkeys(names, (units,)))
+
+            return (Split("element", prod(space), dict.fromkeys(names, 1), some_elements),)
+        axis = next((a for a, size in enumerate(space) if size > 1), 0)
+        axes = {name: axis - len(space) + len(shape) for name, shape in shapes.items()}
+        cut = {name: shape for name, shape in shapes.items() if axes[name] >= 0 and shape[axes[name]] == space[axis]}
+
+        def some_slices(units: int) -> Part:
+            return Part({name: (*s[: axes[name]], units, *s[axes[name] + 1 :]) for name, s in cut.items()})
+
+        elements = {name: prod(shape[axes[name] + 1 :]) for name, shape in cut.items()}
+        return (Split("slice", space[axis], elements, some_slices),)
 
 
 SUM_TO = "SumTo"

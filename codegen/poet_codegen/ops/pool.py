@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from poet_codegen.graph import AttrValue, Graph, Node, Tensor
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
+from poet_codegen.ops.split import Split, by_planes
 from poet_codegen.ops.window import Window, in_two_dimensions, read_window, with_ceil_mode
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ class MaxPool(Op):
         name = _name("max_pool", values)
         return Kernel("max_pool.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs))
 
+    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+        """By planes."""
+        return (by_planes(graph, *node.inputs, *node.outputs),)
+
 
 class MaxPoolGrad(Op):
     """dx from x and dy."""
@@ -73,6 +78,10 @@ class MaxPoolGrad(Op):
         values = _values(node, x, dy)
         name = _name("max_pool_grad", values)
         return Kernel("max_pool_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs))
+
+    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+        """By planes."""
+        return (by_planes(graph, *node.inputs, *node.outputs),)
 
 
 def load_pooling(importer: Importer, node: ImportedNode, op: str, x: Tensor, more: Mapping[str, AttrValue]) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import Graph, Node, Tensor
+from poet_codegen.ops.split import Split
 
 if TYPE_CHECKING:
     from poet_codegen.autodiff import Tape
@@ -126,6 +127,10 @@ class Op(ABC):
     @abstractmethod
     def kernel(self, graph: Graph, node: Node) -> Kernel:
         """The C function that runs the node."""
+
+    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+        """Ways to run the node a part at a time, with operands that are never whole in RAM."""
+        return ()
 
 
 _OPS: dict[str, Op] = {}

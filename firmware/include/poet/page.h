@@ -24,6 +24,9 @@ poet_status_t poet_page_in(uint32_t address, void *data, uint32_t size_bytes);
 /* The CRC in a page's trailer. POET_ERR_CORRUPT when the trailer is not that of a page of this size. */
 poet_status_t poet_page_crc(uint32_t address, uint32_t size_bytes, uint32_t *crc);
 
+/* Make a page writable, before its data are written piece by piece. */
+poet_status_t poet_page_erase(uint32_t address, uint32_t size_bytes);
+
 /* Write a page's trailer, after its data were written piece by piece. */
 poet_status_t poet_page_seal(uint32_t address, uint32_t size_bytes, uint32_t crc);
 

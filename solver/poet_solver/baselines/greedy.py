@@ -77,8 +77,10 @@ class Arena:
         if len(self.actions) > _MOST_ACTIONS_PER_OP * self.net.n_ops:
             raise GiveUp("the heuristic keeps recomputing")
         mode = self.net.modes[k][0]
-        if mode.streamed:
-            raise GiveUp("an op streams its operands")
+        for v in mode.streamed:
+            if v not in self.stored and v not in self.held:
+                raise GiveUp("a streamed operand was thrown out")
+            self.stored.add(v)
         pinned = pinned | set(mode.resident)
         for v in sorted(mode.resident, key=lambda v: (v in self.held, -self.net.size[v])):
             self.bring(v, pinned)

@@ -1,0 +1,92 @@
+"""A tiled computation as C: its loops with their page calls and kernel calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from poet_codegen.emit.layout import Constant, PassLayout
+from poet_codegen.emit.wrap import wrap_call
+from poet_codegen.graph import Graph
+from poet_codegen.lower import Lowered
+from poet_codegen.tiling.program import FLOAT_BYTES, Call, Index, Loop, Move, Operand, Program, Statement
+
+_INDENT = 4
+
+
+def tiled_block(
+    program: Program,
+    graph: Graph,
+    lowered: Lowered,
+    layout: PassLayout,
+    pages: Mapping[str, Constant],
+    offsets: Mapping[int, int],
+    workspace: str,
+    column: int,
+) -> str:
+    """A block of statements that starts at `column`; the first line is not indented.
+
+    `offsets` says where each tensor of the problem is right now, `workspace` is the name of the tiles' offset.
+    """
+    inner = column + _INDENT
+    lines = []
+    for tensor, is_written in program.streams():
+        size = graph.tensors[tensor].size_bytes
+        name = _stream(layout, tensor, is_written)
+        page = pages[lowered.root[tensor]].name
+        lines.append(f"poet_stream_t {name} = poet_stream({page}, {size}u);")
+
+    def tile(buffer: int) -> str:
+        return f"ARENA({workspace} + {buffer}u)" if buffer else f"ARENA({workspace})"
+
+    def operand(item: Operand) -> str:
+        if item.tensor is None:
+            return tile(item.at.start)
+        return _plus(layout.argument(item.tensor, offsets), item.at)
+
+    def move(step: Move, at: int) -> str:
+        shape = step.shape
+        numbers = (shape.run_bytes, shape.runs, shape.stride_bytes, shape.again_bytes)
+        literal = "&(poet_tile_t){" + ", ".join(f"{number}u" for number in numbers) + "}"
+        if step.streamed:
+            do = "write" if step.to_tensor else "read"
+            arguments = [f"&{_stream(layout, step.tensor, step.to_tensor)}", tile(step.buffer), _text(step.at), literal]
+            return wrap_call(f"POET_TRY(poet_stream_{do}", arguments, at, ");")
+        place = _plus(layout.argument(step.tensor, offsets), step.at)
+        if step.to_tensor:
+            return wrap_call("poet_tile_scatter", [place, tile(step.buffer), literal], at, ";")
+        return wrap_call("poet_tile_gather", [tile(step.buffer), place, literal], at, ";")
+
+    def write(body: tuple[Statement, ...], at: int) -> None:
+        for step in body:
+            pad = " " * (at - inner)
+            if isinstance(step, Loop):
+                i = step.variable
+                lines.append(f"{pad}for (uint32_t {i} = {step.first}; {i} < {step.end}u; {i}++) {{")
+                write(step.body, at + _INDENT)
+                lines.append(f"{pad}}}")
+            elif isinstance(step, Call):
+                text = wrap_call(step.kernel.name, [operand(item) for item in step.operands], at, ";")
+                lines.append(pad + text)
+            else:
+                lines.append(pad + move(step, at))
+
+    write(program.body, inner)
+    # Lines that wrap_call broke are indented already.
+    text = "\n".join(" " * inner + line for line in lines)
+    return "{\n" + text + "\n" + " " * column + "}"
+
+
+def _stream(layout: PassLayout, tensor: str, is_written: bool) -> str:
+    return f"{layout.c_name(tensor)}_{'out' if is_written else 'in'}"
+
+
+def _text(index: Index) -> str:
+    terms = [f"{variable} * {step}u" for variable, step in index.steps]
+    if index.start or not terms:
+        terms.insert(0, f"{index.start}u")
+    return " + ".join(terms)
+
+
+def _plus(pointer: str, index: Index) -> str:
+    elements = Index(index.start // FLOAT_BYTES, tuple((v, step // FLOAT_BYTES) for v, step in index.steps))
+    return f"{pointer} + {_text(elements)}" if elements.start or elements.steps else pointer

@@ -1,0 +1,135 @@
+"""Which tiled modes an op is offered in: patterns of streamed operands, and a few tile sizes of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+from poet_solver.problem import Mode
+
+from poet_codegen.cost_model import CostModel
+from poet_codegen.graph import Graph, Node
+from poet_codegen.ops import registry
+from poet_codegen.ops.split import Split
+from poet_codegen.tiling.parts import Streams, part_program
+from poet_codegen.tiling.program import Program, cost
+
+_POINTS = 4
+"""Tile sizes kept of each pattern; more gained at most 1 % in trials."""
+_SIZES = 7
+"""Tile sizes tried of each pattern."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What lowering knows of a graph's tensors."""
+
+    root: Mapping[str, str]
+    """Graph tensor -> the tensor whose bytes it shares."""
+    index: Mapping[str, int]
+    """Root tensor in the arena -> tensor of the problem."""
+    in_ram: frozenset[str]
+    """Roots whose home is RAM: they are not streamed."""
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Operands that are streamed together or not at all."""
+
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    old_version: tuple[tuple[str, str], ...] = ()
+
+
+def tiled_modes(graph: Graph, node: Node, costs: CostModel, ram_bytes: int, place: Place) -> list[tuple[Mode, Program]]:
+    """Every tiled mode of a node that fits into `ram_bytes`, with its program."""
+    if costs.board.storage.erase is not None:
+        return []  # an update writes where it reads
+    sizes = {position: graph.tensors[name].size_bytes for name, position in place.index.items()}
+    outputs = tuple(place.index[place.root[name]] for name in node.outputs if place.root[name] in place.index)
+    found: list[tuple[Mode, Program]] = []
+    for split in registry.get(node.op).splits(graph, node):
+        for streams in _patterns(graph, node, split, place):
+            programs = (part_program(graph, node, split, units, streams) for units in _sizes(split.count))
+            modes = ((mode_of(graph, node, program, streams, costs, place), program) for program in programs)
+            found += _pareto(item for item in modes if footprint_bytes(item[0], outputs, sizes) <= ram_bytes)
+    return found
+
+
+def _patterns(graph: Graph, node: Node, split: Split, place: Place) -> Iterator[Streams]:
+    pairs = tuple((node.outputs[new], node.inputs[old]) for old, new in registry.get(node.op).in_place_pairs(node))
+    updated = {name for pair in pairs for name in pair}
+
+    def may_stream(name: str) -> bool:
+        root = place.root[name]
+        return root in place.index and root not in place.in_ram and name in split.elements and name not in updated
+
+    aliases = [place.root[name] for name in dict.fromkeys(node.inputs)]
+    choices = [
+        _Choice(inputs=(name,))
+        for name in dict.fromkeys(node.inputs)
+        if may_stream(name) and aliases.count(place.root[name]) == 1
+    ]
+    choices += [_Choice(outputs=(name,)) for name in node.outputs if may_stream(name)]
+    if pairs and all(place.root[old] not in place.in_ram and old in split.elements for _, old in pairs):
+        choices.append(_Choice(outputs=tuple(new for new, _ in pairs), old_version=pairs))
+    for count in range(1, len(choices) + 1):
+        for some in combinations(choices, count):
+            yield Streams(
+                frozenset(name for choice in some for name in choice.inputs),
+                frozenset(name for choice in some for name in choice.outputs),
+                dict(pair for choice in some for pair in choice.old_version),
+            )
+
+
+def _sizes(count: int) -> list[int]:
+    """Divisors of `count` below it, at most _SIZES of them, about evenly apart on a logarithmic scale."""
+    divisors = [n for n in range(1, count) if count % n == 0]
+    if len(divisors) <= _SIZES:
+        return divisors
+    step = (len(divisors) - 1) / (_SIZES - 1)
+    return [divisors[round(i * step)] for i in range(_SIZES)]
+
+
+def mode_of(graph: Graph, node: Node, program: Program, streams: Streams, costs: CostModel, place: Place) -> Mode:
+    """The program as a mode of the problem."""
+    sizes = {name: graph.tensors[name].size_bytes for name in (*node.inputs, *node.outputs)}
+    price = cost(program, costs, sizes)
+    on_storage = streams.inputs | frozenset(streams.old_version.values())
+    inputs = {place.root[name]: name in on_storage for name in node.inputs if place.root[name] in place.index}
+    pairs = registry.get(node.op).in_place_pairs(node)
+    return Mode(
+        time_s=price.time_s,
+        energy_j=price.energy_j,
+        resident=tuple(place.index[root] for root, streamed in inputs.items() if not streamed),
+        streamed=tuple(place.index[root] for root, streamed in inputs.items() if streamed),
+        outputs_to_storage=tuple(place.index[place.root[name]] for name in node.outputs if name in streams.outputs),
+        in_place=tuple(
+            (place.index[place.root[node.inputs[old]]], place.index[place.root[node.outputs[new]]])
+            for old, new in pairs
+            if node.outputs[new] not in streams.outputs
+        ),
+        workspace_bytes=program.workspace_bytes,
+        wear_bytes=price.wear_bytes,
+        name=program.title,
+    )
+
+
+def footprint_bytes(mode: Mode, outputs: Iterable[int], sizes: Mapping[int, int]) -> int:
+    """Bytes that must be live while an op with these outputs runs in a mode; `sizes` are those of the tensors."""
+    not_new = {new for _, new in mode.in_place} | set(mode.outputs_to_storage)
+    made = (v for v in outputs if v not in not_new)
+    return mode.workspace_bytes + sum(sizes[v] for v in (*mode.resident, *made))
+
+
+def _pareto(modes: Iterable[tuple[Mode, Program]]) -> list[tuple[Mode, Program]]:
+    """Those that no other beats in both workspace and energy, at most _POINTS: the ends, and what lies between."""
+    kept: list[tuple[Mode, Program]] = []
+    for mode, program in sorted(modes, key=lambda item: (item[0].workspace_bytes, item[0].energy_j)):
+        if not kept or mode.energy_j < kept[-1][0].energy_j * (1 - 1e-3):
+            kept.append((mode, program))
+    if len(kept) <= _POINTS:
+        return kept
+    step = (len(kept) - 1) / (_POINTS - 1)
+    return [kept[round(i * step)] for i in range(_POINTS)]

@@ -1,0 +1,166 @@
+"""A tiled op as a small program: loops around moves between storage, RAM and tiles, and calls of kernels.
+
+The solver prices it, the emitter writes it as C, and tests walk it; so the costs that a mode claims are those of the
+code that runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from poet_codegen.cost_model import CostModel
+from poet_codegen.ops.registry import Kernel, Work
+
+FLOAT_BYTES = 4
+TRAILER_BYTES = 8
+"""POET_PAGE_TRAILER_BYTES of firmware/include/poet/page.h, read or written once a pass."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """A position in bytes: start + sum of step x loop variable."""
+
+    start: int = 0
+    steps: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Runs of equal length at equal distances in a tensor; they lie behind each other in a tile (poet_tile_t)."""
+
+    run_bytes: int
+    runs: int = 1
+    stride_bytes: int = 0
+    again_bytes: int = 0
+    """So many bytes at the start of each run were in an earlier tile of the pass."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the tile."""
+        return self.run_bytes * self.runs
+
+
+@dataclass(frozen=True)
+class Move:
+    """A tile comes from a tensor, or goes there."""
+
+    tensor: str
+    """Name in the graph."""
+    at: Index
+    """Of the first run in the tensor."""
+    shape: Shape
+    buffer: int
+    """Of the tile in the workspace, in bytes."""
+    to_tensor: bool
+    streamed: bool
+    """The tensor is on storage; else it is in RAM."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """What a kernel is given: a place in a tensor that is in RAM, or in the workspace."""
+
+    tensor: str | None
+    at: Index
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel."""
+
+    kernel: Kernel
+    work: Work
+    operands: tuple[Operand, ...]
+    """One for each of the kernel's arguments."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """`variable` runs from `first` to `end` - 1."""
+
+    variable: str
+    first: int
+    end: int
+    body: tuple[Statement, ...]
+
+
+Statement: TypeAlias = Move | Call | Loop
+
+
+@dataclass(frozen=True)
+class Program:
+    """A node in one tiled mode."""
+
+    title: str
+    """What it does, in words: '4 tiles of 8 output channels'."""
+    workspace_bytes: int
+    body: tuple[Statement, ...]
+
+    def counted(self) -> Iterator[tuple[Move | Call, int]]:
+        """Every move and call with how often it happens."""
+        yield from _counted(self.body, 1)
+
+    def calls(self) -> Iterator[Call]:
+        """Every call once, in the order of the text."""
+        yield from (step for step, _ in self.counted() if isinstance(step, Call))
+
+    def streams(self) -> dict[tuple[str, bool], int]:
+        """(tensor, written) -> bytes moved in all passes, each byte of a pass once; in the order of the text."""
+        found: dict[tuple[str, bool], int] = {}
+        for step, times in self.counted():
+            if isinstance(step, Move) and step.streamed:
+                fresh = step.shape.size_bytes - step.shape.again_bytes * step.shape.runs
+                key = (step.tensor, step.to_tensor)
+                found[key] = found.get(key, 0) + times * fresh
+        return found
+
+
+def _counted(body: tuple[Statement, ...], times: int) -> Iterator[tuple[Move | Call, int]]:
+    for step in body:
+        if isinstance(step, Loop):
+            yield from _counted(step.body, times * (step.end - step.first))
+        else:
+            yield step, times
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a program on a board."""
+
+    time_s: float
+    energy_j: float
+    wear_bytes: float
+
+
+def cost(program: Program, costs: CostModel, size_bytes: Mapping[str, int]) -> Cost:
+    """Compute, and every transfer with its latency and checksum, the trailers at the end of each pass included.
+
+    `size_bytes` are those of the streamed tensors.
+    """
+    cycles = 0.0
+    time_s = energy_j = wear_bytes = 0.0
+
+    def transfer(is_write: bool, data_bytes: int, trailer_bytes: int, times: int) -> None:
+        nonlocal time_s, energy_j, wear_bytes
+        page = costs.page_out if is_write else costs.page_in
+        one = page(data_bytes, trailer_bytes)
+        time_s += times * one.time_s
+        energy_j += times * one.energy_j
+        wear_bytes += times * one.wear_bytes
+
+    for step, times in program.counted():
+        if isinstance(step, Call):
+            cycles += times * costs.kernel_cycles(step.kernel, step.work)
+        elif step.streamed:
+            transfer(step.to_tensor, step.shape.run_bytes, 0, times * step.shape.runs)
+        else:
+            copied = Work("elementwise", elements=step.shape.size_bytes // FLOAT_BYTES)
+            cycles += times * costs.table_cycles(copied)
+    for (tensor, is_write), moved in program.streams().items():
+        passes, rest = divmod(moved, size_bytes[tensor])
+        assert not rest, f"{program.title}: tiles of {tensor} do not cover it"
+        transfer(is_write, 0, TRAILER_BYTES, passes)
+    board = costs.board
+    return Cost(time_s + cycles * board.seconds_per_cycle, energy_j + cycles * board.energy_per_cycle_j, wear_bytes)

@@ -1,0 +1,100 @@
+"""Operands larger than memory on the host build: tiles change no bit of a loss or a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from poet_codegen.lower import Home
+from poet_codegen.plan import Plan, make_plan, make_request
+from poet_codegen.recipe import DEFAULT_RECIPE, Optimizer, Recipe
+from poet_solver.schedule import Compute
+
+from .test_on_host import BOARD, Maker, run
+
+PLENTY = 120_000
+
+
+def layers(make_model: Maker) -> onnx.ModelProto:
+    """Dense layers whose weights, in both layouts, are most of the model."""
+    rng = np.random.default_rng(1)
+    weights = {
+        "w0": (rng.standard_normal((48, 20)) / 5).astype(np.float32),
+        "b0": rng.standard_normal(48).astype(np.float32),
+        "w1": (rng.standard_normal((48, 48)) / 7).astype(np.float32),
+        "w2": (rng.standard_normal((6, 48)) / 7).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Gemm", ["x", "w0", "b0"], ["a"], "g0", transB=1),
+        helper.make_node("Relu", ["a"], ["r"], "r0"),
+        helper.make_node("Gemm", ["r", "w1"], ["c"], "g1"),
+        helper.make_node("Relu", ["c"], ["s"], "r1"),
+        helper.make_node("Gemm", ["s", "w2"], ["y"], "g2", transB=1),
+    ]
+    return make_model(nodes, [1, 20], weights)
+
+
+def images(make_model: Maker) -> onnx.ModelProto:
+    """Convolutions with bias, stride and groups, a residual sum, both poolings."""
+    rng = np.random.default_rng(2)
+
+    def drawn(*shape: int) -> np.ndarray[Any, Any]:
+        return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+
+    weights = {
+        "w0": drawn(8, 3, 3, 3),
+        "b0": drawn(8, 1)[:, 0],
+        "w1": drawn(8, 8, 3, 3),
+        "wd": drawn(8, 1, 3, 3),
+        "w2": drawn(12, 8, 3, 3),
+        "b2": drawn(12, 1)[:, 0],
+        "w3": drawn(5, 12 * 2 * 2),
+    }
+    pads = {"pads": [1, 1, 1, 1]}
+    nodes = [
+        helper.make_node("Conv", ["x", "w0", "b0"], ["a"], "c0", **pads),
+        helper.make_node("Relu", ["a"], ["r"], "r0"),
+        helper.make_node("Conv", ["r", "w1"], ["c"], "c1", **pads),
+        helper.make_node("Add", ["c", "r"], ["d"], "sum"),
+        helper.make_node("Conv", ["d", "wd"], ["e"], "depthwise", group=8, **pads),
+        helper.make_node("MaxPool", ["e"], ["f"], "max", kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Conv", ["f", "w2", "b2"], ["g"], "c2", strides=[2, 2], **pads),
+        helper.make_node("Relu", ["g"], ["h"], "r2"),
+        helper.make_node("AveragePool", ["h"], ["k"], "mean", kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Flatten", ["k"], ["l"], "flat"),
+        helper.make_node("Gemm", ["l", "w3"], ["y"], "g3", transB=1),
+    ]
+    return make_model(nodes, [1, 3, 16, 16], weights)
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe", "budgets"),
+    [
+        (layers, DEFAULT_RECIPE, (2500,)),
+        (layers, Recipe(optimizer=Optimizer.ADAM), (8000,)),
+        (images, DEFAULT_RECIPE, (12_000,)),
+    ],
+)
+def test_bits_do_not_depend_on_tiles(
+    model: Callable[[Maker], Any], recipe: Recipe, budgets: tuple[int, ...], make_model: Maker, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(model(make_model), path)
+
+    def plan(ram_bytes: int, home: Home = Home.STORAGE, technique: str = "both") -> Plan:
+        request = make_request(path, BOARD, ram_bytes, None, home, recipe, technique, 0)
+        return make_plan(request, path, threads=1, time_limit_s=3)
+
+    reference = run(plan(PLENTY, Home.RAM, "keep"), tmp_path / "keep")
+    tiled = 0
+    for budget in budgets:
+        small = plan(budget)
+        chosen = {(s.op, s.mode) for s in small.train.schedule.steps if isinstance(s, Compute)}
+        tiled += len(chosen & small.train.lowered.programs.keys())
+        assert run(small, tmp_path / str(budget)) == reference
+    assert tiled > 2, "the budgets were to force tiles"
