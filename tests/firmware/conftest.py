@@ -46,26 +46,39 @@ class Machine:
     flash_origin: int
     flash_bytes: int
     options: tuple[str, ...] = ()
+    ram_bytes: int = 128 << 10
+    stack_bytes: int = 4096
 
     @property
     def port(self) -> str:
         return self.parts[0]
 
 
+CORTEX_M0 = ("-mcpu=cortex-m0", "-mthumb", "-mfloat-abi=soft")
+CORTEX_M3 = ("-mcpu=cortex-m3", "-mthumb", "-mfloat-abi=soft")
 CORTEX_M4 = ("-mcpu=cortex-m4", "-mthumb", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard")
 CORTEX_M7 = ("-mcpu=cortex-m7", "-mthumb", "-mfpu=fpv5-d16", "-mfloat-abi=hard")
 NETDUINO = Machine(
     "netduinoplus2",
-    ("stm32f4", "stm32f4_f7", "stm32", "cortexm"),
+    ("stm32f4", "stm32f4_f7", "stm32", "systick", "cortexm"),
     CORTEX_M4,
     0x0800_0000,
     1 << 20,
     ("-DPOET_QEMU=1", "-DPOET_CPU_HZ=168000000u"),
 )
+AN386 = Machine("mps2-an386", ("mps2", "systick", "cortexm"), CORTEX_M4, 0, 4 << 20)
+STELLARIS = Machine("lm3s6965evb", ("lm3s", "systick", "cortexm"), CORTEX_M3, 0, 256 << 10, ram_bytes=64 << 10)
+SMARTFUSION = Machine("emcraft-sf2", ("m2s", "systick", "cortexm"), CORTEX_M3, 0, 256 << 10, ram_bytes=64 << 10)
+MICROBIT = Machine(
+    "microbit", ("nrf51", "nrf", "cortexm"), CORTEX_M0, 0, 128 << 10, ram_bytes=16 << 10, stack_bytes=2048
+)
 MACHINES = (
     NETDUINO,
-    Machine("mps2-an386", ("mps2", "cortexm"), CORTEX_M4, 0, 4 << 20),
-    Machine("mps2-an500", ("mps2", "cortexm"), CORTEX_M7, 0, 4 << 20, ("-DPOET_CACHES=1",)),
+    AN386,
+    Machine("mps2-an500", ("mps2", "systick", "cortexm"), CORTEX_M7, 0, 4 << 20, ("-DPOET_CACHES=1",)),
+    STELLARIS,
+    SMARTFUSION,
+    MICROBIT,
 )
 
 
@@ -102,15 +115,15 @@ def compile_target(machine: Machine, folder: Path, *options: str) -> subprocess.
 def link_target(
     machine: Machine, objects: list[Path], output: Path, **symbols: int
 ) -> subprocess.CompletedProcess[str]:
-    """Link, for 128 KB of RAM and 4 KB of stack unless linker symbols such as _poet_ram_bytes say otherwise."""
+    """Link for the machine's memory, unless linker symbols such as _poet_ram_bytes say otherwise."""
     flags = [*machine.core, "--specs=nano.specs", "-nostartfiles", "-Wl,--gc-sections"]
     flags.append(f"-T{FIRMWARE / 'port' / 'cortexm' / 'link.ld'}")
     memory = {
         "_poet_flash_origin": machine.flash_origin,
         "_poet_flash_bytes": machine.flash_bytes,
         "_poet_ram_origin": 0x2000_0000,
-        "_poet_ram_bytes": 128 << 10,
-        "_poet_stack_bytes": 4096,
+        "_poet_ram_bytes": machine.ram_bytes,
+        "_poet_stack_bytes": machine.stack_bytes,
     }
     flags += [f"-Wl,--defsym={name}={value}" for name, value in (memory | symbols).items()]
     return run_compiler([*flags, *map(str, objects), "-o", str(output)], output.parent)

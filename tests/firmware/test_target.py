@@ -33,6 +33,7 @@ from .line import (
 pytestmark = pytest.mark.emulated
 Boot = Callable[..., Device]
 LEARNING_RATE = struct.pack("<f", 0.01)
+TICK_HZ = {"stm32f4": 168_000_000, "mps2": 25_000_000, "lm3s": 50_000_000, "m2s": 142_000_000, "nrf51": 16_000_000}
 
 
 @pytest.mark.parametrize(
@@ -97,17 +98,17 @@ def test_the_same_bits_as_on_the_host(boot_host: Boot, boot_qemu: Boot) -> None:
 
 def test_hello_names_port_and_storage(machine: Machine, boot_qemu: Boot) -> None:
     fields = struct.unpack("<16s16s9I32s16s16s24s", boot_qemu().connect().do(HELLO))
-    assert fields[10] == {"stm32f4": 168_000_000, "mps2": 25_000_000}[machine.port]
+    assert fields[10] == TICK_HZ[machine.port]
     assert [text.rstrip(b"\0") for text in fields[13:]] == [machine.port.encode(), b"semihosting file"]
 
 
-def test_arena_and_stack_high_water(boot_qemu: Boot) -> None:
+def test_arena_and_stack_high_water(machine: Machine, boot_qemu: Boot) -> None:
     client = boot_qemu().connect()
     run_script(client)
     status = client.status()
     print(f"stack high water: {status.stack_high_water_bytes} of {status.stack_bytes} bytes")
     assert status.arena_high_water_bytes == ARENA_PEAK_BYTES
-    assert status.stack_bytes == 4096
+    assert status.stack_bytes == machine.stack_bytes
     assert 200 < status.stack_high_water_bytes < 2048
 
 

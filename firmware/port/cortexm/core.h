@@ -2,10 +2,11 @@
 #define POET_CORTEXM_CORE_H
 
 /*
- * The registers that every Armv7-M core has (DDI0403), and the masking of interrupts.
+ * The registers of Armv7-M and Armv6-M cores (DDI0403, DDI0419), and the masking of interrupts.
  *
  * What a port gives to the code of this folder: a header port.h with POET_PORT_NAME, POET_TICK_HZ (the rate of
- * SysTick on the core's clock), POET_UART_IRQ and POET_CACHES, and the function poet_uart_handler().
+ * poet_hal_ticks()), POET_UART_IRQ and POET_CACHES, and the functions poet_uart_handler(), poet_ticks_init() and
+ * poet_hal_ticks(); the last two are those of port/systick, where the part has that timer.
  */
 #include <stdint.h>
 

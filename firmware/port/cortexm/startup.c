@@ -12,8 +12,10 @@ int main(int argc, char **argv);
 void poet_reset_handler(void);
 void poet_fault_handler(void);
 void poet_unexpected_handler(void);
-void poet_systick_handler(void);
 void poet_uart_handler(void);
+
+/* Defined in port/systick; a core without that timer never comes here. */
+void poet_systick_handler(void) __attribute__((weak, alias("poet_unexpected_handler")));
 
 /* From link.ld. */
 extern uint32_t _poet_data_load[];
@@ -39,10 +41,14 @@ __attribute__((used, section(".vectors"))) static const vector_t vectors[16u + P
 
 void poet_reset_handler(void)
 {
+#ifdef __ARM_FP
     /* First of all: the compiler may use FPU registers anywhere, block copies included. */
     SCB_CPACR |= SCB_CPACR_FPU;
+#endif
+#ifndef __ARM_ARCH_6M__
     /* A boot loader, or a part that boots from an alias of its flash, may have left another table there. */
     SCB_VTOR = (uint32_t)(uintptr_t)vectors;
+#endif
     __asm volatile("dsb\n\tisb" ::: "memory");
 
     memcpy(_poet_data_begin, _poet_data_load, (uintptr_t)_poet_data_end - (uintptr_t)_poet_data_begin);
@@ -65,25 +71,30 @@ void poet_unexpected_handler(void)
  */
 __attribute__((naked)) void poet_fault_handler(void)
 {
-    __asm volatile("mrs r0, msp\n\t"
+    __asm volatile(".syntax unified\n\t"
+                   "mrs r0, msp\n\t"
                    "ldr r1, =_poet_stack_bottom\n\t"
                    "cmp r0, r1\n\t"
-                   "blo poet_unexpected_handler\n\t"
+                   "blo 1f\n\t"
                    "ldr r1, [r0, #24]\n\t" /* the faulting instruction, */
                    "ldr r2, =_poet_text_begin\n\t" /* if it is code of ours: */
                    "cmp r1, r2\n\t"
-                   "blo poet_unexpected_handler\n\t"
+                   "blo 1f\n\t"
                    "ldr r2, =_poet_text_end\n\t"
                    "cmp r1, r2\n\t"
-                   "bhs poet_unexpected_handler\n\t"
+                   "bhs 1f\n\t"
                    "ldrh r2, [r1]\n\t"
-                   "movw r3, #0xBEAB\n\t" /* BKPT 0xAB? */
+                   "ldr r3, =0xBEAB\n\t" /* BKPT 0xAB? */
                    "cmp r2, r3\n\t"
-                   "bne poet_unexpected_handler\n\t"
+                   "bne 1f\n\t"
                    "adds r1, #2\n\t"
                    "str r1, [r0, #24]\n\t"
-                   "mvn r2, #0\n\t"
+                   "movs r2, #0\n\t"
+                   "mvns r2, r2\n\t"
                    "str r2, [r0, #0]\n\t"
-                   "bx lr\n\t"
+                   "bx lr\n"
+                   "1:\n\t"
+                   "ldr r0, =poet_unexpected_handler\n\t"
+                   "bx r0\n\t"
                    ".ltorg");
 }

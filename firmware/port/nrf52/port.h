@@ -6,6 +6,7 @@
  */
 #define POET_PORT_NAME "nrf52"
 #define POET_CACHES 0 /* the flash's cache needs no care */
+#define POET_NRF_HAS_ICACHE 1
 
 #ifndef POET_CPU_HZ
 #define POET_CPU_HZ 64000000u

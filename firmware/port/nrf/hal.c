@@ -18,7 +18,9 @@ static void init_clock(void)
     while (!CLOCK_EVENTS_HFCLKSTARTED) {
     }
     POWER_DCDCEN = POET_DCDC;
+#if POET_NRF_HAS_ICACHE
     NVMC_ICACHECNF = 1;
+#endif
 }
 
 static void init_uart(void)

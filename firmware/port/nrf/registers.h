@@ -1,17 +1,29 @@
-#ifndef POET_NRF52_REGISTERS_H
-#define POET_NRF52_REGISTERS_H
+#ifndef POET_NRF_REGISTERS_H
+#define POET_NRF_REGISTERS_H
 
 /*
- * The few registers that this port touches: Nordic's product specifications of nRF52832 and nRF52840.
+ * The few registers that nRF51 and nRF52 share: reference manual of the nRF51, product specifications of
+ * nRF52832 and nRF52840.
  */
 #include "core.h"
 
 #define CLOCK_TASKS_HFCLKSTART REGISTER(0x40000000u)
 #define CLOCK_EVENTS_HFCLKSTARTED REGISTER(0x40000100u)
 #define POWER_DCDCEN REGISTER(0x40000578u)
-#define NVMC_ICACHECNF REGISTER(0x4001E540u)
+#define NVMC_ICACHECNF REGISTER(0x4001E540u) /* nRF52 only */
 
-/* The UART without DMA, which both parts still have. */
+/* 32 bits at 16 MHz. */
+#define TIMER0_TASKS_START REGISTER(0x40008000u)
+#define TIMER0_TASKS_CLEAR REGISTER(0x4000800Cu)
+#define TIMER0_TASKS_CAPTURE0 REGISTER(0x40008040u)
+#define TIMER0_MODE REGISTER(0x40008504u)
+#define TIMER0_MODE_TIMER 0u
+#define TIMER0_BITMODE REGISTER(0x40008508u)
+#define TIMER0_BITMODE_32 3u
+#define TIMER0_PRESCALER REGISTER(0x40008510u)
+#define TIMER0_CC0 REGISTER(0x40008540u)
+
+/* The UART without DMA, which all parts have. */
 #define UART_TASKS_STARTRX REGISTER(0x40002000u)
 #define UART_TASKS_STARTTX REGISTER(0x40002008u)
 #define UART_EVENTS_RXDRDY REGISTER(0x40002108u)

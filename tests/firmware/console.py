@@ -1,0 +1,181 @@
+"""The host side of devices/console.c: a storage driver alone, on QEMU's devices or on models that can go wrong."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from poet_hil.protocol import Status
+
+from .conftest import FIRMWARE, HERE, SANITIZERS, WARNINGS, Machine, link_target, run_compiler
+
+DEVICES = HERE / "devices"
+MOST_DATA_BYTES = 3072
+TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Info:
+    """poet_storage_info_t."""
+
+    size_bytes: int
+    erase_bytes: int
+    write_bytes: int
+    endurance_erases: int
+    name: str
+
+
+class StatusError(Exception):
+    """A call that returned an error."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status.name)
+        self.status = status
+
+
+class Console:
+    """Calls the driver; each call raises StatusError for what is not POET_OK."""
+
+    def __init__(
+        self, send: Callable[[bytes], object], receive: Callable[[int], bytes], stop: Callable[[], int]
+    ) -> None:
+        self._send = send
+        self._receive = receive
+        self.stop = stop
+
+    def call(self, operation: str, address: int = 0, size: int = 0, data: bytes = b"") -> bytes:
+        request = struct.pack("<cII", operation.encode(), address, size) + data
+        self._send(struct.pack("<I", len(request)) + request)
+        (length,) = struct.unpack("<I", self._receive(4))
+        answer = self._receive(length)
+        (status,) = struct.unpack_from("<i", answer)
+        if status != Status.OK:
+            raise StatusError(Status(status))
+        return answer[4:]
+
+    def init(self) -> None:
+        self.call("I")
+
+    def info(self) -> Info:
+        answer = self.call("N")
+        return Info(*struct.unpack_from("<4I", answer), answer[16:].decode())
+
+    def read(self, address: int, size: int) -> bytes:
+        parts = [
+            self.call("R", address + at, min(MOST_DATA_BYTES, size - at)) for at in range(0, size, MOST_DATA_BYTES)
+        ]
+        return b"".join(parts)
+
+    def write(self, address: int, data: bytes) -> None:
+        for at in range(0, len(data), MOST_DATA_BYTES):
+            part = data[at : at + MOST_DATA_BYTES]
+            self.call("W", address + at, len(part), part)
+
+    def erase(self, address: int, size: int) -> None:
+        self.call("E", address, size)
+
+    def sync(self) -> None:
+        self.call("S")
+
+    def go_wrong(self, how: int, parameter: int = 0) -> None:
+        """See the list at the head of each model."""
+        self.call("F", how, parameter)
+
+    def reset(self) -> None:
+        """Reboot the emulated board; what was on the line is gone."""
+        request = struct.pack("<cII", b"X", 0, 0)
+        self._send(struct.pack("<I", len(request)) + request)
+
+
+def build_with_model(driver: str, model: str, folder: Path, *options: str) -> Path:
+    """A driver with a model of its device, as a program of this machine with sanitizers."""
+    executable = folder / driver
+    sources = [DEVICES / "console.c", DEVICES / "hal.c", DEVICES / f"{model}.c", FIRMWARE / "src" / "crc32.c"]
+    include = [f"-I{path}" for path in (FIRMWARE / "include", DEVICES, DEVICES / "fake")]
+    command = ["cc", *WARNINGS, *SANITIZERS, *include, *options, str(FIRMWARE / "storage" / f"{driver}.c")]
+    subprocess.run([*command, *map(str, sources), "-o", str(executable)], check=True)
+    return executable
+
+
+def start_with_model(executable: Path) -> Console:
+    """Run what build_with_model() made; time passes there only as the model wants."""
+    process = subprocess.Popen([executable], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    to, answers = process.stdin, process.stdout
+
+    def send(data: bytes) -> None:
+        to.write(data)
+        to.flush()
+
+    def receive(size: int) -> bytes:
+        data = answers.read(size)
+        if len(data) < size:
+            raise ConnectionError(f"the driver ended with exit code {process.wait(5)}; its model says why on stderr")
+        return data
+
+    def stop() -> int:
+        to.close()
+        answers.close()
+        return process.wait(TIMEOUT_S)
+
+    return Console(send, receive, stop)
+
+
+def build_for_machine(machine: Machine, driver: str, folder: Path, *options: str, **symbols: int) -> Path:
+    """A driver on one of QEMU's machines."""
+    flags = [*WARNINGS, *machine.core, "-O2", "-g", "-ffunction-sections", "-fdata-sections", *machine.options]
+    folders = [FIRMWARE / "port" / part for part in machine.parts]
+    flags += [f"-I{path}" for path in (FIRMWARE / "include", DEVICES, *folders)]
+    sources = [DEVICES / "console.c", DEVICES / "none.c", FIRMWARE / "src" / "crc32.c"]
+    sources += [FIRMWARE / "storage" / f"{driver}.c", *(path for part in folders for path in sorted(part.glob("*.c")))]
+    built = run_compiler([*flags, *options, "-c", *map(str, sources)], folder)
+    assert (built.returncode, built.stderr) == (0, "")
+    elf = folder / "console.elf"
+    built = link_target(machine, sorted(folder.glob("*.o")), elf, **symbols)
+    assert (built.returncode, built.stderr) == (0, "")
+    return elf
+
+
+def start_on_machine(qemu: str, machine: Machine, elf: Path, folder: Path, *arguments: str) -> Console:
+    """Run what build_for_machine() made."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    name, _, options = machine.name.partition(",")
+    command = [qemu, "-M", ",".join(filter(None, (name, options))), "-display", "none", "-monitor", "none"]
+    command += ["-serial", f"tcp:127.0.0.1:{port},server=on,wait=on,nodelay=on", "-kernel", str(elf), *arguments]
+    process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL)
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            line = socket.create_connection(("127.0.0.1", port), TIMEOUT_S)
+            break
+        except ConnectionRefusedError:
+            assert process.poll() is None and time.monotonic() < deadline, "QEMU does not start"
+            time.sleep(0.02)
+
+    def receive(size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            some = line.recv(size - len(data))
+            if not some:
+                raise ConnectionError("QEMU closed the line")
+            data += some
+        return data
+
+    def stop() -> int:
+        line.close()
+        process.terminate()
+        try:
+            return process.wait(TIMEOUT_S)
+        finally:
+            process.kill()
+
+    # What comes before the UART is up is lost.
+    time.sleep(0.3)
+    return Console(line.sendall, receive, stop)
