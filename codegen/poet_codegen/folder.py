@@ -113,6 +113,11 @@ class BuildFolder:
         return self.project / "sizes.json"
 
     @property
+    def energy(self) -> Path:
+        """What training steps took under a meter."""
+        return self.run / "energy.json"
+
+    @property
     def run(self) -> Path:
         """What running left: logs, losses, weights."""
         return self.path / "run"

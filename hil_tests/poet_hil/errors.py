@@ -47,6 +47,10 @@ class DeviceError(LinkError):
         self.status = status
 
 
+class MeterError(LinkError):
+    """A meter, or a switch of the board's power, is missing or does not do what it should."""
+
+
 class DatasetError(LinkError):
     """Samples or labels cannot be used; nothing was sent to the device."""
 

@@ -8,6 +8,7 @@ import pytest
 from poet_codegen.cli.app import app
 from poet_codegen.cli.profile_command import profiled
 from poet_codegen.costs import read_costs
+from poet_hil.energy import EnergyRecord
 from poet_hil.manifest import load_build
 from poet_hil.samples import random_batches
 from typer.testing import CliRunner
@@ -40,6 +41,12 @@ def test_a_plan_with_costs_predicts_the_step(tmp_path: Path) -> None:
     poet("build", "--dir", str(second))
     time_off, energy_off = _off(second)
     assert max(time_off, energy_off) < 0.03
+    assert "Modelled: instructions executed in QEMU" in poet("measure", "--dir", str(second), "--steps", "3")
+    record = EnergyRecord.model_validate_json((second / "run" / "energy.json").read_bytes())
+    assert (record.kind, record.steps, record.by_kind_j["idle"].mean) == ("modelled", 3, 0.0)
+    assert record.by_kind_j["page_out"].mean > 0 < record.by_kind_j["recompute"].mean
+    assert abs(record.planned_j / record.energy_j.mean - 1.0) < 0.03
+    assert "Predicted against modelled" in (second / "report.html").read_text(encoding="utf-8")
 
 
 def _off(folder: Path) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from poet_codegen.cli import (
     board_commands,
     build_commands,
     flash_commands,
+    measure_command,
     profile_command,
     train_commands,
     verify_command,
@@ -39,6 +40,7 @@ flash_commands.register(app)
 train_commands.register(app)
 verify_command.register(app)
 profile_command.register(app)
+measure_command.register(app)
 board_commands.register(app)
 
 

@@ -8,20 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from numpy.typing import NDArray
 from poet_hil import launcher
-from poet_hil.dataset import load_npz
 from poet_hil.device import DeviceClient
-from poet_hil.errors import DatasetError
 from poet_hil.link import Link
 from poet_hil.manifest import Build, Step, load_build
 from poet_hil.profiler.steps import DeviceClock, QemuClock, StepClock, profile_steps
-from poet_hil.samples import Batch, random_batches
+from poet_hil.samples import Batch
 from rich.markup import escape
 
 from poet_codegen.cli.attach import progress_bar
+from poet_codegen.cli.batches import batches
 from poet_codegen.cli.build_commands import Folder
 from poet_codegen.cli.console import console, facts, next_step, si
 from poet_codegen.costs import Costs, Runs, costs_to_json, gather
@@ -58,10 +56,10 @@ def profile_command(
     """
     folder = BuildFolder(dir)
     build = load_build(dir)
-    batches = _batches(build, data, runs)
+    samples = batches(build, data, runs)
     with progress_bar("Profiling") as bar, profiled(build) as (clock, device):
         task = bar.add_task("training steps", total=runs)
-        costs = take_costs(build, clock, device, batches, lambda done: bar.update(task, completed=done))
+        costs = take_costs(build, clock, device, samples, lambda done: bar.update(task, completed=done))
     path = out or folder.costs
     write_atomic(path, costs_to_json(costs))
     spread = max((entry.spread for entry in costs.kernels), default=0.0)
@@ -105,22 +103,22 @@ def take_costs(
     build: Build,
     clock: StepClock,
     device: DeviceClient,
-    batches: Sequence[Batch],
+    samples: Sequence[Batch],
     progress: Callable[[int], None] = lambda done: None,
 ) -> Costs:
-    """Train on each of the batches and infer once, and gather what the steps took."""
+    """Train on each of the samples and infer once, and gather what the steps took."""
     manifest = build.manifest
 
     def train(number: int) -> None:
         progress(number)
-        device.write_sample(*batches[number])
+        device.write_sample(*samples[number])
         device.train(_RATE)
 
     def infer(number: int) -> None:
-        device.write_input(batches[number][0])
+        device.write_input(samples[number][0])
         device.infer()
 
-    rows = _rows(manifest.steps, profile_steps(clock, device, manifest.steps, train, len(batches)))
+    rows = _rows(manifest.steps, profile_steps(clock, device, manifest.steps, train, len(samples)))
     rows += _rows(manifest.infer_steps, profile_steps(clock, device, manifest.infer_steps, infer, 1))
     kernels, pages = gather(rows, clock.kind)
     board = manifest.board
@@ -134,15 +132,3 @@ def _rows(steps: Sequence[Step], cycles: NDArray[Any]) -> list[Runs]:
         Runs(step.do, step.op, step.kernel, step.kernel_digest, step.bytes, tuple(map(float, column)))
         for step, column in zip(steps, cycles.T, strict=True)
     ]
-
-
-def _batches(build: Build, data: Path | None, count: int) -> list[Batch]:
-    if data is None:
-        return random_batches(build.manifest, count, seed=0)
-    train = load_npz(data, build.manifest).train
-    if train is None:
-        raise DatasetError(f"{data} has no x_train and y_train (nor x and y). Add them, or leave --data out.")
-    train.check(build.manifest)
-    size = build.manifest.batch
-    chosen = [[(number * size + i) % len(train) for i in range(size)] for number in range(count)]
-    return [(train.samples(np.array(rows)), train.y[rows]) for rows in chosen]

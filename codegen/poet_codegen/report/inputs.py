@@ -12,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from poet_codegen.folder import BuildFolder, FolderError
+from poet_codegen.report.metered import EnergyFacts
 
 _OPEN = ConfigDict(extra="ignore", allow_inf_nan=False)
 _Checked = TypeVar("_Checked")
@@ -87,6 +88,16 @@ def read_run(folder: BuildFolder) -> RunSummary | None:
 def read_sizes(folder: BuildFolder) -> FirmwareSizes | None:
     """The firmware's sizes, or None before it was built. Raises FolderError for a damaged file."""
     return _read_json(folder.sizes, FirmwareSizes, "poet build") if folder.sizes.exists() else None
+
+
+def read_energy(folder: BuildFolder, schedule_digest: str) -> EnergyFacts | None:
+    """What a meter saw of the build, or None before one did. FolderError for a damaged file or another plan's."""
+    if not folder.energy.exists():
+        return None
+    facts = _read_json(folder.energy, EnergyFacts, "poet measure")
+    if not schedule_digest.startswith(facts.schedule_digest):
+        raise FolderError(f"{folder.energy} is of another schedule. Run `poet measure` again, which writes it.")
+    return facts
 
 
 def _read_json(path: Path, wanted: type[_Checked], command: str) -> _Checked:

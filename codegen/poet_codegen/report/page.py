@@ -17,7 +17,8 @@ from poet_codegen.render import render
 from poet_codegen.report.costs import CostTable, OpTable, cost_table, op_table
 from poet_codegen.report.figures import Figure, loss_plot, memory_figure, shows_budget, to_script_json
 from poet_codegen.report.headline import Headline, build_headline
-from poet_codegen.report.inputs import FirmwareSizes, RunSummary, read_run, read_sizes
+from poet_codegen.report.inputs import FirmwareSizes, RunSummary, read_energy, read_run, read_sizes
+from poet_codegen.report.metered import EnergyFacts, Metered, metered_section
 from poet_codegen.report.peak import Peak, build_peak
 from poet_codegen.report.results import Bar, Fact, run_facts, size_bars, size_notes
 from poet_codegen.report.sources import SourceRow, source_rows
@@ -58,6 +59,9 @@ class Page:
     """Everything the template shows."""
 
     headline: Headline
+    warnings: tuple[str, ...]
+    """About the costs that the plan was made with."""
+    cost_source: str
     costs: CostTable
     ops: OpTable
     peak: Peak
@@ -67,6 +71,8 @@ class Page:
     has_state: bool
     """Whether the arena holds state of the optimizer."""
     schedule: StepTable
+    metered: Metered | None
+    """What a meter saw; None before one did."""
     loss_note: str | None
     """About the loss curve; None: there is no curve."""
     facts: tuple[Fact, ...]
@@ -79,7 +85,9 @@ class Page:
     digests: tuple[tuple[str, str], ...]
 
 
-def render_report(plan: Plan, run: RunSummary | None, sizes: FirmwareSizes | None) -> str:
+def render_report(
+    plan: Plan, run: RunSummary | None, sizes: FirmwareSizes | None, energy: EnergyFacts | None = None
+) -> str:
     """The report as one HTML document that needs no network. The same arguments give the same text."""
     timeline = build_timeline(plan.train)
     schedule, budget = plan.train.schedule, plan.request.ram_bytes
@@ -90,6 +98,8 @@ def render_report(plan: Plan, run: RunSummary | None, sizes: FirmwareSizes | Non
         figures["loss-curve"] = loss.figure
     page = Page(
         headline=build_headline(plan, timeline, run),
+        warnings=tuple(shown(note, 400) for note in plan.costs.notes(plan.train.graph)),
+        cost_source=shown(plan.costs.source, 400),
         costs=cost_table(schedule),
         ops=op_table(plan.train, timeline),
         peak=build_peak(plan.train, timeline, budget),
@@ -98,11 +108,12 @@ def render_report(plan: Plan, run: RunSummary | None, sizes: FirmwareSizes | Non
         map_width_px=_STEP_PX * len(timeline.steps),
         has_state=any(instance.memory is Memory.STATE for instance in timeline.instances),
         schedule=_step_table(timeline),
+        metered=metered_section(energy) if energy is not None else None,
         loss_note=loss.note if loss is not None else None,
         facts=run_facts(plan, timeline, run) if run is not None else (),
         bars=size_bars(sizes) if sizes is not None else (),
         notes=size_notes(sizes) if sizes is not None else (),
-        sources=source_rows(plan.board),
+        sources=source_rows(plan.board, plan.costs.costs),
         storage=shown(plan.board.storage.models, 100),
         digests=_digests(plan, run),
     )
@@ -123,7 +134,8 @@ def write_report(folder: BuildFolder) -> Path:
 
     Raises FolderError when there is no plan, or a file of the folder is damaged.
     """
-    html = render_report(load_plan(folder), read_run(folder), read_sizes(folder))
+    plan = load_plan(folder)
+    html = render_report(plan, read_run(folder), read_sizes(folder), read_energy(folder, plan.train.schedule.digest()))
     write_atomic(folder.report, html)
     return folder.report
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from poet_codegen.board import Board, Figure
+from poet_codegen.costs import Costs
 from poet_codegen.cycles import cycle_table
 from poet_codegen.report.text import count, shown, si
 
-_SOURCE_KINDS = ("measured", "data sheet", "public code", "estimate")
+_SOURCE_KINDS = ("measured", "modelled", "data sheet", "public code", "estimate")
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,12 @@ class SourceRow:
     value: str
     spread: str
     kind: str
-    """measured, data sheet, public code, estimate, or other."""
+    """measured, modelled, data sheet, public code, estimate, or other."""
     source: str
 
 
-def source_rows(board: Board) -> tuple[SourceRow, ...]:
-    """The board's figures that costs are made from, and the timings of its core's kernels."""
+def source_rows(board: Board, costs: Costs | None = None) -> tuple[SourceRow, ...]:
+    """The board's figures that costs are made from, the timings of its core's kernels, and a profile's."""
     store, power = board.storage, board.power
     kernels = cycle_table(board.cpu.core)
     rows = [
@@ -38,6 +39,13 @@ def source_rows(board: Board) -> tuple[SourceRow, ...]:
         _row("Storage write, rate", _rate(store.write_bytes_per_s), store.write_bytes_per_s),
         _row("Storage write, power", si(store.write_power_w.value, "W"), store.write_power_w),
     ]
+    if costs is not None:
+        spread = max((entry.spread for entry in costs.kernels), default=0.0)
+        kind = costs.kernels[0].source if costs.kernels else "modelled"
+        rows.insert(
+            2,
+            _text_row("Cycles of profiled kernels", f"{len(costs.kernels)}", spread or None, f"{kind}: {costs.source}"),
+        )
     if store.erase is not None:
         block = f"{count(store.erase.block_bytes)} B block"
         rows.append(_row(f"Storage erase, {block}", si(store.erase.time_s.value, "s"), store.erase.time_s))
@@ -60,4 +68,4 @@ def _text_row(what: str, value: str, spread: float | None, source: str) -> Sourc
     lowered = source.lower()
     kind = next((k for k in _SOURCE_KINDS if lowered.startswith(k)), "other")
     rest = source[len(kind) :].lstrip(": ") if kind != "other" else source
-    return SourceRow(what, value, f"±{100 * spread:g}\u202f%" if spread else "", kind, shown(rest, 400))
+    return SourceRow(what, value, f"±{100 * spread:.3g}\u202f%" if spread else "", kind, shown(rest, 400))
