@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: boards setup demo test lint format clean onnx-conformance import-zoo bench-kernels bench-solver bench-solver-exactness \
+.PHONY: boards setup demo test lint format clean onnx-conformance import-zoo bench-kernels bench-steps bench-solver bench-solver-exactness \
 	whole-models
 
 setup: $(STAMP)-python $(STAMP)-system
@@ -34,6 +34,10 @@ bench-solver-exactness: setup
 bench-kernels: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks.kernels $(ARGS)
+
+# Cycles per multiply-add of whole training steps of the MLPerf Tiny nets, into the same file. It needs PyTorch, as below.
+bench-steps: setup
+	$(BIN)/python -m benchmarks.steps $(ARGS)
 
 # Half an hour on an idle machine, resumed likewise; ARGS="bert" picks nets, ARGS=--help tells more. It needs PyTorch:
 # .venv/bin/pip install torch onnxscript

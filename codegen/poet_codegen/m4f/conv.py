@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 
+from poet_codegen.m4f.depthwise import ChannelCall, blocked_channels
 from poet_codegen.m4f.pipeline import FLOAT_BYTES
 from poet_codegen.m4f.rows import Extent, PlacedBlock, RowSums, Source, best_shape, split_row
 from poet_codegen.ops.window import Window
@@ -14,6 +16,7 @@ _LARGEST_PLANE_BYTES = 65536
 _LARGEST_ROW_BYTES = 4096
 _MOST_WINDOW_ROWS = 255
 """What the template's table has bits for."""
+_MOST_INLINED_CHANNELS = 2
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,14 @@ class RowRange:
 
 @dataclass(frozen=True)
 class Call:
-    """One micro-kernel call for every output row: which, and where its columns and outputs begin."""
+    """A micro-kernel for every output row: which, where its columns and outputs begin, and how often side by side."""
 
     kernel: int
     column: int
     output: int
+    column_step: int
+    output_step: int
+    count: int
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,11 @@ class BlockedSums:
     row_step: int
     window: int
 
+    def is_inlined(self, kernel: int) -> bool:
+        """Its registers are saved around the loops, not at each call: called in one place, with few enough operands."""
+        places = [call for loop in self.loops for call in loop.calls if call.kernel == kernel]
+        return len(places) == 1 and self.kernels[kernel].channels_out <= _MOST_INLINED_CHANNELS
+
 
 @cache
 def blocked_forward(window: Window, x: Extent, y: Extent) -> BlockedSums | None:
@@ -80,6 +91,20 @@ def blocked_input_gradient(window: Window, dy: Extent, dx: Extent) -> BlockedSum
     height, width = window.kernel
     taps = height * width
     return _blocked(axes[0].source, axes[1].source, (height, width), dy, dx, dx.channels * taps, taps)
+
+
+@cache
+def channels_forward(window: Window, x: Extent, y: Extent, has_bias: bool) -> tuple[ChannelCall, ...] | None:
+    """The blocks of a channel of y = conv(x, w), each being made from one of x; None for a shape without them."""
+    axes = [_Forward(window, axis, size) for axis, size in ((0, x.height), (1, x.width))]
+    return blocked_channels(axes[0].source, axes[1].source, window.kernel, x, y, has_bias)
+
+
+@cache
+def channels_input_gradient(window: Window, dy: Extent, dx: Extent) -> tuple[ChannelCall, ...] | None:
+    """The blocks of a channel of x's gradient, of which one of y was made; None for a shape without them."""
+    axes = [_Backward(window, axis, size) for axis, size in ((0, dy.height), (1, dy.width))]
+    return blocked_channels(axes[0].source, axes[1].source, window.kernel, dy, dx, False)
 
 
 @dataclass(frozen=True)
@@ -151,8 +176,8 @@ def _blocked(
             for p in placed
         ]
         kernels += [s for s in dict.fromkeys(sums) if s not in kernels]
-        calls = tuple(_call(kernels.index(s), p) for s, p in zip(sums, placed, strict=True))
-        loops.append(ChannelLoop(first, count, step, calls))
+        calls = _calls([(kernels.index(s), p) for s, p in zip(sums, placed, strict=True)])
+        loops.append(ChannelLoop(first, count, step, tuple(calls)))
         first += count
     return BlockedSums(
         tuple(kernels),
@@ -168,9 +193,12 @@ def _blocked(
     )
 
 
-def _call(kernel: int, placed: PlacedBlock) -> Call:
-    block = placed.block
-    return Call(kernel, placed.first_column + (block.columns if block.descending else 0), placed.first_output)
+def _calls(blocks: list[tuple[int, PlacedBlock]]) -> Iterator[Call]:
+    for kernel, run in groupby(blocks, key=lambda pair: pair[0]):
+        places = [place for _, place in run]
+        columns = [p.first_column + (p.block.columns if p.block.descending else 0) for p in places]
+        step = columns[1] - columns[0] if len(places) > 1 else 0
+        yield Call(kernel, columns[0], places[0].first_output, step, places[0].block.outputs, len(places))
 
 
 def _row_ranges(rows: Source, height: int, outputs: int) -> tuple[tuple[RowRange, ...], int, int] | None:

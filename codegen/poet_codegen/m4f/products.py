@@ -24,7 +24,7 @@ _MOST_ROWS = 6
 _MOST_COLUMNS = 20
 _MOST_DEPTH_STEP = 12
 _MOST_CORE_REGISTERS = 11
-"""That a block's operands take: what is left of 16 without stack, program counter and three for the compiler."""
+"""That a block's operands take: what is left of 16 beside those that the compiler keeps for the loops."""
 _MOST_LOOP_BYTES = 1024
 """Of a loop's body: an STM32F4 fetches that much without waiting for its flash."""
 _MOST_BODY_BYTES = 2048

@@ -11,7 +11,14 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from poet_codegen.graph import AttrValue, Graph, Node, Tensor
-from poet_codegen.m4f.conv import BlockedSums, blocked_forward, blocked_input_gradient
+from poet_codegen.m4f.conv import (
+    BlockedSums,
+    blocked_forward,
+    blocked_input_gradient,
+    channels_forward,
+    channels_input_gradient,
+)
+from poet_codegen.m4f.depthwise import ChannelCall
 from poet_codegen.m4f.products import Operand, Product, Start
 from poet_codegen.m4f.rows import Extent
 from poet_codegen.m4f.weights import BlockedWeights, blocked_weights
@@ -92,9 +99,13 @@ class Conv(Op):
         if _is_pointwise(node, w):
             blocked = _pointwise_forward(node, name, w, y, values["has_bias"])
         else:
-            blocks = blocked_forward(Window.of(node, w[2:]), *_extents(node, x, y))
+            window, extents = Window.of(node, w[2:]), _extents(node, x, y)
             names = {"name": name, "source_name": "x", "target_name": "y", "has_bias": values["has_bias"]}
-            blocked = _blocked(node, blocks, w, x[0], names)
+            channels = channels_forward(window, *extents, values["has_bias"]) if w[1] == 1 else None
+            if channels:
+                blocked = _depthwise(channels, y, extents[1].channels, names)
+            else:
+                blocked = _blocked(node, blocked_forward(window, *extents), w, x[0], names)
         return Kernel("conv2d.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
     def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
@@ -128,9 +139,14 @@ class ConvInputGrad(Op):
         elif _is_pointwise(node, w):
             blocked = _pointwise_input_gradient(node, name, w, dy)
         else:
-            blocks = blocked_input_gradient(Window.of(node, w[2:]), *reversed(_extents(node, dx, dy)))
+            window, extents = Window.of(node, w[2:]), _extents(node, dx, dy)
             names = {"name": name, "source_name": "dy", "target_name": "dx", "has_bias": False}
-            blocked = _blocked(node, blocks, w, dx[0], names)
+            is_depthwise = w[1] == extents[1].channels == 1
+            channels = channels_input_gradient(window, extents[1], extents[0]) if is_depthwise else None
+            if channels:
+                blocked = _depthwise(channels, dx, 1, names)
+            else:
+                blocked = _blocked(node, blocked_input_gradient(window, extents[1], extents[0]), w, dx[0], names)
         return Kernel("conv2d_input_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
     def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
@@ -303,6 +319,11 @@ def _blocked(node: Node, blocks: BlockedSums | None, w: Shape, batch: int, names
     groups = node.int("groups")
     values = {"b": blocks, "batch": batch, "groups": groups, "group_weights": w[0] // groups * prod(w[1:])}
     return Blocked("conv2d_m4f.c.j2", values | names)
+
+
+def _depthwise(calls: tuple[ChannelCall, ...], target: Shape, outputs_per_input: int, names: dict[str, Any]) -> Blocked:
+    planes = {"planes": target[0] * target[1], "channels": target[1], "outputs_per_input": outputs_per_input}
+    return Blocked("depthwise_m4f.c.j2", {"calls": calls, **planes, **names})
 
 
 def _values(node: Node, x: Shape, w: Shape, y: Shape) -> dict[str, Any]:
