@@ -52,11 +52,18 @@ class Figure:
 class Cpu:
     """The core and its clock."""
 
-    core: Annotated[str, Field(pattern=r"^cortex-m[0-9]+(plus)?$")]
+    core: Annotated[str, Field(pattern=r"^cortex-[am][0-9]+(plus)?$")]
     """As the compiler's -mcpu names it."""
     clock_hz: _Positive
     fpu: Annotated[str, Field(pattern=r"^fp[a-z0-9-]+$")] | None = None
     """As the compiler's -mfpu names it; None: soft float."""
+    cycles: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")] | None = None
+    """The file of cycles_data with what kernels cost; None: the core's."""
+
+    @property
+    def cycle_table(self) -> str:
+        """Name of the table with what kernels cost."""
+        return self.cycles or self.core
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -64,7 +71,7 @@ class MemoryRegion:
     """A range of addresses."""
 
     name: _Name
-    """'flash' holds code and constants, 'ram' data, arena and stack; other names are only listed."""
+    """'flash' holds code and constants, 'ram' data, arena and stack; others are a storage device's, or just listed."""
     origin: Annotated[int, Field(ge=0)]
     size_bytes: _Positive
     note: str = ""
@@ -80,11 +87,23 @@ class Erase:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class StorageInQemu:
+    """How QEMU attaches a storage device."""
+
+    args: tuple[str, ...] = ()
+    """Added to those of the machine; the device's image is the file poet_storage.bin of the run."""
+    image_bytes: _Positive | None = None
+    """Size of that image, which is made where there is none; None: QEMU or the firmware makes it."""
+    erased: bool = False
+    """Whether a new image is full of 0xFF, as erased flash is, or of 0."""
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Storage:
     """A device that tensors are paged to. A transfer of n bytes takes latency + n / rate."""
 
     driver: _Name
-    """firmware/storage/<driver>.c."""
+    """firmware/storage/<driver>.c; also what `poet plan --storage` chooses it by."""
     models: str
     """What the figures are of, for reports: 'SD card over SPI'."""
     size_bytes: _Positive
@@ -99,6 +118,11 @@ class Storage:
     """None: the device needs no erase, or hides it."""
     endurance_erases: Figure | None = None
     """Erases (or writes, where nothing is erased) that a block survives; None: unknown."""
+    memory: _Name | None = None
+    """The memory region that it is, for drivers of memory; None: it is behind a bus of its own."""
+    defines: dict[_Name, Annotated[int, Field(ge=0)] | _Name] = Field(default_factory=dict)
+    """Preprocessor definitions that driver and port want for it: pins, clock, JEDEC id."""
+    qemu: StorageInQemu = StorageInQemu()
 
     @model_validator(mode="after")
     def _check(self) -> Storage:
@@ -145,22 +169,31 @@ class Qemu:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class Firmware:
+    """What a board's firmware is built with."""
+
+    port: str
+    uart: Uart
+    platformio: PlatformIO
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Board:
     """One board file."""
 
     name: _Name
     title: Annotated[str, Field(min_length=1)]
-    port: _Name
-    """firmware/port/<port>/."""
     cpu: Cpu
     memory: tuple[MemoryRegion, ...]
     stack_bytes: _Positive
     """Reserved for the stack in 'ram'."""
-    uart: Uart
     storage_devices: Annotated[tuple[Storage, ...], Field(min_length=1)]
-    """The first one is what a project uses."""
+    """The first one is what a project uses, unless `poet plan --storage` says another."""
     power: Power
-    platformio: PlatformIO
+    port: _Name | None = None
+    """firmware/port/<port>/. A board without port, uart and platformio is there for planning only."""
+    uart: Uart | None = None
+    platformio: PlatformIO | None = None
     qemu: Qemu | None = None
     defines: dict[_Name, Annotated[int, Field(ge=0)] | _Name] = Field(default_factory=dict)
     """Preprocessor definitions the port wants: numbers or identifiers."""
@@ -168,7 +201,7 @@ class Board:
     @model_validator(mode="after")
     def _check(self) -> Board:
         names = [region.name for region in self.memory]
-        for wanted in ("flash", "ram"):
+        for wanted in ("flash", "ram") if self.port is not None else ("ram",):
             if names.count(wanted) != 1:
                 raise ValueError(f"memory must have exactly one region named '{wanted}'")
         by_origin = sorted(self.memory, key=lambda region: region.origin)
@@ -177,12 +210,41 @@ class Board:
                 raise ValueError(f"memory regions '{low.name}' and '{high.name}' overlap")
         if self.stack_bytes % 8 or self.stack_bytes >= self.ram.size_bytes:
             raise ValueError("stack_bytes must be a multiple of 8 and smaller than the region 'ram'")
+        for field in ("uart", "platformio") if self.port is not None else ():
+            if getattr(self, field) is None:
+                raise ValueError(f"the table '{field}' is missing; only a board without a port can do without it")
+        drivers = [storage.driver for storage in self.storage_devices]
+        if len(set(drivers)) != len(drivers):
+            raise ValueError("two storage devices have the same driver")
+        for storage in self.storage_devices:
+            region = next((region for region in self.memory if region.name == storage.memory), None)
+            if storage.memory is not None and (region is None or storage.size_bytes > region.size_bytes):
+                raise ValueError(
+                    f"the storage device '{storage.driver}' needs a memory region '{storage.memory}' of its size"
+                )
         return self
 
     @property
-    def kind(self) -> Literal["qemu", "serial"]:
-        """Whether the firmware runs in QEMU or on a board at a serial port."""
+    def kind(self) -> Literal["qemu", "serial", "plan"]:
+        """Whether firmware runs in QEMU, on a board at a serial port, or there is none: for planning only."""
+        if self.port is None:
+            return "plan"
         return "qemu" if self.qemu is not None else "serial"
+
+    @property
+    def firmware(self) -> Firmware:
+        """What firmware is built with. Raises BoardError for a board that is there for planning only."""
+        if self.port is None or self.uart is None or self.platformio is None:
+            raise BoardError(
+                f"{self.name} ({self.title}) is there for planning only: the firmware has no port for it. 'poet plan' "
+                "tells what a step would cost there; to train, plan for a board that 'poet boards' says runs."
+            )
+        return Firmware(self.port, self.uart, self.platformio)
+
+    @property
+    def has_flash(self) -> bool:
+        """Whether there is flash: not on all boards that are for planning only."""
+        return any(region.name == "flash" for region in self.memory)
 
     @property
     def flash(self) -> MemoryRegion:
@@ -253,6 +315,20 @@ class Board:
         limited = replace(self.ram, size_bytes=size_bytes)
         return replace(self, memory=tuple(limited if region is self.ram else region for region in self.memory))
 
+    def with_storage(self, driver: str) -> Board:
+        """This board as it pages to the storage device of that driver. Raises BoardError when it has none."""
+        chosen = next((storage for storage in self.storage_devices if storage.driver == driver), None)
+        if chosen is None:
+            there = ", ".join(storage.driver for storage in self.storage_devices)
+            raise BoardError(f"{self.name} has no storage device '{driver}'; it has {there}. Choose one of them.")
+        others = tuple(storage for storage in self.storage_devices if storage is not chosen)
+        return replace(self, storage_devices=(chosen, *others))
+
+    def storage_origin(self) -> int | None:
+        """Where the storage device lies in memory; None where it is behind a bus of its own."""
+        name = self.storage.memory
+        return None if name is None else self._region(name).origin
+
     def _region(self, name: str) -> MemoryRegion:
         return next(region for region in self.memory if region.name == name)
 
@@ -279,11 +355,12 @@ def list_boards() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in data_dir("boards").glob("*.toml")))
 
 
-def load_board(name: str, ram_bytes: int | None = None) -> Board:
-    """The board of that name, or the one in the file `name` where it ends in .toml; `ram_bytes` limits its RAM.
+def load_board(name: str, ram_bytes: int | None = None, storage: str | None = None) -> Board:
+    """The board of that name, or the one in the file `name` where it ends in .toml.
 
-    Raises BoardError for an unknown board (with the nearest names), for a malformed file (with the field) and for a
-    limit that the board cannot have.
+    `ram_bytes` limits its RAM, `storage` names the driver of the storage device to page to. Raises BoardError for an
+    unknown board (with the nearest names), for a malformed file (with the field), and for a limit or a device that the
+    board cannot have.
     """
     if name.endswith(".toml"):
         path = Path(name)
@@ -303,4 +380,6 @@ def load_board(name: str, ram_bytes: int | None = None) -> Board:
         raise BoardError(
             f"{path}: field 'name' is '{board.name}', but the file's name says '{path.stem}'. Make the two equal."
         )
+    if storage is not None:
+        board = board.with_storage(storage)
     return board if ram_bytes is None else board.with_ram(ram_bytes)

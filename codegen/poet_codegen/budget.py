@@ -20,10 +20,12 @@ def fit_to_board(board: Board, make: Callable[[int], Plan]) -> Plan:
     """The plan for the largest budget with which the linked firmware fits the board's RAM.
 
     `make(ram_bytes)` plans. How much is left depends a little on the plan itself (each marked step has a tick
-    counter), so it is planned and linked until the two agree. Raises BoardError when the data alone fill the RAM, and
-    what `make` and the build raise.
+    counter), so it is planned and linked until the two agree. A board for planning only has no firmware, and all but
+    the stack is taken as free. Raises BoardError when the data alone fill the RAM, and what `make` and the build raise.
     """
     plan = make(board.ram.size_bytes - board.stack_bytes)
+    if board.kind == "plan":
+        return plan
     for _ in range(_ROUNDS):
         room = board.ram.size_bytes - board.stack_bytes - static_bytes(plan)
         room -= room % plan.train.lowered.problem.alignment_bytes

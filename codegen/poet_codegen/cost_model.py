@@ -54,7 +54,7 @@ class CostModel:
 
     def table_cycles(self, work: Work) -> float:
         """Cycles by the core's cycle table alone."""
-        return cycle_table(self.board.cpu.core).cycles(work)
+        return cycle_table(self.board.cpu.cycle_table).cycles(work)
 
     def page_in(self, size_bytes: int, trailer_bytes: int) -> PageCost:
         """Cost of reading a tensor of `size_bytes`: the device's transfer, and the processor's checksum over it."""

@@ -33,11 +33,15 @@ class CycleTable:
     source: str
     spread: Annotated[float, Field(gt=0.0)]
     """Relative: true cycles are thought to lie in the model x (1 ± spread)."""
-    kernel: dict[str, KernelCycles]
+    kernel: dict[str, KernelCycles] = Field(default_factory=dict)
+    default: KernelCycles | None = None
+    """Of kernels without a row, on cores where arithmetic takes so long that little else counts."""
 
     def cycles(self, work: Work) -> float:
-        """Modelled cycles of one call. KeyError for a kernel without a row: every op has one."""
-        row = self.kernel[work.kernel]
+        """Modelled cycles of one call. KeyError for a kernel without a row: every op has one, or there is a default."""
+        row = self.kernel.get(work.kernel, self.default)
+        if row is None:
+            raise KeyError(work.kernel)
         own = row.call + work.macs * row.per_mac + work.elements * row.per_element
         return own + sum(self.cycles(part) for part in work.also)
 

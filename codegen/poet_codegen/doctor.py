@@ -124,7 +124,8 @@ def _platformio() -> str:
     check_platformio()
     core_dir = user_core_dir()
     packages = f"stand-ins for tool-scons {scons_version()}, the toolchain and the platform"
-    if any(not missing_packages(core_dir, load_board(name)) for name in list_boards()):
+    boards = [board for board in map(load_board, list_boards()) if board.kind != "plan"]
+    if any(not missing_packages(core_dir, board) for board in boards):
         packages += f"; the registry's packages are in {core_dir}"
     return f"{metadata.version('platformio')} with SCons {metadata.version('scons')}; {packages}"
 

@@ -40,10 +40,12 @@ class Request:
     """The RAM that firmware is linked for, where that is less than the board has."""
     costs_sha256: str | None = None
     """Of plan_costs.json, the profile that the plan was made with; None: the cycle table alone."""
+    storage: str | None = None
+    """Driver of the storage device to page to; None: the board's first."""
 
     def load_board(self) -> Board:
-        """The board, with as much RAM as was asked for. Raises BoardError."""
-        return load_board(self.board, self.board_ram_bytes)
+        """The board, with as much RAM and the storage device that were asked for. Raises BoardError."""
+        return load_board(self.board, self.board_ram_bytes, self.storage)
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ def make_request(
     seed: int,
     board_ram_bytes: int | None = None,
     costs: Costs | None = None,
+    storage: str | None = None,
 ) -> Request:
     """What was asked, with the digests of the model and of the profile it is to be planned with."""
     digest = sha256(inlined(model_path))
@@ -87,6 +88,7 @@ def make_request(
         seed,
         board_ram_bytes,
         None if costs is None else sha256(costs_to_json(costs).encode()),
+        storage,
     )
 
 

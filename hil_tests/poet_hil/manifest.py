@@ -112,11 +112,19 @@ class Step(_Frozen):
     time_s: float
 
 
+class Image(_Frozen):
+    """A storage device's file, poet_storage.bin of the run: its size, and the byte that a new one is full of."""
+
+    bytes: Positive
+    fill: Annotated[int, Field(ge=0, le=255)]
+
+
 class Qemu(_Frozen):
     """How to emulate the board."""
 
     machine: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     args: tuple[str, ...] = ()
+    image: Image | None = None
 
 
 class Board(_Frozen):

@@ -22,10 +22,14 @@ _START_TRIES = 5
 
 @dataclass(frozen=True)
 class Program:
-    """A program that serves the device's serial port on a TCP port; `argv(port)` is its command line."""
+    """A program that serves the device's serial port on a TCP port; `argv(port)` is its command line.
+
+    `prepare(folder)` makes what it needs in the folder that it runs in.
+    """
 
     name: str
     argv: Callable[[int], list[str]]
+    prepare: Callable[[Path], None] = lambda folder: None
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,7 @@ def has_ended(pid: int, started: str, *, within_s: float) -> bool:
 def _popen(program: Program, port: int, folder: Path, log: Path, append: bool) -> subprocess.Popen[bytes]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        program.prepare(folder)
         with log.open("ab" if append else "wb") as output:
             return subprocess.Popen(
                 program.argv(port),

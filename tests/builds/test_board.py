@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 from poet_codegen.board import Board, Figure, list_boards, load_board, parse_board
+from poet_codegen.cycles import cycle_table
 from poet_codegen.errors import BoardError
+from poet_codegen.ops.registry import Work
+from poet_codegen.platformio.flags import defines, link_flags
 from poet_codegen.resources import data_dir
 
 NETDUINO = (data_dir("boards") / "qemu_netduinoplus2.toml").read_text(encoding="utf-8")
@@ -77,6 +80,33 @@ power_w = { value = 0.02, source = "estimate: for this test", spread = 0.5 }
     assert board.page_in_cost(5000) == plain.page_in_cost(5000)
 
 
+def test_a_board_pages_to_the_storage_device_that_is_chosen() -> None:
+    board = load_board("qemu_mps2_an386")
+    chosen = load_board("qemu_mps2_an386", storage="memory_mapped")
+    assert (board.storage.driver, board.storage_origin()) == ("semihosting", None)
+    assert (chosen.storage.driver, chosen.storage_origin()) == ("memory_mapped", 0x2100_0000)
+    assert {storage.driver for storage in chosen.storage_devices} == {"memory_mapped", "semihosting"}
+    assert "-Wl,--defsym=poet_storage_memory=0x21000000" in link_flags(chosen)
+    assert not any("poet_storage_memory" in flag for flag in link_flags(board))
+    with pytest.raises(BoardError, match=r"no storage device 'floppy'; it has semihosting, memory_mapped"):
+        load_board("qemu_mps2_an386", storage="floppy")
+
+
+def test_a_storage_device_says_what_its_driver_is_compiled_with() -> None:
+    assert defines(load_board("qemu_emcraft_sf2"))["POET_NOR_JEDEC_ID"] == f"{0x012018}u"
+
+
+def test_boards_for_planning_only_have_the_papers_constants() -> None:
+    for name, flops_per_s, power_w in (("poet_mkr1000", 2000 / 0.012, 0.066), ("poet_nrf52840_sd", 6.37e6, 0.01098)):
+        board = load_board(name)
+        cycles = cycle_table(board.cpu.cycle_table).cycles(Work("conv2d", macs=1000))
+        assert 2000 / (cycles * board.seconds_per_cycle) == pytest.approx(flops_per_s, rel=0.01)
+        assert board.power.run_w.value == pytest.approx(power_w, rel=0.01)
+        assert board.kind == "plan"
+        with pytest.raises(BoardError, match=f"{name} .*planning only.*'poet boards'"):
+            _ = board.firmware
+
+
 def test_a_board_limited_to_less_ram() -> None:
     whole = load_board("qemu_mps2_an386")
     limited = load_board("qemu_mps2_an386", 128 * 1024)
@@ -134,6 +164,8 @@ def test_own_board_by_path(tmp_path: Path) -> None:
         ('core = "cortex-m4"', 'core = "cortex-m4 -fplugin=x"', "field 'cpu.core'"),
         ("POET_QEMU = 1", "POET_QEMU = 'a b'", "field 'defines"),
         ('platform = "ststm32"', 'platform = "avr"', "field 'platformio.platform'"),
+        ("[uart]", "[[uart_]]", "field 'uart_'"),
+        ('models = "SD', 'memory = "psram"\nmodels = "SD', "'semihosting' needs a memory region 'psram'"),
     ],
 )
 def test_malformed_file_names_the_field(old: str, new: str, message: str) -> None:
@@ -146,5 +178,7 @@ def test_malformed_file_names_the_field(old: str, new: str, message: str) -> Non
 def test_every_board_can_be_skeletoned(root: Path) -> None:
     for name in list_boards():
         board: Board = load_board(name)
-        assert (root / "firmware/port" / board.port / "port.toml").is_file()
-        assert (root / "firmware/storage" / f"{board.storage.driver}.c").is_file()
+        for storage in board.storage_devices:
+            assert (root / "firmware/storage" / f"{storage.driver}.c").is_file()
+        if board.port is not None:
+            assert (root / "firmware/port" / board.port / "port.toml").is_file()

@@ -46,6 +46,17 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_board_for_planning_only_plans_and_does_not_build(tmp_path: Path) -> None:
+    plan = ["plan", str(MODEL), "--board", "poet_mkr1000", "--time-limit", "2"]
+    fails(tmp_path, *plan, words=["poet_mkr1000 is there for planning only", "no firmware"], code=0)
+    fails(tmp_path, "build", words=["poet_mkr1000", "planning only", "poet boards"])
+    assert not (tmp_path / "build" / "project" / "firmware.elf").exists()
+
+
+def test_a_storage_device_that_the_board_does_not_have(tmp_path: Path) -> None:
+    fails(tmp_path, *PLAN, "--ram", "32K", "--storage", "spi_nor", words=["qemu_netduinoplus2 has no", "semihosting"])
+
+
 def test_unknown_board_gives_nearest_names(tmp_path: Path) -> None:
     fails(
         tmp_path,

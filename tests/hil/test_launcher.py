@@ -242,6 +242,28 @@ def test_qemu_gets_the_machine_and_arguments_of_the_manifest(
     assert "enable=on,target=native" in argv and argv[-1] == str(build.firmware_elf)
 
 
+@pytest.mark.parametrize("fill", [0x00, 0xFF])
+def test_a_storage_device_has_an_image_that_outlives_qemu(
+    fill: int, make_build: MakeBuild, manifest_data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = (1 << 20) + 512
+    manifest_data["board"]["qemu"]["image"] = {"bytes": size, "fill": fill}
+    build = make_build(manifest_data)
+    build.firmware_elf.touch()
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
+    program = qemu_program(build)
+    image = tmp_path / "poet_storage.bin"
+    program.prepare(tmp_path)
+    assert image.read_bytes() == bytes([fill]) * size
+    with image.open("r+b") as file:
+        file.write(b"kept")
+    program.prepare(tmp_path)
+    assert image.read_bytes()[:5] == b"kept" + bytes([fill])
+    image.write_bytes(b"the image of another board")
+    program.prepare(tmp_path)
+    assert image.read_bytes() == bytes([fill]) * size
+
+
 def test_a_board_without_emulator_is_an_error(make_build: MakeBuild, manifest_data: dict[str, Any]) -> None:
     manifest_data["board"] = {"id": "nucleo", "kind": "serial", "ram_bytes": 131072, "baud": 115200, "qemu": None}
     with pytest.raises(TargetError, match="nucleo has no emulator"):

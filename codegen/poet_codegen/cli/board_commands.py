@@ -10,11 +10,18 @@ from poet_codegen.board import list_boards, load_board
 from poet_codegen.cli.console import console
 from poet_codegen.doctor import diagnose
 
+_RUNS = {"qemu": "in QEMU", "serial": "at a serial port", "plan": "planning only"}
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(name="boards")(boards_command)
     app.command(name="doctor")(doctor_command)
+
+
+def _memory(size_bytes: int) -> str:
+    kib = size_bytes // 1024
+    return f"{kib} KiB" if kib < 1 << 16 else f"{kib // 1024} MiB"
 
 
 def boards_command() -> None:
@@ -27,10 +34,10 @@ def boards_command() -> None:
         table.add_row(
             name,
             f"{board.cpu.core} {board.cpu.clock_hz / 1e6:.0f} MHz",
-            f"{board.ram.size_bytes // 1024} KiB",
-            f"{board.flash.size_bytes // 1024} KiB",
-            escape(board.storage.models),
-            "in QEMU" if board.kind == "qemu" else "at a serial port",
+            _memory(board.ram.size_bytes),
+            _memory(board.flash.size_bytes) if board.has_flash else "",
+            escape(", ".join(f"{storage.driver} ({storage.models})" for storage in board.storage_devices)),
+            _RUNS[board.kind],
         )
     console().print(table)
 

@@ -121,6 +121,12 @@ def plan_command(
         str | None,
         typer.Option(help="Link for a board with only this much RAM, stack and all data included: 131072 or 128K."),
     ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Page to this storage device of the board, by its driver, such as sd_spi. Default: its first."
+        ),
+    ] = None,
     costs: Annotated[
         Path | None,
         typer.Option(help="costs.json of `poet profile`: plan with what kernels and pages took on the target."),
@@ -157,7 +163,7 @@ def plan_command(
     if not math.isfinite(deadline) or deadline < 0:
         raise typer.BadParameter(f"--deadline {deadline}: give a multiple of the compute time, such as 2.0.")
     board_ram_bytes = parse_size(board_ram) if board_ram is not None else None
-    description = load_board(board, board_ram_bytes)
+    description = load_board(board, board_ram_bytes, storage)
     profile = None if costs is None else read_costs(costs)
     most = description.ram.size_bytes - description.stack_bytes
     if ram_bytes is not None and ram_bytes > most:
@@ -173,7 +179,17 @@ def plan_command(
 
         def make(budget: int) -> Plan:
             request = make_request(
-                model, board, budget, deadline or None, params, recipe, technique.value, seed, board_ram_bytes, profile
+                model,
+                board,
+                budget,
+                deadline or None,
+                params,
+                recipe,
+                technique.value,
+                seed,
+                board_ram_bytes,
+                profile,
+                storage,
             )
             return make_plan(request, model, threads=threads, time_limit_s=time_limit, progress=show, costs=profile)
 
@@ -192,7 +208,10 @@ def plan_command(
     screen = console()
     screen.print(facts([*_plan_facts(plan, keep), *_batch_norm_fact(plan, read_model(model)), *_dropout_fact(plan)]))
     screen.print(f"Report: {report}")
-    screen.print(next_step(f"poet build{dir_option(out)}", "makes the firmware."))
+    if plan.board.kind == "plan":
+        screen.print(f"{plan.board.name} is there for planning only; there is no firmware to build for it.")
+    else:
+        screen.print(next_step(f"poet build{dir_option(out)}", "makes the firmware."))
 
 
 def keep_everything(plan: Plan) -> Schedule:

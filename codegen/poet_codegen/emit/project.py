@@ -222,8 +222,8 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
             "storage": board.storage.models,
             "kind": board.kind,
             "ram_bytes": board.ram.size_bytes,
-            "baud": board.uart.baud,
-            "qemu": {"machine": board.qemu.machine, "args": list(board.qemu.args)} if board.qemu else None,
+            "baud": board.firmware.uart.baud,
+            "qemu": _qemu(board),
         },
         "inputs": [{**_io(i.tensor), "index_range": [i.least, i.end] if i.end else None} for i in e.inputs],
         "loss": e.loss,
@@ -279,6 +279,15 @@ def _step(step: EmittedStep, board: Board) -> dict[str, Any]:
         "energy_j": step.energy_j,
         "time_s": step.time_s,
     }
+
+
+def _qemu(board: Board) -> dict[str, Any] | None:
+    """How the machine and the storage device that the project pages to are emulated."""
+    if board.qemu is None:
+        return None
+    device = board.storage.qemu
+    image = {"bytes": device.image_bytes, "fill": 0xFF if device.erased else 0} if device.image_bytes else None
+    return {"machine": board.qemu.machine, "args": [*board.qemu.args, *device.args], "image": image}
 
 
 def _io(tensor: Tensor) -> dict[str, Any]:

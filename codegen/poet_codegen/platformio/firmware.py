@@ -84,7 +84,7 @@ def upload_firmware(project_dir: Path, board: Board, progress: Progress | None =
 
     Uploaders come from PlatformIO's registry only, so that its packages must be installed. Raises ToolError.
     """
-    if not board.platformio.upload_protocols:
+    if not board.firmware.platformio.upload_protocols:
         raise ToolError(f"Board '{board.name}' has no upload protocol: it is emulated. 'poet flash' starts it in QEMU.")
     check_platformio()
     core_dir = user_core_dir()

@@ -35,9 +35,10 @@ def defines(board: Board) -> dict[str, str]:
     """Preprocessor definitions every file of the firmware is compiled with; numbers are unsigned."""
     values: dict[str, int | str] = {
         "POET_CPU_HZ": board.cpu.clock_hz,
-        "POET_UART_BAUD": board.uart.baud,
+        "POET_UART_BAUD": board.firmware.uart.baud,
         "POET_STORAGE_BYTES": board.storage.size_bytes,
         **board.defines,
+        **board.storage.defines,
     }
     return {name: f"{value}u" if isinstance(value, int) else value for name, value in sorted(values.items())}
 
@@ -64,6 +65,9 @@ def link_flags(board: Board) -> tuple[str, ...]:
         "_poet_ram_bytes": board.ram.size_bytes,
         "_poet_stack_bytes": board.stack_bytes,
     }
+    origin = board.storage_origin()
+    if origin is not None:
+        symbols["poet_storage_memory"] = origin
     return (
         *machine_flags(board),
         "-nostartfiles",

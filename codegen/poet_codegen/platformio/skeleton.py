@@ -28,12 +28,14 @@ def project_skeleton(board: Board) -> dict[str, bytes]:
     port or driver.
     """
     firmware = data_dir("firmware")
-    parts = port_parts(board.port, board.name)
+    target = board.firmware
+    parts = port_parts(target.port, board.name)
     files = {
         "platformio.ini": render(
             "project/platformio.ini.j2",
             board=board,
-            platform=f"platformio/{board.platformio.platform}@^{PLATFORM_VERSIONS[board.platformio.platform]}",
+            firmware=target,
+            platform=f"platformio/{target.platformio.platform}@^{PLATFORM_VERSIONS[target.platformio.platform]}",
             toolchain=f"platformio/{TOOLCHAIN}@{TOOLCHAIN_RANGE}",
             linker_script=f"{_LIBRARY}/port/{CORE_PORT}/link.ld",
             compile_flags=(*compile_flags(board), *(f"-I{_LIBRARY}/port/{part}" for part in parts)),

@@ -49,7 +49,7 @@ def scons_version() -> str:
 def prepare_core_dir(core_dir: Path, board: Board) -> None:
     """Write the stand-ins for a build of `board` into a PlatformIO core directory, which is made."""
     check_platformio()
-    platform = board.platformio.platform
+    platform = board.firmware.platformio.platform
     scons = _package(core_dir / "packages", "tool-scons", "tool", scons_version())
     (scons / "scons.py").write_text(_SCONS_SCRIPT)
     _package(core_dir / "packages", TOOLCHAIN, "tool", TOOLCHAIN_VERSION)
@@ -57,7 +57,7 @@ def prepare_core_dir(core_dir: Path, board: Board) -> None:
     shutil.copytree(data_dir("boards") / "platformio", folder, ignore=shutil.ignore_patterns("__pycache__"))
     _write_json(folder / "platform.json", _platform_manifest(platform))
     _write_json(folder / ".piopm", _receipt("platform", platform, PLATFORM_VERSIONS[platform]))
-    _write_json(folder / "boards" / f"{board.platformio.board}.json", _board_manifest(board))
+    _write_json(folder / "boards" / f"{board.firmware.platformio.board}.json", _board_manifest(board))
 
 
 def environment(core_dir: Path, workspace_dir: Path) -> dict[str, str]:
@@ -85,12 +85,12 @@ def missing_packages(core_dir: Path, board: Board, *, upload: bool = False) -> t
     For an upload PlatformIO wants every uploader that the platform knows, whichever protocol is used, but
     J-Link's only where that is the one.
     """
-    name = board.platformio.platform
+    name = board.firmware.platformio.platform
     platform = _installed(core_dir / "platforms", name, "platform.json")
     wanted = [TOOLCHAIN, "tool-scons", *(["tool-sreccat"] if name == "nordicnrf52" else [])]
     if upload and platform is not None:
         packages: dict[str, dict[str, Any]] = json.loads(platform.read_text(encoding="utf-8"))["packages"]
-        with_jlink = "jlink" in board.platformio.upload_protocols[:1]
+        with_jlink = "jlink" in board.firmware.platformio.upload_protocols[:1]
         wanted += [
             tool
             for tool, entry in packages.items()
@@ -136,7 +136,7 @@ def _board_manifest(board: Board) -> dict[str, Any]:
         "build": {
             "cpu": board.cpu.core,
             "f_cpu": f"{board.cpu.clock_hz}L",
-            "mcu": board.platformio.board.lower(),
+            "mcu": board.firmware.platformio.board.lower(),
         },
         "frameworks": [],
         "name": board.title,

@@ -27,7 +27,7 @@ class SourceRow:
 def source_rows(board: Board, costs: Costs | None = None) -> tuple[SourceRow, ...]:
     """The board's figures that costs are made from, the timings of its core's kernels, and a profile's."""
     store, power = board.storage, board.power
-    kernels = cycle_table(board.cpu.core)
+    kernels = cycle_table(board.cpu.cycle_table)
     rows = [
         _row("CPU running", si(power.run_w.value, "W"), power.run_w),
         _row("CPU asleep", si(power.sleep_w.value, "W"), power.sleep_w),

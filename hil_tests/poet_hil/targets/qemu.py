@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from poet_hil.errors import TargetError, TargetMissing
-from poet_hil.manifest import Build
+from poet_hil.manifest import Build, Image
 from poet_hil.process import Program
 from poet_hil.targets.process import ProcessTarget
 
 EXECUTABLE = "qemu-system-arm"
 LOG_NAME = "qemu.log"
+IMAGE_NAME = "poet_storage.bin"
+_CHUNK_BYTES = 1 << 20
 
 
 def qemu_program(build: Build, more_arguments: Sequence[str] = ()) -> Program:
@@ -39,7 +41,23 @@ def qemu_program(build: Build, more_arguments: Sequence[str] = ()) -> Program:
         fixed = ["-display", "none", "-monitor", "none", "-parallel", "none", "-serial", serial]
         return [executable, "-machine", qemu.machine, *fixed, *qemu.args, *more_arguments, "-kernel", str(firmware)]
 
-    return Program(f"QEMU {qemu.machine}", argv)
+    def prepare(folder: Path) -> None:
+        if qemu.image is not None:
+            _make_image(folder / IMAGE_NAME, qemu.image)
+
+    return Program(f"QEMU {qemu.machine}", argv, prepare)
+
+
+def _make_image(path: Path, image: Image) -> None:
+    """Make the storage device's file, unless it is there already: what the device holds outlives a power cycle."""
+    if path.exists() and path.stat().st_size == image.bytes:
+        return
+    with path.open("wb") as file:
+        if image.fill == 0:
+            file.truncate(image.bytes)
+        else:
+            for start in range(0, image.bytes, _CHUNK_BYTES):
+                file.write(bytes([image.fill]) * min(_CHUNK_BYTES, image.bytes - start))
 
 
 class QemuTarget(ProcessTarget):
