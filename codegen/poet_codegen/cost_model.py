@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +11,7 @@ from poet_solver.problem import PageCost
 from poet_codegen.board import Board
 from poet_codegen.costs import Costs, KernelCost, Transfer
 from poet_codegen.cycles import cycle_table
-from poet_codegen.emit.kernel_source import kernel_digest
+from poet_codegen.emit.kernel_source import kernel_digest, kernels_digest
 from poet_codegen.graph import Graph, Node
 from poet_codegen.ops import registry
 from poet_codegen.ops.registry import Kernel, Work
@@ -51,6 +52,17 @@ class CostModel:
         """Cycles of one call of a kernel that does some work."""
         entry = self._profiled(kernel)
         return entry.cycles if entry is not None else self.table_cycles(work)
+
+    def program_cycles(self, name: str, kernels: Sequence[Kernel], transfer_s: float) -> float | None:
+        """Cycles of the processor's work in a tiled op that a profile has under that name, with these kernels' code.
+
+        `transfer_s` is what its transfers take: a board's clock saw them, too.
+        """
+        entry = self.costs.by_kernel.get(name) if self.costs is not None and self._kernels_count else None
+        if entry is None or entry.digest != kernels_digest(kernels, self.board):
+            return None
+        seen = transfer_s * self.board.cpu.clock_hz if entry.source == "measured" else 0.0
+        return max(0.0, entry.cycles - seen)
 
     def table_cycles(self, work: Work) -> float:
         """Cycles by the core's cycle table alone."""

@@ -93,7 +93,7 @@ class Step(_Frozen):
 
     `macs` and `elements` say how much it computes, `kernel` by which C function and `kernel_digest` by which code; 0
     and empty for a page. `transfer_s` and `transfer_j` are what the board's storage model has a page's transfer take,
-    without the processor's own work; 0 for a computation.
+    or those of a computation in tiles, without the processor's own work; else 0.
     """
 
     index: Annotated[int, Field(ge=0)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 
 from poet_codegen.board import Board
@@ -29,6 +30,12 @@ def kernel_digest(kernel: Kernel, board: Board) -> str:
     """Changes with the kernel's code, the functions it calls, the core and the compiler's flags; not with the clock."""
     text = "\n".join((kernel_source(kernel, board), *machine_flags(board), *ARITHMETIC, _called()))
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_HEX]
+
+
+def kernels_digest(kernels: Sequence[Kernel], board: Board) -> str:
+    """Of an op that calls several."""
+    digests = "\n".join(kernel_digest(kernel, board) for kernel in kernels)
+    return hashlib.sha256(digests.encode()).hexdigest()[:_DIGEST_HEX]
 
 
 @cache

@@ -12,7 +12,7 @@ from poet_solver.problem import PageCost
 from poet_solver.schedule import Compute, Schedule
 
 from poet_codegen.board import Board
-from poet_codegen.emit.kernel_source import kernel_digest, kernel_source
+from poet_codegen.emit.kernel_source import kernel_digest, kernel_source, kernels_digest
 from poet_codegen.emit.layout import Constant, Layout, ParamRow, PassLayout, build_layout, input_name, tensor_names
 from poet_codegen.emit.steps import EmittedStep, emit_steps, kernels_of
 from poet_codegen.emit.wrap import prototype, wrap_kernel
@@ -22,6 +22,7 @@ from poet_codegen.lower import PAGE_TRAILER_BYTES, Lowered
 from poet_codegen.ops.gather import index_range
 from poet_codegen.ops.registry import Kernel
 from poet_codegen.render import c_float, render
+from poet_codegen.tiling.program import device_cost
 
 ABI = 2
 """POET_ABI of firmware/include/poet/model.h that the emitted code is written for; tests compare the two."""
@@ -240,8 +241,8 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
             }
             for p in e.params
         ],
-        "steps": [_step(s, board) for s in e.steps],
-        "infer_steps": [_step(s, board) for s in e.infer_steps],
+        "steps": [_step(s, board, build.train.graph) for s in e.steps],
+        "infer_steps": [_step(s, board, build.infer.graph) for s in e.infer_steps],
         "arena_bytes": e.arena_bytes,
         "budget_bytes": e.budget_bytes,
         "peak_bytes": e.peak_bytes,
@@ -258,9 +259,15 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
     }
 
 
-def _step(step: EmittedStep, board: Board) -> dict[str, Any]:
+def _step(step: EmittedStep, board: Board, graph: Graph) -> dict[str, Any]:
     transfer = PageCost(0.0, 0.0)
-    if step.do != "compute":
+    kernel = digest = ""
+    if step.program is not None:
+        transfer = device_cost(step.program, board, {t.name: t.size_bytes for t in graph.tensors.values()})
+        kernel, digest = step.program.profile_name, kernels_digest(step.kernels, board)
+    elif step.kernels:
+        kernel, digest = step.kernels[0].name, kernel_digest(step.kernels[0], board)
+    else:
         page_bytes = step.size_bytes + PAGE_TRAILER_BYTES
         transfer = board.page_in_cost(page_bytes) if step.do == "page_in" else board.page_out_cost(page_bytes)
     return {
@@ -272,8 +279,8 @@ def _step(step: EmittedStep, board: Board) -> dict[str, Any]:
         "bytes": step.size_bytes,
         "macs": step.work.macs if step.work else 0,
         "elements": step.work.elements if step.work else 0,
-        "kernel": step.kernel.name if step.kernel else "",
-        "kernel_digest": kernel_digest(step.kernel, board) if step.kernel else "",
+        "kernel": kernel,
+        "kernel_digest": digest,
         "transfer_s": transfer.time_s,
         "transfer_j": transfer.energy_j,
         "energy_j": step.energy_j,

@@ -14,6 +14,7 @@ from poet_codegen.graph import Graph, Role
 from poet_codegen.lower import Lowered
 from poet_codegen.ops import registry
 from poet_codegen.ops.registry import Kernel, Work
+from poet_codegen.tiling.program import Program
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ class EmittedStep:
     """How much a computation computes; None for a page."""
     energy_j: float
     time_s: float
-    kernel: Kernel | None = None
-    """What a computation is a single call of; None for a page, and for one in tiles."""
+    kernels: tuple[Kernel, ...] = ()
+    """What a computation calls; in tiles, again and again."""
     is_loss: bool = False
     """The first computation of the loss, which the code looks at."""
     is_update: bool = False
     """Left out when the loss is not finite."""
-    tiles: str = ""
+    program: Program | None = None
     """Of a computation that streams operands: how it is cut."""
 
     @property
@@ -50,7 +51,7 @@ class EmittedStep:
         """The step in words."""
         if self.do != "compute":
             return f"{self.do.replace('_', ' ')} {self.title}"
-        tiles = f", {self.tiles}" if self.tiles else ""
+        tiles = f", {self.program.title}" if self.program else ""
         return f"{'recompute ' if self.recompute else ''}{self.title} ({self.op}){tiles}"
 
 
@@ -102,12 +103,10 @@ def emit_steps(
             column = 2 * _INDENT if is_update else _INDENT
             program = lowered.programs.get((step.op, step.mode))
             if program is None:
-                kernel: Kernel | None = kernels[step.op]
-                assert kernel is not None
+                kernel = kernels[step.op]
                 arguments = [layout.argument(name, offsets) for name in kernel.arguments]
                 statement = wrap_call(kernel.name, arguments, column, ";")
             else:
-                kernel = None
                 assert step.workspace_offset is not None
                 workspace = layout.workspace(step.workspace_offset, mode.workspace_bytes)
                 statement = tiled_block(program, graph, lowered, layout, pages, offsets, workspace, column)
@@ -127,10 +126,10 @@ def emit_steps(
                     registry.get(node.op).work(graph, node),
                     mode.energy_j,
                     mode.time_s,
-                    kernel,
+                    program.kernels if program else (kernels[step.op],),
                     is_loss,
                     is_update,
-                    program.title if program else "",
+                    program,
                 )
             )
             done.add(step.op)

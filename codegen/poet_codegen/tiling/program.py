@@ -6,10 +6,14 @@ code that runs.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from poet_solver.problem import PageCost
+
+from poet_codegen.board import Board
 from poet_codegen.cost_model import CostModel
 from poet_codegen.ops.registry import Kernel, Work
 
@@ -106,6 +110,16 @@ class Program:
         """Every call once, in the order of the text."""
         yield from (step for step, _ in self.counted() if isinstance(step, Call))
 
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The kernels that it calls, in the order of the text."""
+        return tuple(call.kernel for call in self.calls())
+
+    @property
+    def profile_name(self) -> str:
+        """What a profile calls it: equal programs of a model have equal names."""
+        return f"tiles_{hashlib.sha256(repr(self).encode()).hexdigest()[:16]}"
+
     def streams(self) -> dict[tuple[str, bool], int]:
         """(tensor, written) -> bytes moved in all passes, each byte of a pass once; in the order of the text."""
         found: dict[tuple[str, bool], int] = {}
@@ -134,33 +148,69 @@ class Cost:
     wear_bytes: float
 
 
-def cost(program: Program, costs: CostModel, size_bytes: Mapping[str, int]) -> Cost:
-    """Compute, and every transfer with its latency and checksum, the trailers at the end of each pass included.
+@dataclass(frozen=True)
+class Transfer:
+    """So many equal transfers between storage and memory; of a trailer `data_bytes` is 0."""
 
-    `size_bytes` are those of the streamed tensors.
-    """
-    cycles = 0.0
-    time_s = energy_j = wear_bytes = 0.0
+    is_write: bool
+    data_bytes: int
+    trailer_bytes: int
+    times: int
 
-    def transfer(is_write: bool, data_bytes: int, trailer_bytes: int, times: int) -> None:
-        nonlocal time_s, energy_j, wear_bytes
-        page = costs.page_out if is_write else costs.page_in
-        one = page(data_bytes, trailer_bytes)
-        time_s += times * one.time_s
-        energy_j += times * one.energy_j
-        wear_bytes += times * one.wear_bytes
 
+def transfers(program: Program, size_bytes: Mapping[str, int]) -> Iterator[Transfer]:
+    """Every transfer, the trailers at the end of each pass included. `size_bytes` are those of the streamed tensors."""
     for step, times in program.counted():
-        if isinstance(step, Call):
-            cycles += times * costs.kernel_cycles(step.kernel, step.work)
-        elif step.streamed:
-            transfer(step.to_tensor, step.shape.run_bytes, 0, times * step.shape.runs)
-        else:
-            copied = Work("elementwise", elements=step.shape.size_bytes // FLOAT_BYTES)
-            cycles += times * costs.table_cycles(copied)
+        if isinstance(step, Move) and step.streamed:
+            yield Transfer(step.to_tensor, step.shape.run_bytes, 0, times * step.shape.runs)
     for (tensor, is_write), moved in program.streams().items():
         passes, rest = divmod(moved, size_bytes[tensor])
         assert not rest, f"{program.title}: tiles of {tensor} do not cover it"
-        transfer(is_write, 0, TRAILER_BYTES, passes)
+        yield Transfer(is_write, 0, TRAILER_BYTES, passes)
+
+
+def device_cost(program: Program, board: Board, size_bytes: Mapping[str, int]) -> PageCost:
+    """What the storage device takes for the program's transfers, by the board's model, checksums left out."""
+    time_s = energy_j = 0.0
+    for one in transfers(program, size_bytes):
+        page = board.page_out_cost if one.is_write else board.page_in_cost
+        price = page(one.data_bytes + one.trailer_bytes)
+        time_s += one.times * price.time_s
+        energy_j += one.times * price.energy_j
+    return PageCost(time_s, energy_j)
+
+
+def cost(program: Program, costs: CostModel, size_bytes: Mapping[str, int]) -> Cost:
+    """Compute, and every transfer with its latency and checksum. `size_bytes` are those of the streamed tensors.
+
+    A profile that has the whole program prices what the processor does in it.
+    """
     board = costs.board
+    device = device_cost(program, board, size_bytes)
+    profiled = costs.program_cycles(program.profile_name, program.kernels, device.time_s)
+    if profiled is not None:
+        wear = sum(
+            one.times * board.page_out_cost(one.data_bytes + one.trailer_bytes).wear_bytes
+            for one in transfers(program, size_bytes)
+            if one.is_write
+        )
+        return Cost(
+            device.time_s + profiled * board.seconds_per_cycle,
+            device.energy_j + profiled * board.energy_per_cycle_j,
+            wear,
+        )
+    cycles = 0.0
+    time_s = energy_j = wear_bytes = 0.0
+    for step, times in program.counted():
+        if isinstance(step, Call):
+            cycles += times * costs.kernel_cycles(step.kernel, step.work)
+        elif not step.streamed:
+            copied = Work("elementwise", elements=step.shape.size_bytes // FLOAT_BYTES)
+            cycles += times * costs.table_cycles(copied)
+    for one in transfers(program, size_bytes):
+        page = costs.page_out if one.is_write else costs.page_in
+        price = page(one.data_bytes, one.trailer_bytes)
+        time_s += one.times * price.time_s
+        energy_j += one.times * price.energy_j
+        wear_bytes += one.times * price.wear_bytes
     return Cost(time_s + cycles * board.seconds_per_cycle, energy_j + cycles * board.energy_per_cycle_j, wear_bytes)
