@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: boards setup demo test lint format clean onnx-conformance import-zoo bench-kernels bench-steps bench-solver bench-solver-exactness \
-	whole-models
+.PHONY: boards setup demo test lint format clean onnx-conformance import-zoo bench-kernels bench-steps bench-solver \
+	bench-solver-exactness bench-energy whole-models
 
 setup: $(STAMP)-python $(STAMP)-system
 
@@ -38,6 +38,11 @@ bench-kernels: setup
 # Cycles per multiply-add of whole training steps of the MLPerf Tiny nets, into the same file. It needs PyTorch, as below.
 bench-steps: setup
 	$(BIN)/python -m benchmarks.steps $(ARGS)
+
+# What a training step costs by each technique, executed on QEMU: hours, resumed row by row; ARGS="ds_cnn m4 sd 0.5" picks
+# rows, ARGS=--short takes a minute and writes no result. It needs PyTorch, as below.
+bench-energy: setup
+	$(BIN)/python -m benchmarks.energy $(ARGS)
 
 # Half an hour on an idle machine, resumed likewise; ARGS="bert" picks nets, ARGS=--help tells more. It needs PyTorch:
 # .venv/bin/pip install torch onnxscript

@@ -33,7 +33,11 @@ class CostModel:
 
     @cached_property
     def _pages_count(self) -> bool:
-        return self._kernels_count and self.costs is not None and self.costs.storage == self.board.storage.models
+        """Whether the profile's pages do: the device is part of a measured one, not of a modelled one."""
+        if self.costs is None or not self._kernels_count:
+            return False
+        is_modelled = all(page.source == "modelled" for page in self.costs.pages)
+        return is_modelled or self.costs.storage == self.board.storage.models
 
     @property
     def source(self) -> str:

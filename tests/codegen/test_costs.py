@@ -92,7 +92,7 @@ def test_pages_that_were_not_profiled_cost_what_the_table_says(plan: Plan) -> No
     [
         ({"board": "disco_f407vg"}, "of the board disco_f407vg"),
         ({"clock_hz": 16_000_000}, "at 16 MHz"),
-        ({"storage": "a tape"}, "of 'a tape'"),
+        ({"storage": "a tape", "pages": (TransferCost("page_in", 9, "measured", 1.0, 0.0, 1),)}, "of 'a tape'"),
     ],
 )
 def test_foreign_costs_are_used_with_a_warning(plan: Plan, change: dict[str, object], said: str) -> None:
