@@ -34,12 +34,11 @@ def choose_kernels(graph: Graph) -> dict[int, Kernel]:
 class HostKernels:
     """The kernels of some graphs in one shared object, compiled as the firmware is."""
 
-    def __init__(self, folder: Path, graphs: Iterable[Graph]) -> None:
+    def __init__(self, folder: Path, graphs: Iterable[Graph], others: Iterable[Kernel] = ()) -> None:
         kernels: dict[str, Kernel] = {}
-        for graph in graphs:
-            for kernel in choose_kernels(graph).values():
-                known = kernels.setdefault(kernel.name, kernel)
-                assert (known.template, known.values) == (kernel.template, kernel.values), kernel.name
+        for kernel in (*(kernel for graph in graphs for kernel in choose_kernels(graph).values()), *others):
+            known = kernels.setdefault(kernel.name, kernel)
+            assert (known.template, known.values) == (kernel.template, kernel.values), kernel.name
         sources = [render(f"kernels/{kernel.template}", **kernel.values) for kernel in kernels.values()]
         prototypes = [next(line for line in s.splitlines() if line.startswith("void ")) + ";" for s in sources]
         head = '#include <math.h>\n#include <stdint.h>\n#include "poet/math.h"\n#include "poet/random.h"\n'

@@ -77,7 +77,7 @@ def images(make_model: Maker) -> onnx.ModelProto:
     [
         (layers, DEFAULT_RECIPE, (2500,)),
         (layers, Recipe(optimizer=Optimizer.ADAM), (8000,)),
-        (images, DEFAULT_RECIPE, (12_000,)),
+        (images, DEFAULT_RECIPE, (12_000, 6_000)),
     ],
 )
 def test_bits_do_not_depend_on_tiles(

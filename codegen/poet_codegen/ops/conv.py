@@ -96,7 +96,9 @@ class Conv(Op):
         x, w, y = (graph.tensors[n].shape for n in (*node.inputs[:2], node.outputs[0]))
         values = _values(node, x, w, y) | {"has_bias": len(node.inputs) > 2}
         name = _name("conv2d", values) + ("" if values["has_bias"] else "_nobias")
-        if _is_pointwise(node, w):
+        if CONTINUES in node.attrs:
+            blocked = None
+        elif _is_pointwise(node, w):
             blocked = _pointwise_forward(node, name, w, y, values["has_bias"])
         else:
             window, extents = Window.of(node, w[2:]), _extents(node, x, y)
@@ -176,7 +178,9 @@ class ConvWeightGrad(Gradient):
         values = _values(node, x, dw, dy) | sink.texts("sum", "at")
         name = _name(f"conv2d_weight_{sink.stem}", values) + sink.suffix
         blocked: Blocked | None
-        if _is_pointwise(node, dw):
+        if CONTINUES in node.attrs:
+            blocked = None
+        elif _is_pointwise(node, dw):
             blocked = _pointwise_weight_gradient(node, name, dw, dy, sink)
         else:
             blocks = _blocked_weights(graph, node)
@@ -332,7 +336,7 @@ def _values(node: Node, x: Shape, w: Shape, y: Shape) -> dict[str, Any]:
     group_in, group_out = x[1] // groups, y[1] // groups
     window = Window.of(node, w[2:])
     return window.expressions() | {
-        "window": window.suffix(),
+        "window": window.suffix() + _height_suffix(window, x, y),
         "continues": continues,
         "batch": x[0],
         "in_channels": x[1],
@@ -357,6 +361,11 @@ def _values(node: Node, x: Shape, w: Shape, y: Shape) -> dict[str, Any]:
         "channel_in_group": f"(c % {group_in})" if groups > 1 else "c",
         "input_of_tap": f"o / {group_out} * {group_in} + c" if groups > 1 else "c",
     }
+
+
+def _height_suffix(window: Window, x: Shape, y: Shape) -> str:
+    """For a C name: the height of an output that does not take all rows of the input (a tile's)."""
+    return "" if window.output(x[2:])[0] == y[2] else f"_h{y[2]}"
 
 
 def _name(stem: str, v: dict[str, Any]) -> str:

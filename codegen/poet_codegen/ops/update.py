@@ -108,6 +108,14 @@ class Update(Op):
         assert not maker.attrs.keys() & node.attrs.keys(), maker.op
         return replace(node, op=f"{maker.op}{self.rule.op}", inputs=inputs, attrs={**maker.attrs, **node.attrs})
 
+    def unfused(self, node: Node, gradient: str) -> tuple[Node, Node] | None:
+        """A fused update as the node that stores `gradient` and the one that applies it; None for one that is not."""
+        if self._gradient is None:
+            return None
+        first, extras = self.versions(node), self._extras(node)
+        maker = replace(self._gradient_node(node), outputs=(gradient,))
+        return maker, replace(node, op=self.rule.op, inputs=(*node.inputs[:first], gradient, *extras))
+
     def gradient_of(self, node: Node) -> str:
         """The gradient that an update which is not fused reads."""
         return node.inputs[self.versions(node)]

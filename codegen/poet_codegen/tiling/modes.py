@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from math import prod
+from typing import TypeVar
 
 from poet_solver.problem import Mode
 
 from poet_codegen.cost_model import CostModel
 from poet_codegen.graph import Graph, Node
 from poet_codegen.ops import registry
-from poet_codegen.ops.split import Split
+from poet_codegen.ops.registry import Kernel, Work
+from poet_codegen.ops.split import CONTINUES
+from poet_codegen.tiling.conv import Conv, TileSize, conv_of, conv_program, tile_sizes
 from poet_codegen.tiling.parts import Streams, part_program
 from poet_codegen.tiling.program import Program, cost
 
@@ -19,6 +23,7 @@ _POINTS = 4
 """Tile sizes kept of each pattern; more gained at most 1 % in trials."""
 _SIZES = 7
 """Tile sizes tried of each pattern."""
+_Way = TypeVar("_Way")
 
 
 @dataclass(frozen=True)
@@ -50,20 +55,64 @@ def tiled_modes(graph: Graph, node: Node, costs: CostModel, ram_bytes: int, plac
     outputs = tuple(place.index[place.root[name]] for name in node.outputs if place.root[name] in place.index)
     found: list[tuple[Mode, Program]] = []
     for split in registry.get(node.op).splits(graph, node):
-        for streams in _patterns(graph, node, split, place):
+        for streams in _patterns(node, frozenset(split.elements), place):
             programs = (part_program(graph, node, split, units, streams) for units in _sizes(split.count))
             modes = ((mode_of(graph, node, program, streams, costs, place), program) for program in programs)
             found += _pareto(item for item in modes if footprint_bytes(item[0], outputs, sizes) <= ram_bytes)
+    conv = conv_of(graph, node)
+    if conv is None:
+        return found
+    for streams in _patterns(node, frozenset((*node.inputs, *node.outputs)) - {conv.bias}, place):
+        tiled = _conv_programs(
+            graph, conv, streams, costs, lambda mode: footprint_bytes(mode, outputs, sizes) <= ram_bytes, place
+        )
+        found += [(mode_of(graph, node, program, streams, costs, place), program) for program in tiled]
     return found
 
 
-def _patterns(graph: Graph, node: Node, split: Split, place: Place) -> Iterator[Streams]:
+def _conv_programs(
+    graph: Graph, conv: Conv, streams: Streams, costs: CostModel, fits: Callable[[Mode], bool], place: Place
+) -> list[Program]:
+    """The best tile sizes by a sketch that knows no kernels, whose blocks take long to lay out."""
+    sketches: list[tuple[Mode, TileSize]] = []
+    for size in tile_sizes(conv):
+        sketch = conv_program(graph, conv, size, streams, _sketch)
+        if sketch is not None and (mode := mode_of(graph, conv.node, sketch, streams, costs, place)) and fits(mode):
+            sketches.append((mode, size))
+    programs = (conv_program(graph, conv, size, streams, kernel_of) for _, size in _pareto(sketches))
+    return [program for program in programs if program is not None]
+
+
+def kernel_of(graph: Graph, node: Node) -> tuple[Kernel, Work]:
+    """The kernel of a part, and what it does."""
+    rule = registry.get(node.op)
+    return rule.kernel(graph, node), rule.work(graph, node)
+
+
+_SKETCH = Kernel("", "sketch", {}, ())
+_ROWS = {"Conv": "conv2d", "ConvInputGrad": "conv2d_input_grad", "ConvWeightGrad": "conv2d_weight_grad"}
+
+
+def _sketch(graph: Graph, node: Node) -> tuple[Kernel, Work]:
+    """Work as if every part but those that go on with sums had a blocked kernel."""
+    if node.op not in _ROWS:
+        return _SKETCH, Work("elementwise", elements=graph.tensors[node.outputs[0]].elements)
+    shapes = [graph.tensors[name].shape for name in (*node.inputs[:2], *node.outputs)]
+    y, w = {"Conv": (shapes[2], shapes[1]), "ConvInputGrad": (shapes[0], shapes[1])}.get(
+        node.op, (shapes[1], shapes[2])
+    )
+    row = _ROWS[node.op] + ("_plain" if CONTINUES in node.attrs else "")
+    return _SKETCH, Work(row, macs=prod(y) * prod(w[1:]), elements=prod(shapes[2]))
+
+
+def _patterns(node: Node, candidates: frozenset[str], place: Place) -> Iterator[Streams]:
+    """Which of the candidates are streamed: every choice but none; an updated tensor and its new version together."""
     pairs = tuple((node.outputs[new], node.inputs[old]) for old, new in registry.get(node.op).in_place_pairs(node))
     updated = {name for pair in pairs for name in pair}
 
     def may_stream(name: str) -> bool:
         root = place.root[name]
-        return root in place.index and root not in place.in_ram and name in split.elements and name not in updated
+        return root in place.index and root not in place.in_ram and name in candidates and name not in updated
 
     aliases = [place.root[name] for name in dict.fromkeys(node.inputs)]
     choices = [
@@ -72,7 +121,7 @@ def _patterns(graph: Graph, node: Node, split: Split, place: Place) -> Iterator[
         if may_stream(name) and aliases.count(place.root[name]) == 1
     ]
     choices += [_Choice(outputs=(name,)) for name in node.outputs if may_stream(name)]
-    if pairs and all(place.root[old] not in place.in_ram and old in split.elements for _, old in pairs):
+    if pairs and all(place.root[old] not in place.in_ram and old in candidates for _, old in pairs):
         choices.append(_Choice(outputs=tuple(new for new, _ in pairs), old_version=pairs))
     for count in range(1, len(choices) + 1):
         for some in combinations(choices, count):
@@ -123,9 +172,9 @@ def footprint_bytes(mode: Mode, outputs: Iterable[int], sizes: Mapping[int, int]
     return mode.workspace_bytes + sum(sizes[v] for v in (*mode.resident, *made))
 
 
-def _pareto(modes: Iterable[tuple[Mode, Program]]) -> list[tuple[Mode, Program]]:
+def _pareto(modes: Iterable[tuple[Mode, _Way]]) -> list[tuple[Mode, _Way]]:
     """Those that no other beats in both workspace and energy, at most _POINTS: the ends, and what lies between."""
-    kept: list[tuple[Mode, Program]] = []
+    kept: list[tuple[Mode, _Way]] = []
     for mode, program in sorted(modes, key=lambda item: (item[0].workspace_bytes, item[0].energy_j)):
         if not kept or mode.energy_j < kept[-1][0].energy_j * (1 - 1e-3):
             kept.append((mode, program))

@@ -1,0 +1,209 @@
+"""Programs of tiled ops, walked step by step: random shapes and tile sizes give the bits of the whole op."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from poet_codegen.graph import AttrValue, DType, Graph, Kind, Node, Role, Tensor
+from poet_codegen.ops import registry
+from poet_codegen.ops.update import Update
+from poet_codegen.tiling.conv import conv_of, conv_program, tile_sizes
+from poet_codegen.tiling.modes import kernel_of
+from poet_codegen.tiling.parts import Streams, part_program
+from poet_codegen.tiling.program import Call, Index, Loop, Move, Program, Statement
+
+from .host_kernels import HostKernels
+
+SEEDS = range(6)
+CASES_AN_OP = 4
+
+
+class Machine:
+    """Runs a program on bytes: storage, RAM and workspace; storage is read and written in whole passes."""
+
+    def __init__(self, kernels: HostKernels, graph: Graph, node: Node, streams: Streams, values: dict[str, bytes]):
+        self.kernels = kernels
+        names = (*node.inputs, *node.outputs)
+        self.memory = {name: bytearray(values.get(name, b"\xff" * graph.tensors[name].size_bytes)) for name in names}
+        for new, old in zip(node.outputs, node.inputs, strict=False):
+            if graph.tensors[new].updates is not None:
+                self.memory[new] = self.memory[old]
+        self.streamed = streams.inputs | streams.outputs | set(streams.old_version.values())
+        self.seen: dict[tuple[str, bool], list[int]] = {}
+
+    def run(self, program: Program) -> None:
+        self.workspace = (ctypes.c_char * max(program.workspace_bytes, 1))(*b"\xff" * program.workspace_bytes)
+        self.walk(program.body, {})
+        for (name, _), counts in self.seen.items():
+            assert len(set(counts)) == 1 and counts[0] > 0, f"passes over {name} do not cover it"
+
+    def walk(self, body: tuple[Statement, ...], where: dict[str, int]) -> None:
+        for step in body:
+            if isinstance(step, Loop):
+                for i in range(step.first, step.end):
+                    self.walk(step.body, {**where, step.variable: i})
+            elif isinstance(step, Move):
+                self.move(step, at(step.at, where))
+            else:
+                self.call(step, where)
+
+    def move(self, step: Move, offset: int) -> None:
+        shape, tensor = step.shape, self.memory[step.tensor]
+        assert step.streamed == (step.tensor in self.streamed)
+        assert step.buffer + shape.size_bytes <= len(self.workspace)
+        for run in range(shape.runs):
+            inside = step.buffer + run * shape.run_bytes
+            outside = offset + run * shape.stride_bytes
+            assert 0 <= outside <= len(tensor) - shape.run_bytes
+            if step.to_tensor:
+                tensor[outside : outside + shape.run_bytes] = self.workspace[inside : inside + shape.run_bytes]
+            else:
+                self.workspace[inside : inside + shape.run_bytes] = bytes(tensor[outside : outside + shape.run_bytes])
+            if step.streamed:
+                self.count(step, range(outside + shape.again_bytes, outside + shape.run_bytes))
+
+    def count(self, step: Move, fresh: range) -> None:
+        """A pass is over when all bytes were there once; none is there twice before."""
+        counts = self.seen.setdefault((step.tensor, step.to_tensor), [0] * len(self.memory[step.tensor]))
+        least = min(counts)
+        for i in fresh:
+            assert counts[i] == least, f"a pass over {step.tensor} has a byte twice"
+            counts[i] += 1
+
+    def call(self, step: Call, where: dict[str, int]) -> None:
+        pointers = []
+        for operand in step.operands:
+            offset = at(operand.at, where)
+            if operand.tensor is None:
+                pointers.append(ctypes.c_void_p(ctypes.addressof(self.workspace) + offset))
+            else:
+                assert operand.tensor not in self.streamed
+                memory = self.memory[operand.tensor]
+                pointers.append(ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(memory)) + offset))
+        self.kernels.function(step.kernel.name)(*pointers)
+
+
+def at(index: Index, where: dict[str, int]) -> int:
+    return index.start + sum(where[variable] * step for variable, step in index.steps)
+
+
+def node_of(op: str, inputs: dict[str, tuple[int, ...]], attrs: dict[str, AttrValue]) -> tuple[Graph, Node]:
+    """A graph of one node; an update's outputs take over its first inputs."""
+    rule = registry.get(op)
+    tensors = {
+        name: Tensor(name, shape, DType.INT32 if name == "step" else DType.FLOAT32, Kind.PARAM)
+        for name, shape in inputs.items()
+    }
+    bare = Node(op, tuple(inputs), (), "n", Role.FORWARD, attrs)
+    shapes = rule.shapes(tuple(tensors.values()), bare)
+    olds = tuple(inputs) if isinstance(rule, Update) else ()
+    outputs = []
+    for number, shape in enumerate(shapes):
+        old = olds[number] if olds else None
+        name = f"{old}.new" if old else f"out{number}"
+        tensors[name] = Tensor(name, shape, kind=Kind.UPDATED if old else Kind.VALUE, updates=old)
+        outputs.append(name)
+    node = Node(op, tuple(inputs), tuple(outputs), "n", Role.FORWARD, attrs)
+    return Graph("g", tensors, (node,), node.outputs), node
+
+
+def convolutions(rng: random.Random) -> Iterator[tuple[Graph, Node]]:
+    """Of one random shape: forward, input gradient, and weight gradient with two optimizers."""
+    channels, filters = rng.choice((2, 4)), rng.choice((2, 3, 6))
+    k, s = rng.choice(((3, 1), (3, 2), (1, 1), (1, 2), (5, 1), (2, 2)))
+    pad = rng.choice((0, (k - 1) // 2, k - 1)) if k > 1 else 0
+    height, width = rng.choice((4, 6, 8, 12)), rng.choice((4, 5, 7))
+    attrs: dict[str, AttrValue] = {"strides": (s, s), "dilations": (1, 1), "pads": (pad, pad, pad, pad), "groups": 1}
+    x, w = (1, channels, height, width), (filters, channels, k, k)
+    inputs = {"x": x, "w": w} | ({"b": (filters,)} if rng.random() < 0.5 else {})
+    forward, node = node_of("Conv", inputs, attrs)
+    y = forward.tensors[node.outputs[0]].shape
+    yield forward, node
+    yield node_of("ConvInputGrad", {"dy": y, "w": w}, {**attrs, "extent": x[2:]})
+    update: dict[str, AttrValue] = {**attrs, "kernel": (k, k)}
+    yield node_of("ConvWeightGradSgd", {"w": w, "x": x, "dy": y, "rate": (1,)}, update)
+    adam: dict[str, AttrValue] = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+    states = {"w": w, "m": w, "v": w, "x": x, "dy": y, "rate": (1,), "step": (1,)}
+    yield node_of("ConvWeightGradAdam", states, {**update, **adam})
+
+
+def others(rng: random.Random) -> Iterator[tuple[Graph, Node]]:
+    """Ops that are cut along one axis."""
+    inputs, outputs, transposed = rng.choice((4, 6)), rng.choice((3, 8)), rng.choice((0, 1))
+    layer: dict[str, AttrValue] = {"transposed": transposed}
+    w = (outputs, inputs) if transposed else (inputs, outputs)
+    for rows in (1, 4):
+        yield node_of("Dense", {"x": (rows, inputs), "w": w, "b": (outputs,)}, layer)
+        yield node_of("DenseInputGrad", {"dy": (rows, outputs), "w": w}, layer)
+    yield node_of("DenseWeightGradSgd", {"w": w, "x": (1, inputs), "dy": (1, outputs), "rate": (1,)}, layer)
+    image = (1, 6, 4, 4)
+    yield node_of("Relu", {"x": image}, {})
+    yield node_of("Add", {"a": image, "b": image}, {})
+    yield node_of("Add", {"a": (1, 4, 6), "b": (6,)}, {})
+    yield node_of("ConvBiasGradSgd", {"w": (6,), "dy": image, "rate": (1,)}, {})
+    yield node_of("Sgd", {"w": (4, 6), "d": (4, 6), "rate": (1,)}, {})
+    pool: dict[str, AttrValue] = {"strides": (2, 2), "dilations": (1, 1), "pads": (0, 0, 0, 0), "kernel": (2, 2)}
+    yield node_of("MaxPool", {"x": image}, pool)
+    yield node_of("MaxPoolGrad", {"x": image, "dy": (1, 6, 2, 2)}, pool)
+    group: dict[str, AttrValue] = {"strides": (1, 1), "dilations": (1, 1), "pads": (1, 1, 1, 1), "groups": 3}
+    yield node_of("Conv", {"x": image, "w": (9, 2, 3, 3), "b": (9,)}, group)
+    yield node_of("ConvInputGrad", {"dy": (1, 9, 4, 4), "w": (9, 2, 3, 3)}, {**group, "extent": (4, 4)})
+
+
+def drawn_streams(rng: random.Random, graph: Graph, node: Node, candidates: set[str]) -> Streams:
+    """Some of the candidates, but for states, which go with their parameter."""
+    versions = {new: old for new in node.outputs if (old := graph.tensors[new].updates) is not None}
+    old_version = versions if versions and rng.random() < 0.7 else {}
+    free = candidates - versions.keys() - set(versions.values())
+    inputs = {name for name in node.inputs if name in free and rng.random() < 0.6}
+    outputs = {name for name in node.outputs if name in free and rng.random() < 0.6}
+    return Streams(frozenset(inputs), frozenset(outputs | old_version.keys()), old_version)
+
+
+def programs(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program]]:
+    for graph, node in convolutions(rng):
+        conv = conv_of(graph, node)
+        assert conv is not None
+        for size in rng.sample(sizes := list(tile_sizes(conv)), min(CASES_AN_OP, len(sizes))):
+            streams = drawn_streams(rng, graph, node, {*node.inputs, *node.outputs} - {"b", "rate", "step"})
+            program = conv_program(graph, conv, size, streams, kernel_of)
+            assert program is not None
+            yield graph, node, streams, program
+    for graph, node in others(rng):
+        splits = registry.get(node.op).splits(graph, node)
+        assert splits, node.op
+        for split in splits:
+            units = rng.choice([n for n in range(1, split.count) if split.count % n == 0])
+            streams = drawn_streams(rng, graph, node, set(split.elements) - {"rate"})
+            yield graph, node, streams, part_program(graph, node, split, units, streams)
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[tuple[Graph, Node, Streams, Program]]:
+    return [case for seed in SEEDS for case in programs(random.Random(seed))]
+
+
+def test_programs_give_the_bits_of_the_whole_op(
+    cases: list[tuple[Graph, Node, Streams, Program]], tmp_path: Path
+) -> None:
+    graphs = {id(graph): graph for graph, *_ in cases}
+    kernels = HostKernels(tmp_path, graphs.values(), [c.kernel for *_, program in cases for c in program.calls()])
+    rng = np.random.default_rng(0)
+    for graph, node, streams, program in cases:
+        values: dict[str, np.ndarray[Any, Any]] = {
+            name: rng.standard_normal(graph.tensors[name].shape).astype(np.float32) for name in node.inputs
+        }
+        if "step" in values:
+            values["step"] = np.array([3], np.int32)
+            values["v"] = np.abs(values["v"])
+        whole = kernels.run(graph, values)
+        machine = Machine(kernels, graph, node, streams, {name: value.tobytes() for name, value in values.items()})
+        machine.run(program)
+        for name in node.outputs:
+            assert bytes(machine.memory[name]) == whole[name].tobytes(), (node.op, program.title, streams)
