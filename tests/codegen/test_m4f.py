@@ -104,6 +104,9 @@ def test_updates_fused_with_weight_gradients_have_the_bits_of_the_plain_kernels(
             cases.append(update_case("DenseWeightGrad", dw, operands, {"transposed": transposed}, recipe))
         for attrs in (point, window):
             size = (rng.randrange(1, 9), rng.randrange(1, 9))
+            channels = rng.randrange(1, 8)
+            bias = [(rng.choice([1, 3]), channels, *size)]
+            cases.append(update_case("ConvBiasGrad", (channels,), bias, {}, recipe))
             groups, kernel = rng.choice([1, 2]), (1, 1) if attrs is point else (3, 3)
             operands, dw = [(2, 6, *size), (2, 4, *size)], (4, 6 // groups, *kernel)
             more: dict[str, AttrValue] = {"groups": groups, "kernel": kernel}
@@ -139,6 +142,10 @@ def test_common_convolutions_have_blocks(tmp_path: Path) -> None:
         case("Conv", [(1, 16, 32, 32), (32, 16, 3, 3), (32,)], half),
         case("ConvInputGrad", [(1, 32, 16, 16), (32, 16, 3, 3)], half | {"extent": (32, 32)}),
         case("Conv", [(1, 16, 24, 24), (16, 1, 3, 3), (16,)], same | {"groups": 16}),
+        case("ConvInputGrad", [(1, 16, 9, 24), (16, 1, 3, 3)], same | {"groups": 16, "extent": (9, 24)}),
+        case("Conv", [(2, 6, 9, 12), (8, 3, 1, 1), (8,)], half | {"pads": (0, 0, 0, 0), "groups": 2}),
+        case("ConvInputGrad", [(2, 8, 5, 6), (8, 3, 1, 1)], half | {"pads": (0,) * 4, "groups": 2, "extent": (9, 12)}),
+        case("ConvWeightGrad", [(1, 1, 49, 10), (1, 64, 25, 5)], half | {"pads": (4, 1, 5, 1), "kernel": (10, 4)}),
         case("ConvWeightGrad", [(1, 16, 32, 32), (1, 16, 32, 32)], same | {"kernel": (3, 3)}),
         case("ConvWeightGrad", [(2, 3, 32, 32), (2, 16, 16, 16)], half | {"kernel": (3, 3)}),
     ]

@@ -28,6 +28,8 @@ _MOST_CORE_REGISTERS = 11
 _MOST_LOOP_BYTES = 1024
 """Of a loop's body: an STM32F4 fetches that much without waiting for its flash."""
 _MOST_BODY_BYTES = 2048
+_LARGEST_OFFSET = 1020
+"""Bytes that a load or store of one register reaches from its pointer."""
 _LARGEST_PRODUCT_ELEMENTS = 1 << 24
 _FREE = REGISTERS - TEMPORARIES
 
@@ -57,12 +59,15 @@ class Operand:
     """Neighbours in memory follow each other in k; else in the row of a, the column of b."""
     step: int
     """From a row of a (a column of b) to the next where `along`, else from a k to the next."""
+    stride: int = 1
+    """From a column to the next where not `along`."""
     image: int = 0
     """Where sums go on over several images: from one to the next."""
 
     def offset(self, position: str) -> str:
         """C: elements to the row of a, or the column of b, that `position` stands for."""
-        return f"{position} * {self.step}" if self.along else position
+        step = self.step if self.along else self.stride
+        return position if step == 1 else f"{position} * {step}"
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ class Product:
     end: End = End.STORE
     images: int = 1
     """The sums go on over so many pairs of a and b."""
+    y_stride: int = 1
+    """From a column of y to the next, where sums are stored."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,8 @@ class ProductBlock:
             return False
         if len(self.operands) > _MOST_CORE_REGISTERS:
             return False
+        if (self.columns - 1) * max(product.b.stride, product.y_stride) * FLOAT_BYTES > _LARGEST_OFFSET:
+            return False
         loop = self.unroll * self.repeat if self._rounds else 0
         straight = product.depth - loop * self._rounds
         code = self._sums * 8
@@ -145,7 +154,8 @@ class ProductBlock:
         if product.b.along:
             b = (1 + self.unroll) / self.unroll * self.columns
         else:
-            b = self.columns - (-self.columns // self._stream) + 1.0
+            single = product.b.stride > 1
+            b = 2.0 * self.columns + 1.0 if single else self.columns - (-self.columns // self._stream) + 1.0
         cycles = product.depth * (2 * self._sums + a + b) + 4 * self._rounds
         if product.start is Start.PRODUCT:
             cycles -= self._sums
@@ -153,7 +163,7 @@ class ProductBlock:
             cycles += self._sums
         cycles = product.images * (cycles + (len(self.pointers) + 6 if product.images > 1 else 0))
         ends = {
-            End.STORE: self._sums + 2 * self.rows,
+            End.STORE: self._sums * min(product.y_stride, 2) + 2 * self.rows,
             End.BUFFER: 1 + self._sums,
             End.SGD: 4 * self._sums + 4 * self.rows,
         }
@@ -289,26 +299,34 @@ class ProductBlock:
                 if not a.along:
                     self._load_across(asm, "a", a_register(0, k), self.rows)
                 for begin, count in _chunks(self.columns, self._stream):
-                    is_last = begin + count == self.columns
-                    if is_last:
+                    if begin + count == self.columns:
                         self._load_across(asm, "b", b0, count)
                     else:
-                        asm.line(f"vldmia %[b0]!, {register_list(b0, count)}")
+                        self._load_some(asm, "b", b0, begin, count)
                     for c in range(count):
                         for r in range(self.rows):
                             add(r, begin + c, k, b0 + c)
         asm.finish_sums()
 
+    def _load_some(self, asm: Assembly, name: str, register: int, begin: int, count: int) -> None:
+        """Some registers of a row of memory; the pointer goes along where they are neighbours."""
+        stride = (self.product.a if name == "a" else self.product.b).stride
+        if stride == 1:
+            asm.line(f"vldmia %[{name}0]!, {register_list(register, count)}")
+            return
+        for i in range(count):
+            asm.line(f"vldr s{register + i}, [%[{name}0], #{(begin + i) * stride * FLOAT_BYTES}]")
+
     def _load_across(self, asm: Assembly, name: str, register: int, count: int) -> None:
         """The last registers of a row of memory, and the step to the next row."""
-        operand, loaded, move = (
+        operand, whole, move = (
             (self.product.a, self.rows, self.a_move) if name == "a" else (self.product.b, self.columns, self.b_move)
         )
-        asm.line(f"vldmia %[{name}0]!, {register_list(register, count)}")
+        self._load_some(asm, name, register, whole - count, count)
         if move:
             asm.line(f"add %[{name}0], %[{name}0], %[{name}_move]")
         else:
-            asm.move_pointer(f"{name}0", (operand.step - loaded) * FLOAT_BYTES)
+            asm.move_pointer(f"{name}0", (operand.step - (whole if operand.stride == 1 else 0)) * FLOAT_BYTES)
 
     def _end(self, asm: Assembly) -> None:
         product = self.product
@@ -320,6 +338,9 @@ class ProductBlock:
         for r in range(self.rows):
             if product.end is End.SGD:
                 self._descend(asm, r)
+            elif product.y_stride > 1:
+                for c in range(self.columns):
+                    asm.line(f"vstr s{r * self.columns + c}, [%[y], #{c * product.y_stride * FLOAT_BYTES}]")
             else:
                 asm.line(f"vstmia %[y], {register_list(r * self.columns, self.columns)}")
             if r + 1 < self.rows:
@@ -350,7 +371,7 @@ def _chunks(count: int, most: int) -> list[tuple[int, int]]:
 
 
 def _far(operand: Operand, loaded: int) -> int:
-    move = (operand.step - loaded) * FLOAT_BYTES
+    move = (operand.step - (loaded if operand.stride == 1 else 0)) * FLOAT_BYTES
     return move if not operand.along and move >= LARGEST_IMMEDIATE else 0
 
 

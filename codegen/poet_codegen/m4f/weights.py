@@ -49,7 +49,7 @@ class _Rows:
     """Rows of dy for which the same rows of the window are inside the image."""
 
     inside: tuple[int, ...]
-    """Rows of the block, from its first one."""
+    """Rows of the block, from its first one; of none, dy's rows are passed over."""
     first_row: int
     """Of the input, for the first of them."""
     count: int
@@ -89,9 +89,6 @@ class WeightBlock:
             self._stream >= _LEAST_STREAM
             and max(steps) * FLOAT_BYTES < _LARGEST_STEP_BYTES
             and max(self.image_step, self.gradient_step) * FLOAT_BYTES < _LARGEST_COUNT * FLOAT_BYTES
-            and bool(self._row_groups())
-            and all(rows.inside for rows in self._row_groups())
-            and all(chunk.products for chunk in self._chunks())
         )
 
     def cost(self) -> tuple[float, int]:
@@ -133,6 +130,10 @@ class WeightBlock:
         return asm.lines
 
     def _rows(self, asm: Assembly, rows: _Rows, label: int, at: int, sums: int, gradients: int, inputs: int) -> int:
+        if not rows.inside:
+            for o in range(self.channels_out):
+                self._far_step(asm, f"dy{o}", rows.count * self.dy.width)
+            return at
         chunks = self._chunks()
         start = rows.first_row * self.x.width + chunks[0].first_column
         self._far_step(asm, "x", start - at)

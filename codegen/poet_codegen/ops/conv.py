@@ -11,18 +11,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from poet_codegen.graph import AttrValue, Graph, Node, Tensor
-from poet_codegen.m4f.conv import (
-    BlockedSums,
-    blocked_forward,
-    blocked_input_gradient,
-    channels_forward,
-    channels_input_gradient,
-)
-from poet_codegen.m4f.depthwise import ChannelCall
-from poet_codegen.m4f.products import Operand, Product, Start
-from poet_codegen.m4f.rows import Extent
-from poet_codegen.m4f.weights import BlockedWeights, blocked_weights
-from poet_codegen.ops.product import ProductForm, gradient_form, product_form
+from poet_codegen.m4f.sums import blocked_sums
+from poet_codegen.ops.conv_forms import forward_form, input_gradient_form, weight_gradient_form
 from poet_codegen.ops.registry import Blocked, Kernel, Op, Part, Shape, Work, register
 from poet_codegen.ops.split import CONTINUES, Split
 from poet_codegen.ops.split import Part as SplitPart
@@ -96,18 +86,7 @@ class Conv(Op):
         x, w, y = (graph.tensors[n].shape for n in (*node.inputs[:2], node.outputs[0]))
         values = _values(node, x, w, y) | {"has_bias": len(node.inputs) > 2}
         name = _name("conv2d", values) + ("" if values["has_bias"] else "_nobias")
-        if CONTINUES in node.attrs:
-            blocked = None
-        elif _is_pointwise(node, w):
-            blocked = _pointwise_forward(node, name, w, y, values["has_bias"])
-        else:
-            window, extents = Window.of(node, w[2:]), _extents(node, x, y)
-            names = {"name": name, "source_name": "x", "target_name": "y", "has_bias": values["has_bias"]}
-            channels = channels_forward(window, *extents, values["has_bias"]) if w[1] == 1 else None
-            if channels:
-                blocked = _depthwise(channels, y, extents[1].channels, names)
-            else:
-                blocked = _blocked(node, blocked_forward(window, *extents), w, x[0], names)
+        blocked = None if CONTINUES in node.attrs else forward_form(node, name, x, w, y, values["has_bias"])
         return Kernel("conv2d.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
     def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
@@ -136,19 +115,7 @@ class ConvInputGrad(Op):
         dy, w, dx = (graph.tensors[n].shape for n in (*node.inputs, *node.outputs))
         values = _values(node, dx, w, dy)
         name = _name("conv2d_input_grad", values)
-        if CONTINUES in node.attrs:
-            blocked = None
-        elif _is_pointwise(node, w):
-            blocked = _pointwise_input_gradient(node, name, w, dy)
-        else:
-            window, extents = Window.of(node, w[2:]), _extents(node, dx, dy)
-            names = {"name": name, "source_name": "dy", "target_name": "dx", "has_bias": False}
-            is_depthwise = w[1] == extents[1].channels == 1
-            channels = channels_input_gradient(window, extents[1], extents[0]) if is_depthwise else None
-            if channels:
-                blocked = _depthwise(channels, dx, 1, names)
-            else:
-                blocked = _blocked(node, blocked_input_gradient(window, extents[1], extents[0]), w, dx[0], names)
+        blocked = None if CONTINUES in node.attrs else input_gradient_form(node, name, dx, w, dy)
         return Kernel("conv2d_input_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
     def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
@@ -177,17 +144,10 @@ class ConvWeightGrad(Gradient):
         x, dy, dw = (graph.tensors[n].shape for n in (*node.inputs, *node.outputs))
         values = _values(node, x, dw, dy) | sink.texts("sum", "at")
         name = _name(f"conv2d_weight_{sink.stem}", values) + sink.suffix
-        blocked: Blocked | None
-        if CONTINUES in node.attrs:
-            blocked = None
-        elif _is_pointwise(node, dw):
-            blocked = _pointwise_weight_gradient(node, name, dw, dy, sink)
-        else:
-            blocks = _blocked_weights(graph, node)
-            blocked = Blocked("conv2d_weight_grad_m4f.c.j2", values | {"name": name, "b": blocks}) if blocks else None
-        return Kernel(
-            "conv2d_weight_grad.c.j2", name, values | {"name": name}, (*node.inputs, *sink.arguments), blocked
-        )
+        values |= {"name": name}
+        continues = CONTINUES in node.attrs
+        blocked = None if continues else weight_gradient_form(node, name, x, dw, dy, sink, values)
+        return Kernel("conv2d_weight_grad.c.j2", name, values, (*node.inputs, *sink.arguments), blocked)
 
     def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
         """By output channels, or by groups."""
@@ -212,7 +172,9 @@ class ConvBiasGrad(Gradient):
         (dy,) = (graph.tensors[name].shape for name in node.inputs)
         name = f"bias_{sink.stem}_{dy[0]}x{dy[1]}x{prod(dy[2:])}{sink.suffix}"
         values = {"name": name, "batch": dy[0], "channels": dy[1], "pixels": prod(dy[2:]), **sink.texts("sum", "o")}
-        return Kernel("bias_grad.c.j2", name, values, (*node.inputs, *sink.arguments))
+        loops = blocked_sums(dy[0], dy[1], prod(dy[2:]))
+        blocked = Blocked("bias_grad_m4f.c.j2", {**values, "loops": loops}) if loops else None
+        return Kernel("bias_grad.c.j2", name, values, (*node.inputs, *sink.arguments), blocked)
 
     def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
         """By channels of one image."""
@@ -250,84 +212,6 @@ def _splits(
         return (Split("output channel", out_channels, elements, some_outputs, adds_up),)
     elements = {name: group_out * size for name, size in elements.items()} | {x: group_in * prod(in_plane)}
     return (Split("group", groups, elements, some_groups),)
-
-
-def _blocked_weights(graph: Graph, node: Node) -> BlockedWeights | None:
-    x, dy, dw = (graph.tensors[n].shape for n in (*node.inputs, *node.outputs))
-    return blocked_weights(Window.of(node, dw[2:]), *_extents(node, x, dy), x[0], prod(x[1:]), prod(dy[1:]))
-
-
-def _is_pointwise(node: Node, w: Shape) -> bool:
-    """A 1x1 convolution that takes every pixel: a matrix product of weights and pixels."""
-    window = Window.of(node, w[2:])
-    return (window.kernel, window.strides, window.pads) == ((1, 1), (1, 1), (0, 0, 0, 0))
-
-
-def _pointwise_forward(node: Node, name: str, w: Shape, y: Shape, has_bias: bool) -> Blocked | None:
-    groups, pixels = node.int("groups"), prod(y[2:])
-    rows, depth = w[0] // groups, w[1]
-    start = Start.ROW if has_bias else Start.ZERO
-    product = Product(rows, pixels, depth, Operand(True, depth), Operand(False, pixels), pixels, start)
-    form = ProductForm(
-        _at("w", rows * depth, groups),
-        _at("x", depth * pixels, y[0] * groups),
-        _at("y", rows * pixels, y[0] * groups),
-        f"const float *x, const float *w, {'const float *b, ' if has_bias else ''}float *y",
-        start=_at("b", rows, groups) if has_bias else "",
-        matrices=y[0] * groups,
-    )
-    return product_form(name, product, form)
-
-
-def _pointwise_input_gradient(node: Node, name: str, w: Shape, dy: Shape) -> Blocked | None:
-    groups, pixels = node.int("groups"), prod(dy[2:])
-    rows, depth = w[1], w[0] // groups
-    product = Product(rows, pixels, depth, Operand(False, rows), Operand(False, pixels), pixels)
-    form = ProductForm(
-        _at("w", rows * depth, groups),
-        _at("dy", depth * pixels, dy[0] * groups),
-        _at("dx", rows * pixels, dy[0] * groups),
-        "const float *dy, const float *w, float *dx",
-        matrices=dy[0] * groups,
-    )
-    return product_form(name, product, form)
-
-
-def _pointwise_weight_gradient(node: Node, name: str, dw: Shape, dy: Shape, sink: Sink) -> Blocked | None:
-    groups, pixels = node.int("groups"), prod(dy[2:])
-    rows, columns = dw[0] // groups, dw[1]
-    a, b = (Operand(True, pixels, channels * groups * pixels) for channels in (rows, columns))
-    product = Product(rows, columns, pixels, a, b, columns, end=sink.end, images=dy[0])
-    left, right = _at("dy", rows * pixels, groups), _at("x", columns * pixels, groups)
-    form = ProductForm(left, right, "", "const float *x, const float *dy", matrices=groups)
-    return gradient_form(name, product, form, sink, rows * columns)
-
-
-def _at(name: str, elements: int, count: int) -> str:
-    """C: where matrix m of an array of `count` begins; m counts images of groups, and weights repeat with them."""
-    if count == 1:
-        return name
-    number = "m" if name not in ("w", "b") else f"m % {count}"
-    return f"{name} + {number} * {elements}"
-
-
-def _extents(node: Node, x: Shape, y: Shape) -> tuple[Extent, Extent]:
-    """One group's side of the inputs and of the outputs."""
-    groups = node.int("groups")
-    return Extent(x[1] // groups, x[2], x[3]), Extent(y[1] // groups, y[2], y[3])
-
-
-def _blocked(node: Node, blocks: BlockedSums | None, w: Shape, batch: int, names: dict[str, Any]) -> Blocked | None:
-    if blocks is None:
-        return None
-    groups = node.int("groups")
-    values = {"b": blocks, "batch": batch, "groups": groups, "group_weights": w[0] // groups * prod(w[1:])}
-    return Blocked("conv2d_m4f.c.j2", values | names)
-
-
-def _depthwise(calls: tuple[ChannelCall, ...], target: Shape, outputs_per_input: int, names: dict[str, Any]) -> Blocked:
-    planes = {"planes": target[0] * target[1], "channels": target[1], "outputs_per_input": outputs_per_input}
-    return Blocked("depthwise_m4f.c.j2", {"calls": calls, **planes, **names})
 
 
 def _values(node: Node, x: Shape, w: Shape, y: Shape) -> dict[str, Any]:

@@ -118,7 +118,10 @@ def _blocked(name: str, a: Shape, b: Shape, y: Shape, node: Node) -> Blocked | N
             return None
     # A product of depth 1 is no sum: its -0 stays one.
     start = Start.PRODUCT if depth == images == 1 else Start.ZERO
-    operands = Operand(not left, a[-1], rows * depth), Operand(right, b[-1], columns * depth)
+    operands = (
+        Operand(not left, a[-1], image=rows * depth),
+        Operand(right, b[-1], image=columns * depth),
+    )
     product = Product(rows, columns, depth, *operands, columns, start, images=images)
     at = [f" + m * {size}" if count > 1 else "" for size in (rows * depth, columns * depth, rows * columns)]
     parameters = "const float *a, const float *b, float *c"

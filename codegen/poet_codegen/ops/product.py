@@ -21,6 +21,8 @@ class ProductForm:
     parameters: str
     start: str = ""
     matrices: int = 1
+    before: tuple[str, ...] = ()
+    """What to do before the blocks."""
     setup: tuple[str, ...] = ()
     body: str = ""
     """What becomes of the element `at` of the target, given its `sum`, where the sums end in a buffer."""
