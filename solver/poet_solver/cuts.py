@@ -31,7 +31,9 @@ Floats = NDArray[np.float64]
 
 _DEPTH = 9
 _PER_READ = 12
-"""Cuts given for one read in one round."""
+"""Sets W that one read is given cuts for in one round."""
+_STARTS = 30
+"""Stages t0 that one set is given cuts for in one round: with fewer, the LP moves what it does to another stage."""
 _MOST_PATHS = 140
 """Paths tried for one tensor."""
 
@@ -113,7 +115,7 @@ class Separator:
     def violated(
         self, point: StagePoint, deadline: float = math.inf, most: int = 3000, tolerance: float = 1e-3
     ) -> list[Anchor]:
-        """The most violated cuts of every read, at most `most` of them, the worst first.
+        """The most violated cuts of every read, each for many t0, at most `most` of them, the worst first.
 
         After `deadline` (monotonic seconds) no further tensor is looked at.
         """
@@ -131,7 +133,7 @@ class Separator:
         return chosen
 
     def _of_tensor(self, point: StagePoint, v: int, reads: list[int], tolerance: float) -> list[tuple[float, Anchor]]:
-        best: dict[int, list[tuple[float, Anchor]]] = {}
+        best: dict[int, list[list[tuple[float, Anchor]]]] = {}
         if v not in self.paths:
             self.paths[v] = paths_of(self.net, v, self.stage)
         for path in self.paths[v]:
@@ -149,10 +151,20 @@ class Separator:
             for s in reads:
                 if s < path.earliest:
                     continue
-                t0 = int(np.argmin(start[: s + 1]))
-                left = start[t0] + upto[s]
-                if left < 1 - tolerance:
+                left = start[: s + 1] + upto[s]
+                short = np.nonzero(left < 1 - tolerance)[0]
+                if not len(short):
+                    continue
+                spread = short[np.linspace(0, len(short) - 1, min(_STARTS, len(short))).astype(np.int64)]
+                new: list[tuple[float, Anchor]] = []
+                for t0 in sorted({int(np.argmin(left)), *spread.tolist()}):
                     anchor = Anchor(path.tensors, path.entries, t0, s)
                     if anchor not in self.given:
-                        best.setdefault(s, []).append((left, anchor))
-        return [pair for pairs in best.values() for pair in sorted(pairs, key=lambda pair: pair[0])[:_PER_READ]]
+                        new.append((float(left[t0]), anchor))
+                if new:
+                    best.setdefault(s, []).append(sorted(new, key=lambda pair: pair[0]))
+        found: list[tuple[float, Anchor]] = []
+        for of_read in best.values():
+            for new in sorted(of_read, key=lambda cuts: cuts[0][0])[:_PER_READ]:
+                found += new
+        return found

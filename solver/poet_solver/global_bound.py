@@ -14,6 +14,10 @@ where w is surely held over s if it is in RAM at the end of the block (right aft
 read later within it, and was neither made nor paged in again meanwhile: at least B[w,b+1] - R - P, or 1 - R - P. Every
 schedule satisfies this with any number of passes; what is lost is the memory at recomputations. Anchor cuts
 (poet_solver.cuts) hold with blocks for stages.
+
+Tensors are held whole, so that room for 2.8 of them is room for 2. Of every memory row there are rounded ones: for a
+divisor d of bytes, those of first run s over w are floor(bytes / d), and the budget is floor((budget - working set of
+s) / d). With d = 1 that is the row itself; the other divisors are the sizes of tensors.
 """
 
 from __future__ import annotations
@@ -37,8 +41,11 @@ FAMILY = "all schedules in the given order of first computations"
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_ROWS_PER_BLOCK = 4
+_ROWS_PER_BLOCK, _ROWS_PER_RUN = 8, 3
 """Memory rows added in one round: within a block they are much alike, and long."""
+
+_MOST_UNITS = 200
+"""Rounding to so many units of memory changes nothing worth a row."""
 
 
 class _Blocks:
@@ -169,10 +176,12 @@ class _Blocks:
         """Memory rows that cut the point off: of every block those of the first runs where most bytes are too many."""
         net = self.net
         padded = np.append(x, 0.0)
-        size = np.array(net.size, np.float64)
+        size = np.array(net.size, np.int64)
+        divisors = [1, *(d for d in sorted(set(net.size)) if d * _MOST_UNITS > net.ram_bytes)]
+        units = [size // d for d in divisors]
         producer = np.array(net.producer, np.int64)
         rows: list[Row] = []
-        found: list[tuple[float, int, Ints, Ints]] = []
+        found: list[tuple[float, int, int, Ints, Ints]] = []
         last_read = np.full(len(size), -1, np.int64)
         """Last op of the current block that surely reads the tensor."""
         held = again = np.zeros(0)
@@ -189,29 +198,37 @@ class _Blocks:
             value[[*net.operands[s], *net.outputs[s]]] = 0.0
             chosen = np.nonzero((value > 1e-9) & (size > 0))[0]
             last_read[[v for v in self.always[s] if last_read[v] < 0]] = s
-            use = float(size[chosen] @ value[chosen]) + net.floor_bytes(s)
-            if use > net.ram_bytes * (1 + 1e-6):
-                found.append((use, s, chosen[~sure[chosen]], chosen[sure[chosen]]))
+            room = net.ram_bytes - net.floor_bytes(s)
+            here: list[tuple[float, int, int, Ints, Ints]] = []
+            for divisor, unit in zip(divisors, units, strict=True):
+                over = (float(unit[chosen] @ value[chosen]) - room // divisor) * divisor / max(1, net.ram_bytes)
+                if over > 1e-6:
+                    there = chosen[unit[chosen] > 0]
+                    here.append((over, s, divisor, there[~sure[there]], there[sure[there]]))
+            found += sorted(here, key=lambda violated: (-violated[0], violated[2]))[:_ROWS_PER_RUN]
             if self.block[s - 1] < b:
-                found.sort(key=lambda violated: (-violated[0], violated[1]))
+                found.sort(key=lambda violated: (-violated[0], violated[1], violated[2]))
                 rows += [self._memory_row(*violated[1:]) for violated in found[:_ROWS_PER_BLOCK]]
                 found = []
         return rows
 
-    def _memory_row(self, s: int, held: Ints, sure: Ints) -> Row:
-        """The row of first run `s` over tensors that may be held, and over tensors that are if not brought again."""
+    def _memory_row(self, s: int, divisor: int, held: Ints, sure: Ints) -> Row:
+        """The row of first run `s`, in shares of the budget, over tensors that may be held, and over tensors that are
+        if not brought again; bytes are divided by `divisor` and rounded down."""
         net, b = self.net, self.block[s]
         is_last = s + 1 >= net.n_ops or self.block[s + 1] > b
+        scale = 1.0 / max(1, net.ram_bytes // divisor)
         coef: dict[int, float] = {}
         for v in held:
-            coef[int(self.held[v, b + 1])] = float(net.size[v])
+            coef[int(self.held[v, b + 1])] = scale * (net.size[v] // divisor)
         if not is_last:
             for v in (*held, *sure):
                 for var in (int(self.rerun[net.producer[v], b]), int(self.paged[v, b])):
                     if var >= 0:
-                        coef[var] = coef.get(var, 0.0) - net.size[v]
-        spent = net.floor_bytes(s) + sum(net.size[v] for v in sure)
-        return Row(tuple(coef), tuple(coef.values()), -INF, float(net.ram_bytes - spent))
+                        coef[var] = coef.get(var, 0.0) - scale * (net.size[v] // divisor)
+        spent = sum(net.size[v] // divisor for v in sure)
+        room = (net.ram_bytes - net.floor_bytes(s)) // divisor
+        return Row(tuple(coef), tuple(coef.values()), -INF, scale * (room - spent))
 
 
 def blocks_of(net: Net, most: int) -> list[int]:
@@ -262,6 +279,5 @@ def bound_all_schedules(
         history.append(best)
         if best >= goal_j or not (rows or cuts) or has_stalled(history, goal_j):
             break
-        add_rows(lp, variables, rows, 1.0 / max(1, net.ram_bytes))
-        add_rows(lp, variables, cuts, 1.0)
+        add_rows(lp, variables, [*rows, *cuts], 1.0)
     return best

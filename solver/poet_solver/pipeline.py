@@ -24,6 +24,7 @@ from poet_solver.baselines.greedy import GiveUp
 from poet_solver.baselines.hybrid import Genes, evolve
 from poet_solver.baselines.keep import keep_plan
 from poet_solver.baselines.stream import has_choice, streamed_starts
+from poet_solver.cover_bound import cover_bound_j
 from poet_solver.cpsat import SearchLimits, search_model
 from poet_solver.cuts import Anchor
 from poet_solver.global_bound import FAMILY, bound_all_schedules
@@ -58,6 +59,9 @@ _LARGE_OPS = 1000
 
 _BLOCK_VARIABLES = 40_000
 """Blocks times ops of the relaxation that bounds all schedules."""
+
+_FEW_BLOCKS = 60
+"""That relaxation is solved with so many blocks first."""
 
 
 _ORDER_PATIENCE_S = 20.0
@@ -235,10 +239,13 @@ class _Run:
                 return
             with suppress(GiveUp):
                 search.offer_actions(start(search.net))
+        if self.technique is not Technique.KEEP:
+            bound = cover_bound_j(
+                search.net, self.technique is not Technique.PAGE, self.technique is not Technique.REMAT
+            )
+            search.raise_bound(search.widest, min(bound, search.energy_j))
         if self.technique in (Technique.PAGE, Technique.KEEP):
             self.explore(PAGING_ONLY, search.left_s)
-            return
-        if search.is_closed(search.widest):
             return
         self.evolve(
             min(0.08 * search.left_s, 0.3 if is_small else 12.0), most=8 * search.net.n_ops if is_small else 10_000
@@ -269,7 +276,12 @@ class _Run:
         self.genes = evolve(
             search.net,
             self.seed,
-            lambda number: number >= most or time.monotonic() > until or search.interrupt.stop,
+            lambda number: (
+                number >= most
+                or time.monotonic() > until
+                or search.interrupt.stop
+                or (search.is_closed(search.widest) and not addresses)
+            ),
             search.offer_actions,
             page=self.technique is Technique.BOTH,
             addresses=addresses,
@@ -324,15 +336,20 @@ class _Run:
         if search.interrupt.stop:
             return
         search.enter("bound on all schedules")
-        bound_all_schedules(
-            search.net,
-            time.monotonic() + bound_share * search.left_s,
-            lambda bound: search.raise_bound(search.widest, min(bound, search.energy_j)),
-            search.interrupt,
-            goal_j=search.energy_j,
-            most_blocks=max(10, min(60, _BLOCK_VARIABLES // search.net.n_ops)),
-            page=self.technique is Technique.BOTH,
-        )
+        until = time.monotonic() + bound_share * search.left_s
+        most = _BLOCK_VARIABLES // search.net.n_ops
+        for blocks in sorted({max(10, min(_FEW_BLOCKS, most)), max(10, min(search.net.n_ops, most))}):
+            if search.is_closed(search.widest) or search.interrupt.stop:
+                break
+            bound_all_schedules(
+                search.net,
+                until,
+                lambda bound: search.raise_bound(search.widest, min(bound, search.energy_j)),
+                search.interrupt,
+                goal_j=search.energy_j,
+                most_blocks=blocks,
+                page=self.technique is Technique.BOTH,
+            )
         if self.threads >= 2:
             self.reorder(search.left_s)
 
@@ -359,7 +376,7 @@ class _Run:
     def explore(self, family: Family, time_s: float, lp_share: float = 0.0, lb_tree: bool = False) -> None:
         """LP with cuts for a share of the time, reduced-cost fixing, kernels, then CP-SAT on all that is left."""
         search = self.search
-        if search.interrupt.stop or (search.actions and search.left_s <= 0):
+        if search.interrupt.stop or (search.actions and search.left_s <= 0) or search.is_closed(search.widest):
             return
         until = time.monotonic() + min(time_s, search.left_s)
         slots = count_slots(search.net, family)

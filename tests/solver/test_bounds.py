@@ -5,13 +5,17 @@ from __future__ import annotations
 import random
 import time
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from poet_solver.budget_spec import with_budgets
+from poet_solver.cover_bound import cover_bound_j
 from poet_solver.cuts import Anchor, paths_of
 from poet_solver.exact import exact_optimum
 from poet_solver.global_bound import bound_all_schedules
+from poet_solver.instances import read_any
 from poet_solver.interrupt import Interrupt
 from poet_solver.lp import relax
 from poet_solver.memory import memory_of, tighten
@@ -24,6 +28,7 @@ from poet_solver.synthetic import random_problem
 
 from tests.solver.enumeration import all_points
 
+INSTANCES = Path(__file__).parents[2] / "benchmarks" / "instances"
 PAGE = PageCost(1.0, 1.0)
 
 
@@ -92,8 +97,37 @@ def test_relaxations_never_pass_the_optimum(features: bool) -> None:
         deadline = time.monotonic() + 20
         bound = bound_all_schedules(net, deadline, lambda _: None, Interrupt(), most_blocks=blocks)
         assert bound <= optimum * (1 + 1e-6), (seed, blocks)
+        assert cover_bound_j(net) <= optimum * (1 + 1e-9), seed
         model = build_model(net, Freedom(WIDE))
         tighten(model)
         found = relax(model, memory_of(model), deadline)
         assert found.bound_j <= optimum * (1 + 1e-6), seed
         assert all(y == ONE or y < len(model.upper) for runs in model.runs for _, y in runs)
+
+
+def test_the_cover_bound_is_the_optimum_of_poets_small_rows() -> None:
+    """Whole tensors must go: in parts, less would be brought back."""
+    for name, share, percent in (("linear", "0.5", 1.0895), ("transformer", "0.85", 4.335)):
+        problem = with_budgets(read_any(INSTANCES / f"{name}.json"), share, "2.0")
+        base = sum(op.modes[0].energy_j for op in problem.ops)
+        assert 100 * (cover_bound_j(build_net(problem)) / base - 1) == pytest.approx(percent, abs=5e-4)
+
+
+def test_rounded_rows_close_a_gap_that_bytes_leave_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside op 4 there is room for 2.5 of tensors 0 to 2: half a tensor saves nothing."""
+    sizes = [2, 2, 2, 1, 1]
+    tensors = tuple(Tensor(f"t{v}", size, None, None) for v, size in enumerate(sizes))
+    reads: list[tuple[int, ...]] = [(), (), (), (), (3,), (0, 1, 2, 4)]
+    ops = tuple(
+        Op(f"o{v}", (v,) if v < 5 else (), (Mode(1.0, 1.0, inputs),), repeatable=v < 5)
+        for v, inputs in enumerate(reads)
+    )
+    problem = Problem("rounded", tensors, ops, ram_bytes=7)
+    net = build_net(problem)
+
+    def bound() -> float:
+        return bound_all_schedules(net, time.monotonic() + 10, lambda _: None, Interrupt())
+
+    assert bound() == pytest.approx(exact_optimum(problem) or 0.0, rel=1e-5)
+    monkeypatch.setattr("poet_solver.global_bound._MOST_UNITS", 0)
+    assert bound() == pytest.approx(6.5, rel=1e-5)
