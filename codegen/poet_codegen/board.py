@@ -22,6 +22,9 @@ from poet_codegen.resources import data_dir
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
+PAGE_HEADER_BYTES = 16
+"""POET_PAGE_HEADER_BYTES of firmware/include/poet/page.h; tests compare the two."""
+
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
 _Positive = Annotated[int, Field(gt=0)]
 
@@ -275,31 +278,41 @@ class Board:
         """Cost of reading `size_bytes` from storage.
 
         time = latency + size / rate; energy = time x (device's read power + CPU's run power), for the
-        driver polls. `size_bytes` is what crosses the bus, a page's CRC trailer included.
+        driver polls. `size_bytes` is what crosses the bus, a page's header included.
         """
         store = self.storage
         time_s = store.read_latency_s.value + size_bytes / store.read_bytes_per_s.value
         return PageCost(time_s=time_s, energy_j=time_s * (store.read_power_w.value + self.power.run_w.value))
 
     def page_out_cost(self, size_bytes: int) -> PageCost:
-        """Cost of writing `size_bytes` to storage, with the erase where the device needs one.
+        """Cost of writing `size_bytes` to storage, with the erase where the device needs one."""
+        return both(self.write_cost(size_bytes), self.erase_cost(size_bytes))
 
-        Write as for reading, with the write figures. An erase adds its time and energy (device +
-        polling CPU) for every block the page touches. wear_bytes: the bytes of those blocks, or
-        `size_bytes` where nothing is erased.
+    def write_cost(self, size_bytes: int) -> PageCost:
+        """Cost of writing `size_bytes` to storage that is erased: as for reading, with the write figures.
+
+        wear_bytes: `size_bytes` where nothing is ever erased, else none.
         """
         store = self.storage
-        run_w = self.power.run_w.value
         time_s = store.write_latency_s.value + size_bytes / store.write_bytes_per_s.value
-        energy_j = time_s * (store.write_power_w.value + run_w)
-        if store.erase is None:
-            return PageCost(time_s=time_s, energy_j=energy_j, wear_bytes=float(size_bytes))
-        blocks = math.ceil(size_bytes / store.erase.block_bytes)
-        erase_s = blocks * store.erase.time_s.value
+        energy_j = time_s * (store.write_power_w.value + self.power.run_w.value)
+        return PageCost(time_s=time_s, energy_j=energy_j, wear_bytes=0.0 if store.erase else float(size_bytes))
+
+    def erase_cost(self, size_bytes: int) -> PageCost:
+        """Cost of erasing every block that `size_bytes` touch; nothing where the device needs no erase.
+
+        Time and energy (device + polling CPU) of each block. Erases are mostly done while the host is awaited
+        (firmware's page.h); they cost as much then. wear_bytes: the bytes of those blocks.
+        """
+        erase = self.storage.erase
+        if erase is None:
+            return PageCost(time_s=0.0, energy_j=0.0)
+        blocks = math.ceil(size_bytes / erase.block_bytes)
+        time_s = blocks * erase.time_s.value
         return PageCost(
-            time_s=time_s + erase_s,
-            energy_j=energy_j + erase_s * (store.erase.power_w.value + run_w),
-            wear_bytes=float(blocks * store.erase.block_bytes),
+            time_s=time_s,
+            energy_j=time_s * (erase.power_w.value + self.power.run_w.value),
+            wear_bytes=float(blocks * erase.block_bytes),
         )
 
     def with_ram(self, size_bytes: int) -> Board:
@@ -331,6 +344,15 @@ class Board:
 
     def _region(self, name: str) -> MemoryRegion:
         return next(region for region in self.memory if region.name == name)
+
+
+def both(first: PageCost, then: PageCost) -> PageCost:
+    """Cost of two things in turn."""
+    return PageCost(
+        time_s=first.time_s + then.time_s,
+        energy_j=first.energy_j + then.energy_j,
+        wear_bytes=first.wear_bytes + then.wear_bytes,
+    )
 
 
 _ADAPTER = TypeAdapter(Board)

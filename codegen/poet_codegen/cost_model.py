@@ -72,15 +72,16 @@ class CostModel:
         """Cycles by the core's cycle table alone."""
         return cycle_table(self.board.cpu.cycle_table).cycles(work)
 
-    def page_in(self, size_bytes: int, trailer_bytes: int) -> PageCost:
+    def page_in(self, size_bytes: int, header_bytes: int) -> PageCost:
         """Cost of reading a tensor of `size_bytes`: the device's transfer, and the processor's checksum over it."""
-        return self._page("page_in", size_bytes, self.board.page_in_cost(size_bytes + trailer_bytes))
+        return self.with_checksum("page_in", size_bytes, self.board.page_in_cost(size_bytes + header_bytes))
 
-    def page_out(self, size_bytes: int, trailer_bytes: int) -> PageCost:
+    def page_out(self, size_bytes: int, header_bytes: int) -> PageCost:
         """Cost of writing a tensor of `size_bytes`, likewise."""
-        return self._page("page_out", size_bytes, self.board.page_out_cost(size_bytes + trailer_bytes))
+        return self.with_checksum("page_out", size_bytes, self.board.page_out_cost(size_bytes + header_bytes))
 
-    def _page(self, do: Transfer, size_bytes: int, transfer: PageCost) -> PageCost:
+    def with_checksum(self, do: Transfer, size_bytes: int, transfer: PageCost) -> PageCost:
+        """Cost of a transfer of the device, and of the processor's checksum over `size_bytes`."""
         profiled = self.costs.page(do, size_bytes) if self.costs is not None and self._pages_count else None
         if profiled is not None and profiled[1] == "measured":
             time_s = profiled[0] * self.board.seconds_per_cycle

@@ -16,6 +16,7 @@ from poet_solver.problem import Tensor as ProblemTensor
 from poet_solver.schedule import Home as HomeStep
 from poet_solver.schedule import Schedule
 
+from poet_codegen.board import PAGE_HEADER_BYTES
 from poet_codegen.cost_model import CostModel
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import Graph, Kind, Node, Role, Tensor
@@ -25,8 +26,6 @@ from poet_codegen.tiling.modes import footprint_bytes, tiled_modes
 from poet_codegen.tiling.program import Program
 
 ALIGNMENT_BYTES = 4
-PAGE_TRAILER_BYTES = 8
-"""POET_PAGE_TRAILER_BYTES of firmware/include/poet/page.h; tests compare the two."""
 _TILED_FROM = 0.5
 """Ops whose operands take more of the budget than this are offered tiled modes, too."""
 
@@ -164,8 +163,8 @@ def _tensor(
     return ProblemTensor(
         name=tensor.name,
         size_bytes=tensor.size_bytes,
-        page_in=costs.page_in(tensor.size_bytes, PAGE_TRAILER_BYTES),
-        page_out=costs.page_out(tensor.size_bytes, PAGE_TRAILER_BYTES),
+        page_in=costs.page_in(tensor.size_bytes, PAGE_HEADER_BYTES),
+        page_out=costs.page_out(tensor.size_bytes, PAGE_HEADER_BYTES),
         start=start,
         end=end,
         home_offset=offset,

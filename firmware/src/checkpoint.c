@@ -4,6 +4,7 @@
 
 #include "poet/bytes.h"
 #include "poet/crc32.h"
+#include "poet/erase.h"
 #include "poet/model.h"
 #include "poet/page.h"
 #include "poet/params.h"
@@ -15,11 +16,9 @@
  * of what is before; then the data: every parameter that is not in ROM, in order.
  */
 #define MAGIC 0x4B435450u
-#define HEADER_BYTES 40u
 #define DIGEST_AT 20u
 #define HEADER_CRC_AT (DIGEST_AT + POET_DIGEST_BYTES)
 #define CHUNK_BYTES 256u
-#define SLOTS 2u
 
 static struct {
     bool scanned;
@@ -31,12 +30,6 @@ static struct {
 void poet_checkpoint_init(void)
 {
     state.scanned = false;
-}
-
-static uint32_t round_to_erase(uint32_t size_bytes)
-{
-    const uint32_t unit = poet_storage_info()->erase_bytes;
-    return (size_bytes + unit - 1u) / unit * unit;
 }
 
 static uint32_t data_bytes(void)
@@ -52,17 +45,12 @@ static uint32_t data_bytes(void)
 
 static uint32_t slot_bytes(void)
 {
-    return round_to_erase(HEADER_BYTES + data_bytes());
+    return poet_erase_round(POET_CHECKPOINT_HEADER_BYTES + data_bytes());
 }
 
 static uint32_t slot_address(uint32_t slot)
 {
-    return round_to_erase(poet_model.storage_bytes) + slot * slot_bytes();
-}
-
-uint32_t poet_checkpoint_storage_bytes(void)
-{
-    return SLOTS * slot_bytes();
+    return poet_erase_round(poet_model.storage_bytes) + slot * slot_bytes();
 }
 
 static uint32_t chunk_of(uint32_t left)
@@ -70,11 +58,25 @@ static uint32_t chunk_of(uint32_t left)
     return left < CHUNK_BYTES ? left : CHUNK_BYTES;
 }
 
+/* CRC of the data as they are on the device. */
+static poet_status_t data_crc_of(uint32_t slot, uint32_t *crc)
+{
+    uint8_t chunk[CHUNK_BYTES];
+    *crc = 0;
+    for (uint32_t done = 0; done < data_bytes(); done += CHUNK_BYTES) {
+        const uint32_t part = chunk_of(data_bytes() - done);
+        POET_TRY(poet_storage_read(slot_address(slot) + POET_CHECKPOINT_HEADER_BYTES + done, chunk, part));
+        *crc = poet_crc32(*crc, chunk, part);
+        poet_run_alive(slot, POET_CHECKPOINT_SLOTS);
+    }
+    return POET_OK;
+}
+
 /* Whether a slot holds an intact checkpoint of this model. A slot that does not is no error: it is free. */
 static poet_status_t check_slot(uint32_t slot, bool *good, poet_checkpoint_t *checkpoint)
 {
     const uint32_t address = slot_address(slot);
-    uint8_t header[HEADER_BYTES];
+    uint8_t header[POET_CHECKPOINT_HEADER_BYTES];
     POET_TRY(poet_storage_read(address, header, sizeof header));
     *good = false;
     if (poet_bytes_get_u32(header) != MAGIC || poet_bytes_get_u32(header + 12) != data_bytes() ||
@@ -82,14 +84,8 @@ static poet_status_t check_slot(uint32_t slot, bool *good, poet_checkpoint_t *ch
         poet_bytes_get_u32(header + HEADER_CRC_AT) != poet_crc32(0, header, HEADER_CRC_AT)) {
         return POET_OK;
     }
-    uint8_t chunk[CHUNK_BYTES];
-    uint32_t crc = 0;
-    for (uint32_t done = 0; done < data_bytes(); done += CHUNK_BYTES) {
-        const uint32_t part = chunk_of(data_bytes() - done);
-        POET_TRY(poet_storage_read(address + HEADER_BYTES + done, chunk, part));
-        crc = poet_crc32(crc, chunk, part);
-        poet_run_alive(slot, SLOTS);
-    }
+    uint32_t crc;
+    POET_TRY(data_crc_of(slot, &crc));
     *good = crc == poet_bytes_get_u32(header + 16);
     checkpoint->sequence = poet_bytes_get_u32(header + 4);
     checkpoint->steps_done = poet_bytes_get_u32(header + 8);
@@ -98,13 +94,13 @@ static poet_status_t check_slot(uint32_t slot, bool *good, poet_checkpoint_t *ch
 
 static poet_status_t scan(void)
 {
-    if (slot_address(SLOTS) > poet_storage_info()->size_bytes) {
+    if (slot_address(POET_CHECKPOINT_SLOTS) > poet_storage_info()->size_bytes) {
         return POET_ERR_STORAGE_FULL;
     }
     state.scanned = false;
     state.found = false;
     state.checkpoint.sequence = 0;
-    for (uint32_t slot = 0; slot < SLOTS; slot++) {
+    for (uint32_t slot = 0; slot < POET_CHECKPOINT_SLOTS; slot++) {
         bool good;
         poet_checkpoint_t checkpoint;
         POET_TRY(check_slot(slot, &good, &checkpoint));
@@ -138,13 +134,13 @@ static poet_status_t load_param(uint32_t index, uint32_t address)
     if (param->home == POET_HOME_RAM) {
         return poet_storage_read(address, poet_model.arena + param->at, param->size_bytes);
     }
-    POET_TRY(poet_storage_erase(param->at, round_to_erase(param->size_bytes + POET_PAGE_TRAILER_BYTES)));
+    POET_TRY(poet_page_begin(param->at, param->size_bytes));
     uint8_t chunk[CHUNK_BYTES];
     uint32_t crc = 0;
     for (uint32_t done = 0; done < param->size_bytes; done += CHUNK_BYTES) {
         const uint32_t part = chunk_of(param->size_bytes - done);
         POET_TRY(poet_storage_read(address + done, chunk, part));
-        POET_TRY(poet_storage_write(param->at + done, chunk, part));
+        POET_TRY(poet_page_write(param->at, done, chunk, part));
         crc = poet_crc32(crc, chunk, part);
         poet_run_alive(index, poet_model.param_count);
     }
@@ -153,7 +149,7 @@ static poet_status_t load_param(uint32_t index, uint32_t address)
 
 static poet_status_t write_header(uint32_t address, const poet_checkpoint_t *checkpoint, uint32_t data_crc)
 {
-    uint8_t header[HEADER_BYTES];
+    uint8_t header[POET_CHECKPOINT_HEADER_BYTES];
     poet_bytes_put_u32(header, MAGIC);
     poet_bytes_put_u32(header + 4, checkpoint->sequence);
     poet_bytes_put_u32(header + 8, checkpoint->steps_done);
@@ -174,8 +170,8 @@ poet_status_t poet_checkpoint_commit(uint32_t steps_done, poet_checkpoint_t *com
     const poet_checkpoint_t checkpoint = {state.checkpoint.sequence + 1u, steps_done};
 
     poet_params_changed();
-    POET_TRY(poet_storage_erase(address, slot_bytes()));
-    uint32_t at = address + HEADER_BYTES;
+    POET_TRY(poet_erase(address, slot_bytes()));
+    uint32_t at = address + POET_CHECKPOINT_HEADER_BYTES;
     uint32_t crc = 0;
     for (uint32_t i = 0; i < poet_model.param_count; i++) {
         if (poet_model.params[i].home != POET_HOME_ROM) {
@@ -183,8 +179,13 @@ poet_status_t poet_checkpoint_commit(uint32_t steps_done, poet_checkpoint_t *com
             at += poet_model.params[i].size_bytes;
         }
     }
-    /* The header makes the slot count: it must not reach the medium before the data did. */
+    /* The header makes the slot count: it must not reach the medium before the data did, nor without them. */
     POET_TRY(poet_storage_sync());
+    uint32_t stored_crc;
+    POET_TRY(data_crc_of(slot, &stored_crc));
+    if (stored_crc != crc) {
+        return POET_ERR_WORN;
+    }
     POET_TRY(write_header(address, &checkpoint, crc));
     POET_TRY(poet_storage_sync());
 
@@ -195,6 +196,25 @@ poet_status_t poet_checkpoint_commit(uint32_t steps_done, poet_checkpoint_t *com
     return POET_OK;
 }
 
+poet_status_t poet_checkpoint_forget(void)
+{
+    static const uint8_t none[POET_CHECKPOINT_HEADER_BYTES];
+    poet_checkpoint_init();
+    if (slot_address(POET_CHECKPOINT_SLOTS) > poet_storage_info()->size_bytes) {
+        return POET_OK;
+    }
+    for (uint32_t slot = 0; slot < POET_CHECKPOINT_SLOTS; slot++) {
+        bool good;
+        poet_checkpoint_t checkpoint;
+        POET_TRY(check_slot(slot, &good, &checkpoint));
+        if (good) {
+            POET_TRY(poet_erase(slot_address(slot), poet_erase_round(POET_CHECKPOINT_HEADER_BYTES)));
+            POET_TRY(poet_storage_write(slot_address(slot), none, sizeof none));
+        }
+    }
+    return poet_storage_sync();
+}
+
 poet_status_t poet_checkpoint_restore(poet_checkpoint_t *restored)
 {
     POET_TRY(scan());
@@ -202,7 +222,7 @@ poet_status_t poet_checkpoint_restore(poet_checkpoint_t *restored)
         return POET_ERR_NO_CHECKPOINT;
     }
     poet_params_changed();
-    uint32_t at = slot_address(state.newest) + HEADER_BYTES;
+    uint32_t at = slot_address(state.newest) + POET_CHECKPOINT_HEADER_BYTES;
     for (uint32_t i = 0; i < poet_model.param_count; i++) {
         if (poet_model.params[i].home != POET_HOME_ROM) {
             POET_TRY(load_param(i, at));

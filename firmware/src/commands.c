@@ -1,6 +1,7 @@
 #include "poet/commands.h"
 
 #include "poet/bytes.h"
+#include "poet/erase.h"
 #include "poet/hal.h"
 #include "poet/model.h"
 #include "poet/paint.h"
@@ -104,6 +105,7 @@ static poet_status_t hello(const poet_frame_t *request, reply_t *reply)
     add_text(reply, poet_model.tool_version, 16);
     add_text(reply, poet_hal_port(), 16);
     add_text(reply, poet_storage_info()->name, 24);
+    add_u32(reply, poet_run_resumed_sequence());
     return POET_OK;
 }
 
@@ -206,6 +208,7 @@ static poet_status_t report_status(const poet_frame_t *request, reply_t *reply)
     add_u32(reply, poet_paint_stack_high_water());
     add_u32(reply, poet_paint_stack_bytes());
     add_u32(reply, (uint32_t)noted.last_error);
+    add_u32(reply, poet_erase_count());
     return POET_OK;
 }
 
@@ -245,6 +248,13 @@ static poet_status_t restore(const poet_frame_t *request, reply_t *reply)
     return POET_OK;
 }
 
+static poet_status_t init(const poet_frame_t *request, reply_t *reply)
+{
+    (void)request;
+    (void)reply;
+    return poet_run_init();
+}
+
 /* The main loop resets, once the answer is out. */
 static poet_status_t reset(const poet_frame_t *request, reply_t *reply)
 {
@@ -274,6 +284,7 @@ static const command_t commands[] = {
     {checkpoint, 0, 0, POET_CMD_CHECKPOINT},
     {restore, 0, 0, POET_CMD_RESTORE},
     {reset, 0, 0, POET_CMD_RESET},
+    {init, 0, 0, POET_CMD_INIT},
 };
 
 static poet_status_t dispatch(const poet_frame_t *request, reply_t *reply)
@@ -299,6 +310,7 @@ bool poet_commands_execute(const poet_frame_t *request)
     reply_t reply = {poet_link_payload(), 0};
     poet_run_begin(request->seq);
     const poet_status_t status = dispatch(request, &reply);
+    poet_run_end();
     poet_commands_note(status);
     poet_link_respond(request, (int16_t)status, status == POET_OK ? reply.size_bytes : 0u);
     if (request->type == POET_CMD_HELLO) {

@@ -2,59 +2,277 @@
 
 #include "poet/bytes.h"
 #include "poet/crc32.h"
+#include "poet/erase.h"
+#include "poet/model.h"
 #include "poet/storage.h"
 
-static poet_page_counts_t counts;
+/*
+ * A page: u32 CRC of the data, u32 size_bytes, u32 turn, u32 CRC of what is before and of the page's place on the
+ * device; then the data. Turns count training steps over the device's life.
+ */
+#define TURN_AT 8u
+#define HEADER_CRC_AT 12u
 
-/* The device erases whole units; a page owns the units it begins in. */
-static uint32_t erase_span(uint32_t size_bytes)
+static struct {
+    uint32_t turn;
+    uint32_t ahead_unit; /* of the next turn's window: where erasing ahead goes on */
+    poet_page_counts_t counts;
+} state;
+
+/* The unit of the ring where a unit of the window lies at `turn`. */
+static uint32_t ring_unit(uint32_t unit, uint32_t turn)
 {
-    const uint32_t unit = poet_storage_info()->erase_bytes;
-    return (size_bytes + POET_PAGE_TRAILER_BYTES + unit - 1u) / unit * unit;
+    const uint32_t units = poet_model.page_units;
+    return (unit % units + units - turn * poet_model.page_stride % units) % units;
 }
 
-poet_status_t poet_page_erase(uint32_t address, uint32_t size_bytes)
+/* Units of a page. */
+static uint32_t span(uint32_t size_bytes)
 {
-    return poet_storage_erase(address, erase_span(size_bytes));
+    return (POET_PAGE_HEADER_BYTES + size_bytes + poet_model.page_unit_bytes - 1u) / poet_model.page_unit_bytes;
+}
+
+static uint32_t place_of(uint32_t address)
+{
+    const uint32_t unit_bytes = poet_model.page_unit_bytes;
+    return ring_unit(address / unit_bytes, state.turn) * unit_bytes + address % unit_bytes;
+}
+
+/* How many bytes from `address` on lie in one piece on the device: the ring ends somewhere. */
+static uint32_t piece(uint32_t address, uint32_t left)
+{
+    const uint32_t most = poet_model.page_units * poet_model.page_unit_bytes - place_of(address);
+    return left < most ? left : most;
+}
+
+static poet_status_t read_at(uint32_t address, void *data, uint32_t size_bytes)
+{
+    uint8_t *to = data;
+    while (size_bytes > 0u) {
+        const uint32_t part = piece(address, size_bytes);
+        POET_TRY(poet_storage_read(place_of(address), to, part));
+        address += part;
+        to += part;
+        size_bytes -= part;
+    }
+    return POET_OK;
+}
+
+static poet_status_t write_at(uint32_t address, const void *data, uint32_t size_bytes)
+{
+    const uint8_t *from = data;
+    while (size_bytes > 0u) {
+        const uint32_t part = piece(address, size_bytes);
+        POET_TRY(poet_storage_write(place_of(address), from, part));
+        address += part;
+        from += part;
+        size_bytes -= part;
+    }
+    return POET_OK;
+}
+
+/*
+ * Which units are known to be erased: a bit for each unit of the next turn's window, and for those above it, where
+ * this turn's window ends.
+ */
+static uint32_t clean_bits(void)
+{
+    return poet_model.page_window_units + poet_model.page_stride;
+}
+
+static bool is_clean(uint32_t bit)
+{
+    return (poet_model.page_clean[bit / 8u] & (1u << (bit % 8u))) != 0u;
+}
+
+static void set_clean(uint32_t bit, bool clean)
+{
+    const uint8_t mask = (uint8_t)(1u << (bit % 8u));
+    uint8_t *byte = &poet_model.page_clean[bit / 8u];
+    *byte = (uint8_t)(clean ? *byte | mask : *byte & ~mask);
+}
+
+poet_status_t poet_page_begin(uint32_t address, uint32_t size_bytes)
+{
+    if (poet_model.page_stride == 0u) {
+        return POET_OK;
+    }
+    state.ahead_unit = 0;
+    const uint32_t first = address / poet_model.page_unit_bytes;
+    for (uint32_t unit = first; unit < first + span(size_bytes); unit++) {
+        const uint32_t bit = unit + poet_model.page_stride;
+        if (!is_clean(bit)) {
+            POET_TRY(poet_erase(place_of(unit * poet_model.page_unit_bytes), poet_model.page_unit_bytes));
+        }
+        set_clean(bit, false);
+        if (bit >= poet_model.page_units) {
+            /* In a ring that the window nearly fills, where it ends now is where it begins in the next turn. */
+            set_clean(bit - poet_model.page_units, false);
+        }
+    }
+    return POET_OK;
+}
+
+static uint32_t header_crc(const uint8_t *header, uint32_t place)
+{
+    uint8_t place_bytes[4];
+    poet_bytes_put_u32(place_bytes, place);
+    return poet_crc32(poet_crc32(0, header, HEADER_CRC_AT), place_bytes, sizeof place_bytes);
+}
+
+static bool is_header(const uint8_t *header, uint32_t place)
+{
+    return poet_bytes_get_u32(header + HEADER_CRC_AT) == header_crc(header, place);
+}
+
+poet_status_t poet_page_init(void)
+{
+    const poet_storage_info_t *info = poet_storage_info();
+    state.turn = 0;
+    if (poet_model.storage_bytes > info->size_bytes) {
+        return POET_ERR_STORAGE_FULL;
+    }
+    if (poet_model.page_stride == 0u) {
+        return info->erase_bytes > 1u && poet_model.page_units > 0u ? POET_ERR_WRONG_DEVICE : POET_OK;
+    }
+    if (poet_model.page_unit_bytes % info->erase_bytes != 0u) {
+        return POET_ERR_WRONG_DEVICE;
+    }
+    /* Pages begin with units, and those of the newest turn are on the device. */
+    for (uint32_t unit = 0; unit < poet_model.page_units; unit++) {
+        const uint32_t place = unit * poet_model.page_unit_bytes;
+        uint8_t header[POET_PAGE_HEADER_BYTES];
+        POET_TRY(poet_storage_read(place, header, sizeof header));
+        const uint32_t turn = poet_bytes_get_u32(header + TURN_AT);
+        if (turn > state.turn && is_header(header, place)) {
+            state.turn = turn;
+        }
+    }
+    poet_page_turn();
+    /* A unit whose erase was cut may look erased. */
+    for (uint32_t bit = 0; bit < clean_bits(); bit++) {
+        set_clean(bit, false);
+    }
+    return POET_OK;
+}
+
+void poet_page_turn(void)
+{
+    state.turn++;
+    state.ahead_unit = 0;
+    if (poet_model.page_stride == 0u) {
+        return;
+    }
+    for (uint32_t bit = clean_bits(); bit-- > 0u;) {
+        set_clean(bit, bit >= poet_model.page_stride && is_clean(bit - poet_model.page_stride));
+    }
+}
+
+/* Whether a unit of the next turn's window is part of a parameter's page, which is read then. */
+static bool is_live(uint32_t unit)
+{
+    for (uint32_t i = 0; i < poet_model.param_count; i++) {
+        const poet_param_t *param = &poet_model.params[i];
+        if (param->home != POET_HOME_STORAGE) {
+            continue;
+        }
+        const uint32_t first = param->at / poet_model.page_unit_bytes + poet_model.page_stride;
+        if (unit >= first && unit < first + span(param->size_bytes)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool poet_page_erase_ahead(void)
+{
+    if (poet_model.page_stride == 0u) {
+        return false;
+    }
+    for (; state.ahead_unit < poet_model.page_window_units; state.ahead_unit++) {
+        const uint32_t unit = state.ahead_unit;
+        if (is_clean(unit) || is_live(unit)) {
+            continue;
+        }
+        const uint32_t place = ring_unit(unit, state.turn + 1u) * poet_model.page_unit_bytes;
+        if (poet_erase(place, poet_model.page_unit_bytes) != POET_OK) {
+            state.ahead_unit = poet_model.page_window_units;
+            return false;
+        }
+        set_clean(unit, true);
+        return true;
+    }
+    return false;
+}
+
+poet_status_t poet_page_write(uint32_t address, uint32_t offset, const void *data, uint32_t size_bytes)
+{
+    return write_at(address + POET_PAGE_HEADER_BYTES + offset, data, size_bytes);
 }
 
 poet_status_t poet_page_seal(uint32_t address, uint32_t size_bytes, uint32_t crc)
 {
-    uint8_t trailer[POET_PAGE_TRAILER_BYTES];
-    poet_bytes_put_u32(trailer, crc);
-    poet_bytes_put_u32(trailer + 4, size_bytes);
-    return poet_storage_write(address + size_bytes, trailer, sizeof trailer);
+    uint8_t header[POET_PAGE_HEADER_BYTES];
+    poet_bytes_put_u32(header, crc);
+    poet_bytes_put_u32(header + 4, size_bytes);
+    poet_bytes_put_u32(header + TURN_AT, state.turn);
+    poet_bytes_put_u32(header + HEADER_CRC_AT, header_crc(header, place_of(address)));
+    return write_at(address, header, sizeof header);
 }
 
 poet_status_t poet_page_crc(uint32_t address, uint32_t size_bytes, uint32_t *crc)
 {
-    uint8_t trailer[POET_PAGE_TRAILER_BYTES];
-    POET_TRY(poet_storage_read(address + size_bytes, trailer, sizeof trailer));
-    if (poet_bytes_get_u32(trailer + 4) != size_bytes) {
+    uint8_t header[POET_PAGE_HEADER_BYTES];
+    POET_TRY(read_at(address, header, sizeof header));
+    /* A parameter may be of the turn before; what is older is what a write should have replaced. */
+    const uint32_t age = state.turn - poet_bytes_get_u32(header + TURN_AT);
+    if (!is_header(header, place_of(address)) || poet_bytes_get_u32(header + 4) != size_bytes || age > 1u) {
         return POET_ERR_CORRUPT;
     }
-    *crc = poet_bytes_get_u32(trailer);
+    *crc = poet_bytes_get_u32(header);
     return POET_OK;
+}
+
+poet_status_t poet_page_read(uint32_t address, uint32_t offset, void *data, uint32_t size_bytes)
+{
+    return read_at(address + POET_PAGE_HEADER_BYTES + offset, data, size_bytes);
+}
+
+poet_status_t poet_page_keep(uint32_t from, uint32_t to, uint32_t size_bytes)
+{
+    uint32_t crc;
+    POET_TRY(poet_page_crc(from, size_bytes, &crc));
+    if (from != to) {
+        POET_TRY(poet_page_begin(to, size_bytes));
+        uint8_t chunk[64];
+        for (uint32_t done = 0; done < size_bytes; done += (uint32_t)sizeof chunk) {
+            const uint32_t left = size_bytes - done;
+            const uint32_t part = left < sizeof chunk ? left : (uint32_t)sizeof chunk;
+            POET_TRY(poet_page_read(from, done, chunk, part));
+            POET_TRY(poet_page_write(to, done, chunk, part));
+        }
+    }
+    return poet_page_seal(to, size_bytes, crc);
 }
 
 poet_status_t poet_page_out(uint32_t address, const void *data, uint32_t size_bytes)
 {
-    POET_TRY(poet_page_erase(address, size_bytes));
-    POET_TRY(poet_storage_write(address, data, size_bytes));
+    POET_TRY(poet_page_begin(address, size_bytes));
     POET_TRY(poet_page_seal(address, size_bytes, poet_crc32(0, data, size_bytes)));
-    counts.outs++;
+    POET_TRY(poet_page_write(address, 0u, data, size_bytes));
+    state.counts.outs++;
     return POET_OK;
 }
 
 poet_status_t poet_page_zero(uint32_t address, uint32_t size_bytes)
 {
     static const uint8_t zeros[64];
-    POET_TRY(poet_page_erase(address, size_bytes));
+    POET_TRY(poet_page_begin(address, size_bytes));
     uint32_t crc = 0;
     for (uint32_t done = 0; done < size_bytes; done += (uint32_t)sizeof zeros) {
         const uint32_t left = size_bytes - done;
         const uint32_t part = left < sizeof zeros ? left : (uint32_t)sizeof zeros;
-        POET_TRY(poet_storage_write(address + done, zeros, part));
+        POET_TRY(poet_page_write(address, done, zeros, part));
         crc = poet_crc32(crc, zeros, part);
     }
     return poet_page_seal(address, size_bytes, crc);
@@ -63,16 +281,16 @@ poet_status_t poet_page_zero(uint32_t address, uint32_t size_bytes)
 poet_status_t poet_page_in(uint32_t address, void *data, uint32_t size_bytes)
 {
     uint32_t crc;
-    POET_TRY(poet_storage_read(address, data, size_bytes));
     POET_TRY(poet_page_crc(address, size_bytes, &crc));
+    POET_TRY(poet_page_read(address, 0u, data, size_bytes));
     if (poet_crc32(0, data, size_bytes) != crc) {
         return POET_ERR_CORRUPT;
     }
-    counts.ins++;
+    state.counts.ins++;
     return POET_OK;
 }
 
 poet_page_counts_t poet_page_counts(void)
 {
-    return counts;
+    return state.counts;
 }

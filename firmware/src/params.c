@@ -4,12 +4,18 @@
 #include "poet/crc32.h"
 #include "poet/model.h"
 #include "poet/page.h"
-#include "poet/storage.h"
 
 #define NONE_CHECKED UINT32_MAX
 
 /* The parameter whose page was found good and not written since. */
 static uint32_t checked_index = NONE_CHECKED;
+
+/* A parameter on storage that has to be erased, as it is written part after part. */
+static struct {
+    uint32_t index;
+    uint32_t done_bytes;
+    uint32_t crc;
+} rewrite;
 
 void poet_params_changed(void)
 {
@@ -66,7 +72,7 @@ static poet_status_t check_page(uint32_t index)
     for (uint32_t done = 0; done < param->size_bytes; done += (uint32_t)sizeof chunk) {
         const uint32_t left = param->size_bytes - done;
         const uint32_t part = left < sizeof chunk ? left : (uint32_t)sizeof chunk;
-        POET_TRY(poet_storage_read(param->at + done, chunk, part));
+        POET_TRY(poet_page_read(param->at, done, chunk, part));
         crc = poet_crc32(crc, chunk, part);
     }
     uint32_t sealed_crc;
@@ -91,26 +97,55 @@ poet_status_t poet_params_read(uint32_t index, uint32_t offset, void *data, uint
         return POET_OK;
     case POET_HOME_STORAGE:
         POET_TRY(check_page(index));
-        return poet_storage_read(param->at + offset, data, size_bytes);
+        return poet_page_read(param->at, offset, data, size_bytes);
     }
     return POET_ERR_RANGE;
 }
 
-static poet_status_t write_page_part(const poet_param_t *param, uint32_t offset, const void *data,
-                                     uint32_t size_bytes)
+/* On storage that can be written over. */
+static poet_status_t replace_part(const poet_param_t *param, uint32_t offset, const void *data, uint32_t size_bytes)
 {
-    if (size_bytes == param->size_bytes) {
-        return poet_page_out(param->at, data, size_bytes);
-    }
     /* Reading the whole page again for every part would make writing a large parameter quadratic. */
     uint8_t old_part[POET_PARAMS_CHUNK_BYTES];
     uint32_t crc;
     POET_TRY(poet_page_crc(param->at, param->size_bytes, &crc));
-    POET_TRY(poet_storage_read(param->at + offset, old_part, size_bytes));
-    POET_TRY(poet_storage_write(param->at + offset, data, size_bytes));
+    POET_TRY(poet_page_read(param->at, offset, old_part, size_bytes));
+    POET_TRY(poet_page_write(param->at, offset, data, size_bytes));
     crc = poet_crc32_replace(crc, poet_crc32(0, old_part, size_bytes), poet_crc32(0, data, size_bytes),
                              param->size_bytes - offset - size_bytes);
     return poet_page_seal(param->at, param->size_bytes, crc);
+}
+
+/* On storage that has to be erased: parts come in order. */
+static poet_status_t append_part(uint32_t index, uint32_t offset, const void *data, uint32_t size_bytes)
+{
+    const poet_param_t *param = &poet_model.params[index];
+    if (offset == 0u) {
+        POET_TRY(poet_page_begin(param->at, param->size_bytes));
+        rewrite.index = index;
+        rewrite.done_bytes = 0;
+        rewrite.crc = 0;
+    }
+    if (index != rewrite.index || offset != rewrite.done_bytes) {
+        return POET_ERR_RANGE;
+    }
+    POET_TRY(poet_page_write(param->at, offset, data, size_bytes));
+    rewrite.done_bytes += size_bytes;
+    rewrite.crc = poet_crc32(rewrite.crc, data, size_bytes);
+    return rewrite.done_bytes < param->size_bytes ? POET_OK
+                                                  : poet_page_seal(param->at, param->size_bytes, rewrite.crc);
+}
+
+static poet_status_t write_page_part(uint32_t index, uint32_t offset, const void *data, uint32_t size_bytes)
+{
+    const poet_param_t *param = &poet_model.params[index];
+    if (size_bytes == param->size_bytes) {
+        return poet_page_out(param->at, data, size_bytes);
+    }
+    if (poet_model.page_stride == 0u) {
+        return replace_part(param, offset, data, size_bytes);
+    }
+    return append_part(index, offset, data, size_bytes);
 }
 
 poet_status_t poet_params_write(uint32_t index, uint32_t offset, const void *data, uint32_t size_bytes)
@@ -128,7 +163,7 @@ poet_status_t poet_params_write(uint32_t index, uint32_t offset, const void *dat
         memcpy(poet_model.arena + param->at + offset, data, size_bytes);
         return POET_OK;
     case POET_HOME_STORAGE:
-        return write_page_part(param, offset, data, size_bytes);
+        return write_page_part(index, offset, data, size_bytes);
     }
     return POET_ERR_RANGE;
 }

@@ -10,41 +10,78 @@
 #include "poet/page.h"
 #include "poet/params.h"
 #include "poet/region.h"
+#include "poet/storage.h"
 
 static struct {
     bool params_good; /* false before they are initialised and after a run that stopped half way */
     uint32_t inputs_written; /* a bit for each */
     bool label_written;
     uint32_t steps_done;
+    uint32_t resumed_sequence; /* of the checkpoint that steps_done goes back to; 0: none */
     uint32_t recomputes;
     poet_run_counts_t last_step;
 
+    bool command_runs;
     uint16_t seq;
     uint64_t command_ticks; /* when the running command began */
     uint32_t mark_index;    /* the schedule step that runs, and since when */
     uint64_t mark_ticks;
 } state;
 
-poet_status_t poet_run_init(void)
+static poet_status_t start_anew(void)
 {
-    memset(&state, 0, sizeof state);
-    if (poet_model.abi != POET_ABI) {
-        return POET_ERR_ABI;
-    }
+    state.params_good = false;
+    state.steps_done = 0;
+    state.resumed_sequence = 0;
     POET_TRY(poet_params_init());
     state.params_good = true;
     return POET_OK;
 }
 
+poet_status_t poet_run_start(void)
+{
+    memset(&state, 0, sizeof state);
+    if (poet_model.abi != POET_ABI) {
+        return POET_ERR_ABI;
+    }
+    /* A model that pages nothing runs without storage; only checkpoints will fail then. */
+    poet_checkpoint_init();
+    poet_status_t status = poet_storage_init();
+    status = status == POET_OK ? poet_page_init() : status;
+    if (status != POET_OK) {
+        POET_TRY(poet_model.storage_bytes == 0u ? POET_OK : status);
+        return start_anew();
+    }
+    uint32_t sequence;
+    status = poet_run_restore(&sequence);
+    /* No room for checkpoints is no error before one is asked for. */
+    return status == POET_ERR_NO_CHECKPOINT || status == POET_ERR_STORAGE_FULL ? start_anew() : status;
+}
+
+poet_status_t poet_run_init(void)
+{
+    const poet_status_t status = poet_checkpoint_forget();
+    POET_TRY(poet_model.storage_bytes == 0u ? POET_OK : status);
+    return start_anew();
+}
+
 void poet_run_begin(uint16_t seq)
 {
+    state.command_runs = true;
     state.seq = seq;
     state.command_ticks = poet_hal_ticks();
 }
 
+void poet_run_end(void)
+{
+    state.command_runs = false;
+}
+
 void poet_run_alive(uint32_t index, uint32_t total)
 {
-    poet_link_heartbeat(state.seq, index, total, state.command_ticks);
+    if (state.command_runs) {
+        poet_link_heartbeat(state.seq, index, total, state.command_ticks);
+    }
 }
 
 void poet_run_input_written(uint32_t index)
@@ -162,6 +199,12 @@ poet_status_t poet_run_train(float learning_rate, uint64_t *ticks)
     state.last_step.recomputes = state.recomputes;
     POET_TRY(status);
     state.steps_done++;
+    if (poet_storage_info()->stalls_core) {
+        /* Later, what the host sends would be lost. */
+        while (poet_page_erase_ahead()) {
+            poet_run_alive(poet_model.schedule_steps, poet_model.schedule_steps);
+        }
+    }
     return POET_OK;
 }
 
@@ -189,12 +232,13 @@ poet_status_t poet_run_restore(uint32_t *sequence)
 {
     poet_checkpoint_t restored;
     const poet_status_t status = poet_checkpoint_restore(&restored);
-    if (status == POET_ERR_NO_CHECKPOINT) {
+    if (status == POET_ERR_NO_CHECKPOINT || status == POET_ERR_STORAGE_FULL) {
         return status;
     }
     state.params_good = status == POET_OK;
     POET_TRY(status);
     state.steps_done = restored.steps_done;
+    state.resumed_sequence = restored.sequence;
     *sequence = restored.sequence;
     return POET_OK;
 }
@@ -202,6 +246,11 @@ poet_status_t poet_run_restore(uint32_t *sequence)
 uint32_t poet_run_steps_done(void)
 {
     return state.steps_done;
+}
+
+uint32_t poet_run_resumed_sequence(void)
+{
+    return state.resumed_sequence;
 }
 
 poet_run_counts_t poet_run_counts(void)

@@ -4,7 +4,6 @@
 
 #include "poet/crc32.h"
 #include "poet/page.h"
-#include "poet/storage.h"
 
 poet_stream_t poet_stream(uint32_t address, uint32_t size_bytes)
 {
@@ -34,7 +33,7 @@ poet_status_t poet_stream_read(poet_stream_t *stream, void *tile, uint32_t offse
 {
     uint8_t *run = tile;
     for (uint32_t i = 0; i < shape->runs; i++) {
-        POET_TRY(poet_storage_read(stream->address + offset, run, shape->run_bytes));
+        POET_TRY(poet_page_read(stream->address, offset, run, shape->run_bytes));
         count(stream, run + shape->again_bytes, offset + shape->again_bytes, shape->run_bytes - shape->again_bytes);
         run += shape->run_bytes;
         offset += shape->stride_bytes;
@@ -45,11 +44,11 @@ poet_status_t poet_stream_read(poet_stream_t *stream, void *tile, uint32_t offse
 poet_status_t poet_stream_write(poet_stream_t *stream, const void *tile, uint32_t offset, const poet_tile_t *shape)
 {
     if (stream->seen_bytes == 0) {
-        POET_TRY(poet_page_erase(stream->address, stream->size_bytes));
+        POET_TRY(poet_page_begin(stream->address, stream->size_bytes));
     }
     const uint8_t *run = tile;
     for (uint32_t i = 0; i < shape->runs; i++) {
-        POET_TRY(poet_storage_write(stream->address + offset, run, shape->run_bytes));
+        POET_TRY(poet_page_write(stream->address, offset, run, shape->run_bytes));
         count(stream, run, offset, shape->run_bytes);
         run += shape->run_bytes;
         offset += shape->stride_bytes;

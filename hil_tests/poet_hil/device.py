@@ -188,6 +188,10 @@ class DeviceClient:
         """Go back to the newest good checkpoint."""
         return protocol.Restored.unpack(self.link.request(Command.RESTORE, timeout_s=STORAGE_TIMEOUT_S))
 
+    def init(self) -> None:
+        """Start anew: no checkpoint, initial parameters, no step trained."""
+        self.link.request(Command.INIT, timeout_s=STORAGE_TIMEOUT_S)
+
     def reset(self) -> protocol.Hello:
         """Restart the firmware through its own command and greet it again."""
         self.link.request(Command.RESET)

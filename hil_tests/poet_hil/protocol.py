@@ -15,7 +15,7 @@ from cobs import cobs
 
 from poet_hil.errors import ProtocolError
 
-ABI = 2
+ABI = 3
 PAYLOAD_BYTES = 512
 RESPONSE = 0x80  # or-ed to a request's type
 DELIMITER = b"\0"
@@ -42,6 +42,7 @@ class Command(IntEnum):
     CHECKPOINT = 0x0B
     RESTORE = 0x0C
     RESET = 0x0D
+    INIT = 0x0E
     HEARTBEAT = 0x7E
 
 
@@ -197,7 +198,7 @@ class Response:
 class Hello(Response):
     """What the device is. Sizes in bytes, `tick_hz` in ticks a second, names NUL-padded as received."""
 
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<16s16s9I32s16s16s24s")
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<16s16s9I32s16s16s24sI")
     model_digest: bytes
     schedule_digest: bytes
     payload_max: int
@@ -213,6 +214,8 @@ class Hello(Response):
     tool_version: bytes
     port: bytes
     storage: bytes
+    resumed_sequence: int
+    """Of the checkpoint that was restored last, at boot or since; 0: none."""
 
 
 def text(field: bytes) -> str:
@@ -252,7 +255,7 @@ class InferDone(Response):
 class DeviceStatus(Response):
     """Counters since reset; page and recompute counts are of the last training step; high waters in bytes."""
 
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<9Ii")
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<9IiI")
     steps_done: int
     page_outs: int
     page_ins: int
@@ -263,6 +266,8 @@ class DeviceStatus(Response):
     stack_high_water_bytes: int
     stack_bytes: int
     last_error: int
+    erases: int
+    """Erase units of the storage device that were erased."""
 
 
 @dataclass(frozen=True)

@@ -135,13 +135,14 @@ class TrainingSession:
         plan: TrainPlan,
         *,
         resume: bool = False,
+        checkpoint_every: int | None = None,
         on_step: Callable[[StepReport], None] | None = None,
     ) -> TrainingResult:
         """Run all of `plan`, or up to a loss that is not finite, and leave losses.csv and weights.npz. See steps()."""
         begun = time.monotonic()
         stopped = None
         try:
-            for report in self.steps(data, plan, resume=resume):
+            for report in self.steps(data, plan, resume=resume, checkpoint_every=checkpoint_every):
                 if on_step is not None:
                     on_step(report)
         except LossNotFinite as error:
@@ -162,12 +163,15 @@ class TrainingSession:
             stopped=stopped,
         )
 
-    def steps(self, data: Dataset, plan: TrainPlan, *, resume: bool = False) -> Iterator[StepReport]:
+    def steps(
+        self, data: Dataset, plan: TrainPlan, *, resume: bool = False, checkpoint_every: int | None = None
+    ) -> Iterator[StepReport]:
         """Train step by step, yielding each. Losses go to losses.partial.csv; train() renames it at the end.
 
         Raises LossNotFinite at a loss that is NaN or infinite, TrainingStopped at whatever else ends the run.
 
-        `resume` goes on at the device's steps_done (as RESTORE left it) and keeps the losses up to there.
+        `resume` goes on at the device's steps_done (as its boot or RESTORE left it) and keeps the losses up to there.
+        `checkpoint_every` lets the device commit a checkpoint after every so many steps.
         """
         plan.check()
         manifest = self.device.manifest
@@ -189,6 +193,8 @@ class TrainingSession:
                     self._finish(step)
                     raise
                 self.losses.append(_row(report))
+                if checkpoint_every is not None and (step.index + 1) % checkpoint_every == 0:
+                    self._checkpoint(step)
                 yield report
 
     def evaluate(self, data: Dataset, *, on_sample: Callable[[int, int], None] | None = None) -> Evaluation:
@@ -228,6 +234,12 @@ class TrainingSession:
             )
             raise self._stopped(step, reason)
         return step.report(trained)
+
+    def _checkpoint(self, step: _Step) -> None:
+        try:
+            self.device.checkpoint()
+        except LinkError as error:
+            raise self._stopped(step, f"No checkpoint could be committed after it: {error}") from error
 
     def _finish(self, step: _Step) -> None:
         """Note the loss of a step that Ctrl-C came into: without it, the run could not be resumed."""

@@ -74,11 +74,12 @@ class StandIn:
             Command.CHECKPOINT: (0, 0, self._checkpoint),
             Command.RESTORE: (0, 0, self._restore),
             Command.RESET: (0, 0, lambda _: b""),
+            Command.INIT: (0, 0, self._init),
         }
         self.reset()
 
     def reset(self) -> None:
-        """Start anew; the checkpoint stays."""
+        """Boot: go on from the checkpoint, if there is one."""
         m = self.manifest
         self._inputs = [bytearray(array.bytes) for array in m.inputs]
         self._label = bytearray(m.label.bytes)
@@ -90,6 +91,9 @@ class StandIn:
         self.frames_dropped = 0
         self._last_error = 0
         self._answered: tuple[bytes, bytes] | None = None
+        self.resumed_sequence = 0
+        if self.checkpoint is not None:
+            self._restore(b"")
 
     def receive(self, data: bytes) -> bytes:
         """Take bytes as they arrive; return what the device sends then."""
@@ -160,6 +164,7 @@ class StandIn:
             m.tool_version.encode(),
             b"stand-in",
             b"none",
+            self.resumed_sequence,
         )
 
     def _write(self, buffer: bytearray, payload: bytes) -> bytes:
@@ -258,7 +263,7 @@ class StandIn:
         recomputes = sum(step.recompute for step in self.manifest.steps)
         counts = (kinds["page_out"], kinds["page_in"], recomputes) if self.steps_done else (0, 0, 0)
         return DeviceStatus.LAYOUT.pack(
-            self.steps_done, *counts, 0, self.frames_dropped, self.manifest.peak_bytes, 0, 0, self._last_error
+            self.steps_done, *counts, 0, self.frames_dropped, self.manifest.peak_bytes, 0, 0, self._last_error, 0
         )
 
     def _profile(self, payload: bytes) -> bytes:
@@ -273,11 +278,17 @@ class StandIn:
         self.checkpoint = (sequence, self.steps_done, [bytes(param) for param in self._params])
         return Checkpointed.LAYOUT.pack(sequence)
 
+    def _init(self, _: bytes) -> bytes:
+        self.checkpoint = None
+        self.reset()
+        return b""
+
     def _restore(self, _: bytes) -> bytes:
         if self.checkpoint is None:
             raise _Refused(Status.NO_CHECKPOINT)
         sequence, self.steps_done, params = self.checkpoint
         self._params = [bytearray(param) for param in params]
+        self.resumed_sequence = sequence
         return Restored.LAYOUT.pack(sequence, self.steps_done)
 
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from poet_codegen.board import load_board
+from poet_codegen.board import PAGE_HEADER_BYTES, load_board
 from poet_codegen.cost_model import CostModel
 from poet_codegen.costs import Costs, KernelCost, Runs, TransferCost, costs_to_json, gather, read_costs
 from poet_codegen.emit.kernel_source import kernel_digest
 from poet_codegen.errors import CostsError
 from poet_codegen.folder import BuildFolder, FolderError
 from poet_codegen.graph import Graph
-from poet_codegen.lower import PAGE_TRAILER_BYTES, Home
+from poet_codegen.lower import Home
 from poet_codegen.ops import registry
 from poet_codegen.plan import Plan, load_plan, make_plan, make_request, save_plan
 from poet_codegen.recipe import DEFAULT_RECIPE
@@ -66,7 +66,7 @@ def test_a_profile_prices_every_op_and_page(digits_path: Path, plan: Plan) -> No
         assert op.modes[0].time_s == pytest.approx(entry.cycles / clock)
         assert op.modes[0].energy_j == pytest.approx(entry.cycles / clock * priced.board.power.run_w.value)
     for tensor in lowered.problem.tensors:
-        device = priced.board.page_in_cost(tensor.size_bytes + PAGE_TRAILER_BYTES)
+        device = priced.board.page_in_cost(tensor.size_bytes + PAGE_HEADER_BYTES)
         assert tensor.page_in is not None
         assert tensor.page_in.time_s == pytest.approx(device.time_s + (100 + 2 * tensor.size_bytes) / clock)
     assert "made up" in priced.build_input().cost_source

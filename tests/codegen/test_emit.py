@@ -13,10 +13,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from poet_codegen.board import PAGE_HEADER_BYTES
 from poet_codegen.emit.names import c_names
+from poet_codegen.emit.pages import CHECKPOINT_HEADER_BYTES, CHECKPOINT_SLOTS
 from poet_codegen.emit.project import ABI, emit_project
 from poet_codegen.folder import BuildFolder
-from poet_codegen.lower import PAGE_TRAILER_BYTES, Home
+from poet_codegen.lower import Home
 from poet_codegen.plan import Plan, load_plan, make_plan, make_request, save_plan
 from poet_codegen.platformio.flags import compile_flags, host_flags, machine_flags
 from poet_codegen.recipe import DEFAULT_RECIPE
@@ -46,7 +48,10 @@ def write(files: dict[str, bytes], root: Path) -> None:
 def test_constants_shared_with_the_firmware() -> None:
     include = data_dir("firmware") / "include" / "poet"
     assert f"#define POET_ABI {ABI}\n" in (include / "model.h").read_text()
-    assert f"#define POET_PAGE_TRAILER_BYTES {PAGE_TRAILER_BYTES}u" in (include / "page.h").read_text()
+    assert f"#define POET_PAGE_HEADER_BYTES {PAGE_HEADER_BYTES}u" in (include / "page.h").read_text()
+    checkpoint = (include / "checkpoint.h").read_text()
+    assert f"#define POET_CHECKPOINT_HEADER_BYTES {CHECKPOINT_HEADER_BYTES}u" in checkpoint
+    assert f"#define POET_CHECKPOINT_SLOTS {CHECKPOINT_SLOTS}u" in checkpoint
 
 
 def test_same_bytes_under_any_hash_seed(digits_path: Path, tmp_path: Path, tight: Plan) -> None:

@@ -129,13 +129,22 @@ def link_target(
     return run_compiler([*flags, *map(str, objects), "-o", str(output)], output.parent)
 
 
-@pytest.fixture(scope="session")
-def host_executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("host") / "firmware"
+def build_host(output: Path, *options: str) -> Path:
     sources = [*runtime_sources(("host",), "host_file"), str(HERE / "fake_model.c")]
     include = f"-I{FIRMWARE / 'include'}"
-    subprocess.run(["cc", *WARNINGS, *SANITIZERS, include, *sources, "-o", str(output)], check=True)
+    subprocess.run(["cc", *WARNINGS, *SANITIZERS, *options, include, *sources, "-o", str(output)], check=True)
     return output
+
+
+@pytest.fixture(scope="session")
+def host_executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_host(tmp_path_factory.mktemp("host") / "firmware")
+
+
+@pytest.fixture(scope="session")
+def nor_executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fake model on storage that has to be erased."""
+    return build_host(tmp_path_factory.mktemp("nor") / "firmware", "-DFAKE_NOR")
 
 
 @pytest.fixture(scope="session", params=MACHINES, ids=lambda machine: machine.name)
@@ -162,17 +171,17 @@ def target_elf(machine: Machine, target_objects: list[Path]) -> Path:
 
 
 @pytest.fixture
-def boot_host(host_executable: Path, tmp_path: Path) -> Iterator[Callable[..., Device]]:
-    """Start the host build on this test's storage file: boot_host(fault="cut@3")."""
+def boot_host(host_executable: Path, nor_executable: Path, tmp_path: Path) -> Iterator[Callable[..., Device]]:
+    """Start the host build on this test's storage file: boot_host(fault="cut@3"), boot_host(like="nor:256")."""
     devices: list[Device] = []
     storage = tmp_path / "storage.bin"
 
-    def boot(fault: str = "") -> Device:
+    def boot(fault: str = "", like: str = "") -> Device:
         process = subprocess.Popen(
-            [str(host_executable), "0", "--storage", str(storage)],
+            [str(nor_executable if like else host_executable), "0", "--storage", str(storage)],
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "POET_STORAGE_FAULT": fault},
+            env={**os.environ, "POET_STORAGE_FAULT": fault} | ({"POET_STORAGE_LIKE": like} if like else {}),
         )
         assert process.stdout is not None
         device = Device(process, 0, storage)

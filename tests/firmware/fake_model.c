@@ -26,9 +26,27 @@
 #define ARENA_PEAK 1520u
 #define ARENA_BYTES 4096u
 
+/* With FAKE_NOR as on a device that is erased: the window moves, and there is little more room than it takes. */
+#ifdef FAKE_NOR
+#define PAGE_UNIT_BYTES 256u
+#define PAGE_UNITS 11u
+#define PAGE_WINDOW_UNITS 8u
+#define PAGE_STRIDE 1u
 #define PAGE_WEIGHTS 0u
+#define PAGE_WEIGHTS_BEFORE 256u
+#define PAGE_ACTIVATIONS 1536u
+#define PAGE_CLEAN clean_units
+static uint8_t clean_units[PAGE_WINDOW_UNITS / 8u + 1u];
+#else
+#define PAGE_UNIT_BYTES 16u
+#define PAGE_UNITS 93u
+#define PAGE_WINDOW_UNITS 93u
+#define PAGE_STRIDE 0u
+#define PAGE_WEIGHTS 0u
+#define PAGE_WEIGHTS_BEFORE 0u
 #define PAGE_ACTIVATIONS 1216u
-#define STORAGE_BYTES 1480u
+#define PAGE_CLEAN NULL
+#endif
 
 #define STEPS 7u
 
@@ -83,7 +101,12 @@ const poet_model_t poet_model = {
     .param_count = sizeof params / sizeof params[0],
     .profile_ticks = ticks,
     .schedule_steps = STEPS,
-    .storage_bytes = STORAGE_BYTES,
+    .page_unit_bytes = PAGE_UNIT_BYTES,
+    .page_units = PAGE_UNITS,
+    .page_window_units = PAGE_WINDOW_UNITS,
+    .page_stride = PAGE_STRIDE,
+    .page_clean = PAGE_CLEAN,
+    .storage_bytes = PAGE_UNITS * PAGE_UNIT_BYTES,
 };
 
 static float *at(uint32_t offset)
@@ -108,8 +131,9 @@ static void forward(void)
 
 poet_status_t poet_step(void)
 {
+    poet_page_turn();
     poet_mark(0);
-    POET_TRY(poet_page_in(PAGE_WEIGHTS, at(ARENA_WEIGHTS), sizeof weights_initial));
+    POET_TRY(poet_page_in(PAGE_WEIGHTS_BEFORE, at(ARENA_WEIGHTS), sizeof weights_initial));
 
     poet_mark(1);
     take_time();

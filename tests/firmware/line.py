@@ -15,24 +15,24 @@ from pathlib import Path
 
 from cobs import cobs
 
-ABI = 2
+ABI = 3
 TIMEOUT_S = 10.0
 
 HELLO, WRITE_INPUT, WRITE_LABEL, TRAIN, INFER, READ_OUTPUT = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06
 READ_PARAM, WRITE_PARAM, STATUS, PROFILE = 0x07, 0x08, 0x09, 0x0A
-CHECKPOINT, RESTORE, RESET = 0x0B, 0x0C, 0x0D
+CHECKPOINT, RESTORE, RESET, INIT = 0x0B, 0x0C, 0x0D, 0x0E
 HEARTBEAT = 0x7E
 RESPONSE = 0x80
 
 ERR_UNKNOWN, ERR_ABI, ERR_LENGTH, ERR_RANGE, ERR_LABEL = -1, -2, -3, -4, -5
 ERR_STORAGE, ERR_STORAGE_FULL, ERR_CORRUPT = -6, -7, -8
 ERR_NOT_FINITE, ERR_NO_CHECKPOINT, ERR_NOT_READY, ERR_INPUT = -9, -10, -11, -12
+ERR_NO_DEVICE, ERR_WRONG_DEVICE, ERR_READ_ONLY, ERR_TIMEOUT, ERR_WORN = -13, -14, -15, -16, -17
 
 # The fake model: a bias in RAM, a weight on storage, a scale in ROM; then what its schedule does.
 BIAS, WEIGHT, SCALE = 0, 1, 2
 PARAM_BYTES = {BIAS: 64, WEIGHT: 1200, SCALE: 16}
 ARENA_PEAK_BYTES = 1520
-STORAGE_BYTES = 1480
 POWER_CUT_EXIT_CODE = 42
 
 
@@ -61,6 +61,7 @@ class Status:
     stack_high_water_bytes: int
     stack_bytes: int
     last_error: int
+    erases: int
 
 
 def encode(kind: int, seq: int, payload: bytes = b"", *, abi: int = ABI, status: int = 0) -> bytes:
@@ -155,7 +156,7 @@ class Client:
         return struct.unpack("<fIQ", self.do(TRAIN, struct.pack("<f", learning_rate)))
 
     def status(self) -> Status:
-        return Status(*struct.unpack("<9Ii", self.do(STATUS)))
+        return Status(*struct.unpack("<9IiI", self.do(STATUS)))
 
     def read_param(self, index: int, size_bytes: int) -> bytes:
         parts = [

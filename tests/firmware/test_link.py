@@ -26,6 +26,7 @@ from .line import (
     ERR_UNKNOWN,
     HELLO,
     INFER,
+    INIT,
     PARAM_BYTES,
     PROFILE,
     READ_OUTPUT,
@@ -49,10 +50,10 @@ LEARNING_RATE = struct.pack("<f", 0.01)
 
 def test_hello(client: Client) -> None:
     payload = client.do(HELLO)
-    fields = struct.unpack("<16s16s9I32s16s16s24s", payload)
+    fields = struct.unpack("<16s16s9I32s16s16s24sI", payload)
     assert fields[0] == bytes(range(1, 17)) and fields[1] == bytes(range(16, 0, -1))
     assert fields[2:11] == (512, 4096, 40, 8, 16, 3, 7, 0, 10_000_000)
-    names = [text.rstrip(b"\0").decode() for text in fields[11:]]
+    names = [text.rstrip(b"\0").decode() for text in fields[11:15]]
     assert names == ["fake_board", "0.0.0-test", "host", "host file"]
 
 
@@ -135,6 +136,7 @@ def test_frozen_parameters_are_read_only(client: Client) -> None:
         (CHECKPOINT, {0}),
         (RESTORE, {0}),
         (RESET, {0}),
+        (INIT, {0}),
     ],
 )
 def test_wrong_lengths_are_named(client: Client, kind: int, good_lengths: set[int]) -> None:

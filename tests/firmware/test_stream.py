@@ -14,6 +14,12 @@ from .conftest import FIRMWARE, WARNINGS
 from .line import ERR_CORRUPT
 
 PAGE = 64
+HEADER_BYTES = 16
+MODEL = """
+#include <stddef.h>
+#include "poet/model.h"
+const poet_model_t poet_model = {.page_unit_bytes = 64, .page_units = 64, .page_window_units = 64};
+"""
 ROWS, WIDTH = 13, 5
 """Bytes: a plane has ROWS rows of WIDTH."""
 
@@ -33,8 +39,10 @@ class Stream(ctypes.Structure):
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     target = tmp_path_factory.mktemp("stream") / "stream.so"
-    sources = [FIRMWARE / "src" / f"{name}.c" for name in ("stream", "page", "crc32")]
-    sources.append(FIRMWARE / "storage" / "host_file.c")
+    model = target.with_name("model.c")
+    model.write_text(MODEL)
+    sources = [FIRMWARE / "src" / f"{name}.c" for name in ("stream", "page", "erase", "crc32")]
+    sources += [FIRMWARE / "storage" / "host_file.c", model]
     command = ["cc", *WARNINGS, "-fPIC", "-shared", f"-I{FIRMWARE / 'include'}", *map(str, sources), "-o", str(target)]
     subprocess.run(command, check=True)
     return ctypes.CDLL(str(target))
@@ -93,7 +101,7 @@ def test_tiles_and_pages_are_the_same_bytes(library: ctypes.CDLL, storage: Path,
 
     assert library.poet_storage_sync() == 0
     with storage.open("r+b") as file:
-        file.seek(PAGE + rng.randrange(len(data)))
+        file.seek(PAGE + HEADER_BYTES + rng.randrange(len(data)))
         (byte,) = file.read(1)
         file.seek(-1, 1)
         file.write(bytes([byte ^ 1 << rng.randrange(8)]))

@@ -12,7 +12,7 @@ from poet_hil.device import DeviceClient
 from poet_hil.errors import DeviceError, LinkTimeout, ProtocolError
 from poet_hil.link import Link
 from poet_hil.manifest import Manifest
-from poet_hil.protocol import ABI, RESPONSE, Command, Frame, Heartbeat, Status, encode, request_train
+from poet_hil.protocol import ABI, RESPONSE, Command, DeviceStatus, Frame, Heartbeat, Status, encode, request_train
 from poet_hil.standin import StandIn, StandInTarget
 
 Disturb = Callable[[bytes], bytes]
@@ -146,7 +146,7 @@ def test_garbled_and_late_and_foreign_answers_are_dropped(manifest: Manifest) ->
         return b"\x05garbage\0\0" + late + other + data
 
     link, _ = linked(manifest, from_device=stray, first_seq=7)
-    assert len(link.request(Command.STATUS)) == 40
+    assert len(link.request(Command.STATUS)) == DeviceStatus.LAYOUT.size
     assert (link.counts.garbled, link.counts.unexpected) == (1, 2)
 
 
@@ -175,7 +175,7 @@ def test_another_protocol_version_is_an_error(manifest: Manifest) -> None:
         return encode(Frame(Command.STATUS | RESPONSE, 8, payload=bytes(40), abi=ABI + 1))
 
     link, _ = linked(manifest, from_device=newer, first_seq=7)
-    with pytest.raises(ProtocolError, match="version 3"):
+    with pytest.raises(ProtocolError, match=f"version {ABI + 1}"):
         link.request(Command.STATUS)
 
 

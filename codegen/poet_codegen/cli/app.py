@@ -13,6 +13,7 @@ from rich.markup import escape
 from poet_codegen.cli import (
     board_commands,
     build_commands,
+    checkpoint_commands,
     flash_commands,
     measure_command,
     profile_command,
@@ -38,6 +39,7 @@ app = typer.Typer(
 build_commands.register(app)
 flash_commands.register(app)
 train_commands.register(app)
+checkpoint_commands.register(app)
 verify_command.register(app)
 profile_command.register(app)
 measure_command.register(app)

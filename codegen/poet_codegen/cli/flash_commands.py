@@ -33,10 +33,15 @@ def flash_command(
     upload: Annotated[
         bool, typer.Option(help="With --no-upload only the port is noted: the board has this firmware already.")
     ] = True,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the newest checkpoint on the device's storage, if there is one."),
+    ] = False,
 ) -> None:
     """Put the firmware on the board; for an emulated board, start QEMU with it.
 
-    A running emulation of this build folder is ended first, so that training starts from the model's own weights.
+    A running emulation of this build folder is ended first. Training starts from the model's own weights, and the
+    device's checkpoints of this model are forgotten, unless --resume is given.
     """
     folder = BuildFolder(dir)
     folder.need(folder.project / "firmware.elf", "poet build")
@@ -59,10 +64,13 @@ def flash_command(
                 upload_firmware(folder.project, described, lambda line: status.update(escape(line)))
             running = launcher.remember_port(build, port)
     with attached(build) as device:
+        if not resume:
+            device.init()
         hello = device.hello()
     screen = console()
     screen.print(
-        f"{escape(running.name)} answers: model {hello.model_digest.hex()[:12]}, {hello.steps_done} steps trained."
+        f"{escape(running.name)} answers: model {hello.model_digest.hex()[:12]}, {hello.steps_done} steps trained"
+        + (f", from checkpoint {hello.resumed_sequence}." if hello.resumed_sequence else ".")
     )
     screen.print(next_step(f"poet train{dir_option(dir)} --data FILE.npz --epochs 3", "trains on it."))
 

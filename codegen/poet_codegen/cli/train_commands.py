@@ -57,7 +57,19 @@ def train_command(
     shuffle: Annotated[
         int | None, typer.Option(help="Seed to shuffle each pass with. Default: the file's order.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the run that was interrupted; same options.")] = False,
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Commit a checkpoint on the device's storage after every so many steps. Default: never."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            help="Go on with the run that was interrupted, where the device is (after a power cut: at its newest "
+            "checkpoint); same options."
+        ),
+    ] = False,
     dir: Folder = Path("build"),
 ) -> None:
     """Train on the device and write the weights back into an ONNX file.
@@ -87,7 +99,9 @@ def train_command(
             text = f"loss {report.loss:.4f}"
             bar.update(task, completed=report.step + 1, total=report.total_steps, description=text)
 
-        result = session.train(train_set, request.plan(), resume=resume, on_step=on_step)
+        result = session.train(
+            train_set, request.plan(), resume=resume, checkpoint_every=checkpoint_every, on_step=on_step
+        )
         status = device.status()
     state = {param.name for param in build.manifest.params if param.state}
     weights = {name: values for name, values in result.weights.items() if name not in state}

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from poet_solver.problem import Place, Problem
-from poet_solver.schedule import Compute, PageIn, PageOut, Schedule
+from poet_solver.schedule import Compute, PageIn, Schedule
 from poet_solver.schedule import Home as HomeStep
 
+from poet_codegen.board import Board
 from poet_codegen.emit.names import c_names, free_name
+from poet_codegen.emit.pages import Pages, page_uses, place_pages
 from poet_codegen.graph import Graph, Kind
-from poet_codegen.lower import PAGE_TRAILER_BYTES, Home, Lowered, static_kind
+from poet_codegen.lower import Home, Lowered, static_kind
 
 _STATIC_NAMES = {
     Kind.LABEL: "poet_label",
@@ -57,9 +59,9 @@ class Layout:
     """Addresses of one build; `PassLayout` has those of one schedule."""
 
     params: tuple[ParamRow, ...]
-    storage_bytes: int
-    pages: Mapping[str, Constant]
-    """Root tensor -> its page on storage."""
+    pages_on: Pages
+    pages: tuple[Mapping[str, Constant], ...]
+    """For each pass: root tensor -> its page on storage."""
 
 
 class PassLayout:
@@ -146,26 +148,19 @@ def tensor_names(graph: Graph) -> dict[str, str]:
     return plain | updated
 
 
-def build_layout(graph: Graph, schedules: Sequence[tuple[Lowered, Schedule]]) -> Layout:
-    """Place parameters and pages. `schedules` are those of all passes, training first; it decides where parameters are.
+def build_layout(board: Board, graph: Graph, passes: Sequence[tuple[Lowered, Schedule]]) -> Layout:
+    """Place parameters and pages. `passes` are training and inference; training decides where parameters are.
 
-    A tensor has one page in all passes, and no two tensors share a byte, except the versions of a parameter whose home
-    is storage: the new one replaces the old one there.
+    Raises BoardError when the board's storage has not room for the pages.
     """
     names = tensor_names(graph)
-    lowered, train = schedules[0]
+    lowered, train = passes[0]
     ram_homes = lowered.ram_homes(train)
+    on = place_pages(board, graph, passes)
     rows: list[ParamRow] = []
-    taken = set(names.values())
-    pages: dict[str, Constant] = {}
-    top = 0
     for index, param in enumerate(graph.params()):
         home = lowered.home.get(param.name)
-        at = ram_homes.get(param.name, 0)
-        if home is Home.STORAGE:
-            at = top
-            pages[param.name] = _page(names[param.name], at, param.size_bytes, param.name)
-            top += param.size_bytes + PAGE_TRAILER_BYTES
+        at = on.address(on.homes[param.name]) if home is Home.STORAGE else ram_homes.get(param.name, 0)
         rows.append(
             ParamRow(
                 index,
@@ -179,34 +174,32 @@ def build_layout(graph: Graph, schedules: Sequence[tuple[Lowered, Schedule]]) ->
                 at,
             )
         )
-    for low, schedule in schedules:
-        paged = {step.tensor for step in schedule.steps if isinstance(step, PageIn | PageOut)}
-        chosen = (low.problem.ops[s.op].modes[s.mode] for s in schedule.steps if isinstance(s, Compute))
-        paged |= {v for mode in chosen for v in (*mode.streamed, *mode.outputs_to_storage)}
-        for name, tensor in sorted(low.index.items(), key=lambda item: item[1]):
-            owner = graph.tensors[name].updates
-            if tensor not in paged or name in pages:
-                continue
-            if owner is not None and low.problem.tensors[tensor].end is Place.STORAGE:
-                pages[name] = pages[owner]
-                continue
-            # A parameter's new version goes by the parameter's name in C, but has a page of its own.
-            c_name = names[name] if owner is None else free_name(f"{names[name]}_new", taken)
-            size = low.problem.tensors[tensor].size_bytes
-            pages[name] = _page(c_name, top, size, name)
-            top += size + PAGE_TRAILER_BYTES
-    _check_apart(pages.values())
-    return Layout(tuple(rows), top, pages)
+    taken = set(names.values())
+    known: dict[int, dict[str, Constant]] = {}
+    pages: list[dict[str, Constant]] = []
+    for trains, (low, schedule) in zip((True, False), passes, strict=True):
+        of_pass: dict[str, Constant] = {}
+        for name in dict.fromkeys(use.name for use in page_uses(low, schedule)):
+            at = on.address(on.unit_of(low, name, trains))
+            c_name = names[name] + _suffix(graph, low, name, trains and on.stride > 0)
+            same = known.setdefault(at, {})
+            if c_name not in same:
+                size = low.problem.tensors[low.index[name]].size_bytes
+                same[c_name] = Constant(f"PAGE_{_free(c_name, names, taken).upper()}", at, size, name)
+            of_pass[name] = same[c_name]
+        pages.append(of_pass)
+    return Layout(tuple(rows), on, tuple(pages))
 
 
-def _check_apart(pages: Iterable[Constant]) -> None:
-    """Pages that overlap would swap tensors silently; replay cannot see addresses on storage, so this does."""
-    end = 0
-    for page in sorted(set(pages), key=lambda page: page.value):
-        if page.value < end:
-            raise AssertionError(f"the page of {page.comment} at {page.value} overlaps the one before it")
-        end = page.value + page.size_bytes + PAGE_TRAILER_BYTES
+def _suffix(graph: Graph, lowered: Lowered, name: str, moves: bool) -> str:
+    """What sets the pages of a parameter's versions apart, which go by the parameter's name in C."""
+    tensor = lowered.problem.tensors[lowered.index[name]]
+    if tensor.start is Place.STORAGE:
+        return "_before" if moves else ""
+    version = graph.tensors.get(name)
+    is_new = version is not None and version.updates is not None
+    return "_new" if is_new and tensor.end is not Place.STORAGE else ""
 
 
-def _page(c_name: str, at: int, size_bytes: int, name: str) -> Constant:
-    return Constant(f"PAGE_{c_name.upper()}", at, size_bytes, name)
+def _free(c_name: str, names: Mapping[str, str], taken: set[str]) -> str:
+    return c_name if c_name in names.values() else free_name(c_name, taken)

@@ -11,20 +11,21 @@ import numpy as np
 from poet_solver.problem import PageCost
 from poet_solver.schedule import Compute, Schedule
 
-from poet_codegen.board import Board
+from poet_codegen.board import PAGE_HEADER_BYTES, Board
 from poet_codegen.emit.kernel_source import kernel_digest, kernel_source, kernels_digest
 from poet_codegen.emit.layout import Constant, Layout, ParamRow, PassLayout, build_layout, input_name, tensor_names
+from poet_codegen.emit.pages import Pages
 from poet_codegen.emit.steps import EmittedStep, emit_steps, kernels_of
 from poet_codegen.emit.wrap import prototype, wrap_kernel
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import Array, DType, Graph, Kind, Tensor, model_digest
-from poet_codegen.lower import PAGE_TRAILER_BYTES, Lowered
+from poet_codegen.lower import Lowered
 from poet_codegen.ops.gather import index_range
 from poet_codegen.ops.registry import Kernel
 from poet_codegen.render import c_float, render
 from poet_codegen.tiling.program import device_cost
 
-ABI = 2
+ABI = 3
 """POET_ABI of firmware/include/poet/model.h that the emitted code is written for; tests compare the two."""
 _DIGEST_HEX = 32
 _INPUTS_MOST = 32
@@ -82,7 +83,7 @@ class Emission:
     arena_bytes: int
     peak_bytes: int
     budget_bytes: int
-    storage_bytes: int
+    pages_on: Pages
     offsets: tuple[Constant, ...]
     pages: tuple[Constant, ...]
     kernels: tuple[str, ...]
@@ -120,14 +121,11 @@ def emit_project(build: BuildInput) -> dict[str, bytes]:
 def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
     train, infer = build.train, build.infer
     names = tensor_names(train.graph)
-    layout = build_layout(
-        train.graph,
-        [(train.lowered, train.schedule), (infer.lowered, infer.schedule)],
-    )
+    layout = build_layout(build.board, train.graph, [(train.lowered, train.schedule), (infer.lowered, infer.schedule)])
     train_layout = PassLayout("AT", train.graph, train.lowered, train.schedule, names)
     infer_layout = PassLayout("INFER", infer.graph, infer.lowered, infer.schedule, names)
-    steps = emit_steps(train.graph, train.lowered, train.schedule, train_layout, layout.pages, 0)
-    infer_steps = emit_steps(infer.graph, infer.lowered, infer.schedule, infer_layout, layout.pages, len(steps))
+    steps = emit_steps(train.graph, train.lowered, train.schedule, train_layout, layout.pages[0], 0)
+    infer_steps = emit_steps(infer.graph, infer.lowered, infer.schedule, infer_layout, layout.pages[1], len(steps))
     kernels = _kernels([train, infer])
     sources = tuple(wrap_kernel(kernel_source(kernel, build.board)) for kernel in kernels)
     model = model_digest(train.graph, build.weights)
@@ -145,7 +143,7 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
         arena_bytes=max(train.schedule.arena_bytes, infer.schedule.arena_bytes),
         peak_bytes=train.schedule.peak_bytes,
         budget_bytes=build.budget_bytes,
-        storage_bytes=layout.storage_bytes,
+        pages_on=layout.pages_on,
         offsets=(*train_layout.constants(), *infer_layout.constants()),
         pages=_unique_pages(layout),
         kernels=sources,
@@ -198,7 +196,8 @@ def _kernels(passes: Iterable[Pass]) -> list[Kernel]:
 
 
 def _unique_pages(layout: Layout) -> tuple[Constant, ...]:
-    return tuple(sorted(set(layout.pages.values()), key=lambda page: (page.value, page.name)))
+    pages = {page for of_pass in layout.pages for page in of_pass.values()}
+    return tuple(sorted(pages, key=lambda page: (page.value, page.name)))
 
 
 def _hex_bytes(digest: str) -> tuple[str, ...]:
@@ -268,7 +267,7 @@ def _step(step: EmittedStep, board: Board, graph: Graph) -> dict[str, Any]:
     elif step.kernels:
         kernel, digest = step.kernels[0].name, kernel_digest(step.kernels[0], board)
     else:
-        page_bytes = step.size_bytes + PAGE_TRAILER_BYTES
+        page_bytes = step.size_bytes + PAGE_HEADER_BYTES
         transfer = board.page_in_cost(page_bytes) if step.do == "page_in" else board.page_out_cost(page_bytes)
     return {
         "index": step.index,

@@ -43,6 +43,8 @@ class EmittedStep:
     """The first computation of the loss, which the code looks at."""
     is_update: bool = False
     """Left out when the loss is not finite."""
+    keep: tuple[str, ...] = ()
+    """Of an update that is left out and would have written to storage: what to do instead."""
     program: Program | None = None
     """Of a computation that streams operands: how it is cut."""
 
@@ -112,6 +114,7 @@ def emit_steps(
                 statement = tiled_block(program, graph, lowered, layout, pages, offsets, workspace, column)
             for old, _ in mode.in_place:
                 offsets.pop(old, None)
+            keep = _keep(graph, lowered, step, pages) if is_update else ()
             is_loss = node.role is Role.LOSS and not loss_is_known
             loss_is_known |= is_loss
             out.append(
@@ -129,6 +132,7 @@ def emit_steps(
                     program.kernels if program else (kernels[step.op],),
                     is_loss,
                     is_update,
+                    keep,
                     program,
                 )
             )
@@ -148,6 +152,18 @@ def emit_steps(
                 EmittedStep(index, do, name, do, False, statement, tensor.size_bytes, None, cost.energy_j, cost.time_s)
             )
     return tuple(out)
+
+
+def _keep(graph: Graph, lowered: Lowered, step: Compute, pages: Mapping[str, Constant]) -> tuple[str, ...]:
+    """Statements that make the old pages of an update's outputs the new ones."""
+    mode = lowered.problem.ops[step.op].modes[step.mode]
+    found = []
+    for name in lowered.nodes[step.op].outputs:
+        old = graph.tensors[name].updates
+        if old is not None and lowered.index.get(name) in mode.outputs_to_storage:
+            arguments = [pages[old].name, pages[name].name, f"{graph.tensors[name].size_bytes}u"]
+            found.append(wrap_call("POET_TRY(poet_page_keep", arguments, 2 * _INDENT, ");"))
+    return tuple(found)
 
 
 def _check_can_be_left_out(graph: Graph, lowered: Lowered, step: Compute, loss_is_known: bool) -> None:

@@ -49,8 +49,6 @@ class _Choice:
 
 def tiled_modes(graph: Graph, node: Node, costs: CostModel, ram_bytes: int, place: Place) -> list[tuple[Mode, Program]]:
     """Every tiled mode of a node that fits into `ram_bytes`, with its program."""
-    if costs.board.storage.erase is not None:
-        return []  # an update writes where it reads
     sizes = {position: graph.tensors[name].size_bytes for name, position in place.index.items()}
     outputs = tuple(place.index[place.root[name]] for name in node.outputs if place.root[name] in place.index)
     found: list[tuple[Mode, Program]] = []

@@ -13,13 +13,11 @@ from typing import TypeAlias
 
 from poet_solver.problem import PageCost
 
-from poet_codegen.board import Board
+from poet_codegen.board import PAGE_HEADER_BYTES, Board, both
 from poet_codegen.cost_model import CostModel
 from poet_codegen.ops.registry import Kernel, Work
 
 FLOAT_BYTES = 4
-TRAILER_BYTES = 8
-"""POET_PAGE_TRAILER_BYTES of firmware/include/poet/page.h, read or written once a pass."""
 
 
 @dataclass(frozen=True)
@@ -150,31 +148,39 @@ class Cost:
 
 @dataclass(frozen=True)
 class Transfer:
-    """So many equal transfers between storage and memory; of a trailer `data_bytes` is 0."""
+    """So many equal transfers between storage and memory; of a header `data_bytes` is 0."""
 
     is_write: bool
     data_bytes: int
-    trailer_bytes: int
+    header_bytes: int
     times: int
+    erased_bytes: int = 0
+    """Of a page that is erased before its first tile, where the device needs that."""
+
+    def price(self, board: Board) -> PageCost:
+        """What the storage device takes for one of them, by the board's model."""
+        if not self.is_write:
+            return board.page_in_cost(self.data_bytes + self.header_bytes)
+        return both(board.write_cost(self.data_bytes + self.header_bytes), board.erase_cost(self.erased_bytes))
 
 
 def transfers(program: Program, size_bytes: Mapping[str, int]) -> Iterator[Transfer]:
-    """Every transfer, the trailers at the end of each pass included. `size_bytes` are those of the streamed tensors."""
+    """Every transfer, the header of each pass included. `size_bytes` are those of the streamed tensors."""
     for step, times in program.counted():
         if isinstance(step, Move) and step.streamed:
             yield Transfer(step.to_tensor, step.shape.run_bytes, 0, times * step.shape.runs)
     for (tensor, is_write), moved in program.streams().items():
         passes, rest = divmod(moved, size_bytes[tensor])
         assert not rest, f"{program.title}: tiles of {tensor} do not cover it"
-        yield Transfer(is_write, 0, TRAILER_BYTES, passes)
+        page_bytes = PAGE_HEADER_BYTES + size_bytes[tensor] if is_write else 0
+        yield Transfer(is_write, 0, PAGE_HEADER_BYTES, passes, page_bytes)
 
 
 def device_cost(program: Program, board: Board, size_bytes: Mapping[str, int]) -> PageCost:
     """What the storage device takes for the program's transfers, by the board's model, checksums left out."""
     time_s = energy_j = 0.0
     for one in transfers(program, size_bytes):
-        page = board.page_out_cost if one.is_write else board.page_in_cost
-        price = page(one.data_bytes + one.trailer_bytes)
+        price = one.price(board)
         time_s += one.times * price.time_s
         energy_j += one.times * price.energy_j
     return PageCost(time_s, energy_j)
@@ -189,11 +195,7 @@ def cost(program: Program, costs: CostModel, size_bytes: Mapping[str, int]) -> C
     device = device_cost(program, board, size_bytes)
     profiled = costs.program_cycles(program.profile_name, program.kernels, device.time_s)
     if profiled is not None:
-        wear = sum(
-            one.times * board.page_out_cost(one.data_bytes + one.trailer_bytes).wear_bytes
-            for one in transfers(program, size_bytes)
-            if one.is_write
-        )
+        wear = sum(one.times * one.price(board).wear_bytes for one in transfers(program, size_bytes))
         return Cost(
             device.time_s + profiled * board.seconds_per_cycle,
             device.energy_j + profiled * board.energy_per_cycle_j,
@@ -208,8 +210,7 @@ def cost(program: Program, costs: CostModel, size_bytes: Mapping[str, int]) -> C
             copied = Work("elementwise", elements=step.shape.size_bytes // FLOAT_BYTES)
             cycles += times * costs.table_cycles(copied)
     for one in transfers(program, size_bytes):
-        page = costs.page_out if one.is_write else costs.page_in
-        price = page(one.data_bytes, one.trailer_bytes)
+        price = costs.with_checksum("page_out" if one.is_write else "page_in", one.data_bytes, one.price(board))
         time_s += one.times * price.time_s
         energy_j += one.times * price.energy_j
         wear_bytes += one.times * price.wear_bytes

@@ -10,6 +10,9 @@
 
 #include "poet/status.h"
 
+#define POET_CHECKPOINT_HEADER_BYTES 40u
+#define POET_CHECKPOINT_SLOTS 2u
+
 typedef struct {
     uint32_t sequence; /* 1 for the first commit on this storage */
     uint32_t steps_done;
@@ -18,11 +21,14 @@ typedef struct {
 /* Look at the storage again at the next use: called at boot. */
 void poet_checkpoint_init(void);
 
-/* Bytes that the two slots need, from poet_model.storage_bytes on (rounded up to the erase unit). */
-uint32_t poet_checkpoint_storage_bytes(void);
-
-/* POET_ERR_STORAGE_FULL when the slots do not fit; POET_ERR_CORRUPT when a parameter's page is. */
+/*
+ * POET_ERR_STORAGE_FULL when the slots do not fit; POET_ERR_CORRUPT when a parameter's page is; POET_ERR_WORN when the
+ * data do not read back as they were written. The checkpoint before stays good then.
+ */
 poet_status_t poet_checkpoint_commit(uint32_t steps_done, poet_checkpoint_t *committed);
+
+/* There is no checkpoint of this model any more. */
+poet_status_t poet_checkpoint_forget(void);
 
 /*
  * Bring back the newest intact checkpoint of this model. It is checked whole before the first parameter

@@ -13,14 +13,14 @@
 
 #include "poet/status.h"
 
-#define POET_ABI 2
+#define POET_ABI 3
 
 #define POET_DIGEST_BYTES 16 /* leading bytes of a SHA-256 */
 
 typedef enum {
     POET_HOME_ROM = 0,     /* frozen: read in place from flash, never written */
     POET_HOME_RAM = 1,     /* `at` is an arena offset in bytes; valid there between steps */
-    POET_HOME_STORAGE = 2, /* `at` is the byte address of the parameter's page on storage */
+    POET_HOME_STORAGE = 2, /* `at` is the address of the parameter's page (page.h) */
 } poet_home_t;
 
 /* One parameter of the model, or state of its training, in the order of manifest.json's "params". */
@@ -71,7 +71,14 @@ typedef struct {
     uint32_t *profile_ticks;
     uint32_t schedule_steps;
 
-    uint32_t storage_bytes; /* what pages and parameters occupy on storage, from address 0 on */
+    /* Where pages lie: page.h. */
+    uint32_t page_unit_bytes;   /* a multiple of the device's erase unit */
+    uint32_t page_units;        /* of the ring; 0: no page */
+    uint32_t page_window_units; /* at most page_units */
+    uint32_t page_stride;       /* units that the window moves each training step; 0 where nothing is erased */
+    uint8_t *page_clean;        /* page_window_units + page_stride bits, zero at first; NULL where page_stride is 0 */
+
+    uint32_t storage_bytes; /* of the ring, from address 0 on; checkpoints lie behind */
 } poet_model_t;
 
 extern const poet_model_t poet_model;

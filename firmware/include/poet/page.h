@@ -2,33 +2,62 @@
 #define POET_PAGE_H
 
 /*
- * Pages: tensors on storage, each followed by a trailer with a CRC, so that a flipped bit is an error and
- * never a wrong gradient. A page's address comes from the schedule; size_bytes is the tensor's size, the
- * trailer is extra (POET_PAGE_TRAILER_BYTES, which the code generator leaves room for).
+ * Pages: tensors on storage, each behind a header with CRCs, so that a flipped bit, a page that is not where it
+ * should be, or an old one is an error and never a wrong gradient.
+ *
+ * Addresses come from the schedule; they lie in a window of poet_model.page_window_units units, and a page begins
+ * with a unit. Where the device has to be erased, poet_step() moves the window down by poet_model.page_stride units each
+ * time, around a ring of poet_model.page_units units, so that all of them wear alike: in as many steps as there are
+ * units each is erased equally often. So a parameter's page of the step before is a stride above its new one. Where
+ * nothing is erased, the window stays.
  */
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "poet/status.h"
 
-#define POET_PAGE_TRAILER_BYTES 8u
+#define POET_PAGE_HEADER_BYTES 16u
+
+/*
+ * At boot, after poet_storage_init(): find out where the window was, and go on from there. POET_ERR_STORAGE_FULL when
+ * the device is too small, POET_ERR_WRONG_DEVICE when its erase unit is not the one that the schedule was made for.
+ */
+poet_status_t poet_page_init(void);
+
+/* A training step begins: the window moves on. */
+void poet_page_turn(void);
 
 /* Write a tensor. */
 poet_status_t poet_page_out(uint32_t address, const void *data, uint32_t size_bytes);
 
+/* A parameter that a step leaves as it is: its page of the step before becomes the new one. */
+poet_status_t poet_page_keep(uint32_t from, uint32_t to, uint32_t size_bytes);
+
 /* Write a tensor of zeros, from no memory of its size. */
 poet_status_t poet_page_zero(uint32_t address, uint32_t size_bytes);
 
-/* Read a tensor back. POET_ERR_CORRUPT when the CRC differs; `data` is then not to be used. */
+/* Read a tensor back. POET_ERR_CORRUPT when a CRC differs; `data` is then not to be used. */
 poet_status_t poet_page_in(uint32_t address, void *data, uint32_t size_bytes);
 
-/* The CRC in a page's trailer. POET_ERR_CORRUPT when the trailer is not that of a page of this size. */
+/*
+ * A page in pieces: begin (its old data are gone), write all of it, seal with the CRC of the data. It is corrupt until
+ * it is sealed.
+ */
+poet_status_t poet_page_begin(uint32_t address, uint32_t size_bytes);
+poet_status_t poet_page_write(uint32_t address, uint32_t offset, const void *data, uint32_t size_bytes);
+poet_status_t poet_page_seal(uint32_t address, uint32_t size_bytes, uint32_t crc);
+
+/* The CRC in a page's header. POET_ERR_CORRUPT when the header is not that of this page, at this size. */
 poet_status_t poet_page_crc(uint32_t address, uint32_t size_bytes, uint32_t *crc);
 
-/* Make a page writable, before its data are written piece by piece. */
-poet_status_t poet_page_erase(uint32_t address, uint32_t size_bytes);
+/* Part of a page's data, unchecked. */
+poet_status_t poet_page_read(uint32_t address, uint32_t offset, void *data, uint32_t size_bytes);
 
-/* Write a page's trailer, after its data were written piece by piece. */
-poet_status_t poet_page_seal(uint32_t address, uint32_t size_bytes, uint32_t crc);
+/*
+ * Erase one unit that the next training step writes and that holds nothing any more; false when there is none left, or
+ * when it cannot be erased, which the step will then find. Called while there is nothing else to do.
+ */
+bool poet_page_erase_ahead(void);
 
 typedef struct {
     uint32_t outs;

@@ -23,6 +23,8 @@ poet_status_t poet_params_read(uint32_t index, uint32_t offset, void *data, uint
 /*
  * Write part of a parameter, at most POET_PARAMS_CHUNK_BYTES. POET_ERR_RANGE also for one in ROM. A page
  * keeps a CRC over all of it: writing a part of a corrupt page does not make it good, writing the whole does.
+ * On storage that has to be erased a parameter is written whole, its parts in order from offset 0 on (else
+ * POET_ERR_RANGE), and is corrupt until the last.
  */
 poet_status_t poet_params_write(uint32_t index, uint32_t offset, const void *data, uint32_t size_bytes);
 

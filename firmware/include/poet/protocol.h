@@ -21,7 +21,7 @@
  * - Empty frames (0x00 alone) are ignored; a host may send one to end whatever was half sent before.
  */
 
-#define POET_PROTOCOL_ABI 2u
+#define POET_PROTOCOL_ABI 3u
 
 #define POET_LINK_HEADER_BYTES 6u
 #define POET_LINK_CRC_BYTES 4u
@@ -36,8 +36,10 @@
 typedef enum {
     /* {} -> {u8 model_digest[16], u8 schedule_digest[16], u32 payload_max, u32 arena_bytes, u32 input_bytes,
      *        u32 label_bytes, u32 output_bytes, u32 param_count, u32 schedule_steps, u32 steps_done,
-     *        u32 tick_hz, char board[32], char tool_version[16], char port[16], char storage[24]}
-     * input_bytes: of all inputs together. Strings are padded with NUL, and cut where they are too long (then without NUL). */
+     *        u32 tick_hz, char board[32], char tool_version[16], char port[16], char storage[24],
+     *        u32 resumed_sequence}
+     * input_bytes: of all inputs together. resumed_sequence: of the checkpoint that was restored last, at boot or since;
+     * 0: none, the device began with initial parameters. Strings are padded with NUL, and cut where they are too long (then without NUL). */
     POET_CMD_HELLO = 0x01,
 
     /* {u32 index, u32 offset, bytes} -> {}. POET_ERR_RANGE: no such input, or a part outside it. */
@@ -67,16 +69,18 @@ typedef enum {
 
     /* {u32 index, u32 offset, bytes} -> {}
      * POET_ERR_RANGE also for a parameter in ROM. Writing part of a page that is corrupt leaves it corrupt;
-     * writing all of it in one frame repairs it. */
+     * writing all of it in one frame repairs it. On storage that has to be erased, parts come in order from offset 0
+     * on, else POET_ERR_RANGE, and the page is corrupt until the last of them. */
     POET_CMD_WRITE_PARAM = 0x08,
 
     /* {} -> {u32 steps_done, u32 page_outs, u32 page_ins, u32 recomputes, u32 storage_errors,
      *        u32 frames_dropped, u32 arena_high_water_bytes, u32 stack_high_water_bytes, u32 stack_bytes,
-     *        i32 last_error}
+     *        i32 last_error, u32 erases}
      * page_outs, page_ins and recomputes: of the last training step. storage_errors: requests (and the boot)
      * that failed because of storage (status.h). frames_dropped: see above, and one for
      * every overrun of the receiver. The stack figures are 0 on a port that cannot tell. last_error: the last
-     * status that was not POET_OK, the boot's included; 0 when there was none. */
+     * status that was not POET_OK, the boot's included; 0 when there was none. erases: erase units of the storage device
+     * that were erased since boot. */
     POET_CMD_STATUS = 0x09,
 
     /* {u32 first} -> {u32 first, u32 count, u32 ticks[count]}
@@ -91,8 +95,11 @@ typedef enum {
      * POET_ERR_NO_CHECKPOINT: there is none, or none of this model that is intact. */
     POET_CMD_RESTORE = 0x0C,
 
-    /* {} -> {}, then the device resets: parameters are initial, steps_done is 0, checkpoints stay. */
+    /* {} -> {}, then the device resets, and goes on from the newest good checkpoint. */
     POET_CMD_RESET = 0x0D,
+
+    /* {} -> {}. Forget all checkpoints: parameters are initial, steps_done is 0. */
+    POET_CMD_INIT = 0x0E,
 
     /* Device to host, unasked, while a command runs; seq is the command's.
      * {u32 step_index, u32 steps_total, u64 ticks since the command began}

@@ -14,14 +14,21 @@ typedef struct {
     uint32_t recomputes;
 } poet_run_counts_t;
 
-/* Parameters to their initial values, everything counted to 0. */
+/*
+ * At boot: bring up storage and pages, and go on from the newest good checkpoint; where there is none, from the initial
+ * parameters. After an error nothing trains.
+ */
+poet_status_t poet_run_start(void);
+
+/* Forget all checkpoints; parameters to their initial values, steps_done to 0. */
 poet_status_t poet_run_init(void);
 
-/* The command about to run, for its heartbeats. */
+/* The command about to run, for its heartbeats, and its end. */
 void poet_run_begin(uint16_t seq);
+void poet_run_end(void);
 
 /* Let the host know that a long command is alive: at `index` of `total`; does nothing most times it is
- * called. */
+ * called, and while no command runs. */
 void poet_run_alive(uint32_t index, uint32_t total);
 
 /* The host wrote into the buffer of input `index`, or into that of the label. */
@@ -39,6 +46,9 @@ poet_status_t poet_run_restore(uint32_t *sequence);
 
 /* Training steps since the initial parameters; restored with a checkpoint. */
 uint32_t poet_run_steps_done(void);
+
+/* Sequence number of the checkpoint that was restored last, at boot or since; 0: none. */
+uint32_t poet_run_resumed_sequence(void);
 
 /* Of the last training step. */
 poet_run_counts_t poet_run_counts(void);

@@ -1,0 +1,260 @@
+"""Where pages lie on storage: a slot for each, and the ring that their window moves round (firmware's page.h).
+
+A device that is erased wears out, so that the window of all slots moves down by a stride each training step, one unit
+mostly. Old and new page of a parameter at home on storage are then a stride apart: in the order in which training
+writes them, each new page lies where its own old one and the end of those before were, which are dead by then. An op
+that streams old parameters in and new ones out needs both at once, so that the stride is not less than what it writes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from poet_solver.problem import Place
+from poet_solver.schedule import Compute, PageIn, PageOut, Schedule
+
+from poet_codegen.board import PAGE_HEADER_BYTES, Board
+from poet_codegen.errors import BoardError
+from poet_codegen.graph import Graph
+from poet_codegen.lower import Home, Lowered
+
+CHECKPOINT_HEADER_BYTES = 40
+"""POET_CHECKPOINT_HEADER_BYTES of firmware/include/poet/checkpoint.h; tests compare the two."""
+CHECKPOINT_SLOTS = 2
+"""POET_CHECKPOINT_SLOTS of the same file."""
+_PLAIN_UNIT_BYTES = 512
+"""Of storage that is not erased: an SD card's block."""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Slots in units, of the window of training and inference."""
+
+    unit_bytes: int
+    units: int
+    """Of the ring that the window moves round; 0: there is no page."""
+    window_units: int
+    stride: int
+    """Units that the window moves each training step."""
+    homes: Mapping[str, int]
+    """Parameter or state at home on storage -> first unit of its page."""
+    scratch: Mapping[str, int]
+    """Other root tensor that is paged -> first unit of its page."""
+
+    @property
+    def storage_bytes(self) -> int:
+        """What the ring takes, from address 0 on."""
+        return self.units * self.unit_bytes
+
+    @property
+    def clean_bytes(self) -> int:
+        """Of the bits that tell which units are erased."""
+        return _units(self.window_units + self.stride, 8)
+
+    def address(self, unit: int) -> int:
+        """Of a unit of the window."""
+        return unit * self.unit_bytes
+
+    def unit_of(self, lowered: Lowered, name: str, trains: bool) -> int:
+        """First unit of the page of a root tensor; `trains`: while poet_step() runs."""
+        owner = _home_of(lowered, name)
+        if owner is None:
+            return self.scratch[name]
+        is_old = owner == name and trains
+        return self.homes[owner] + (self.stride if is_old else 0)
+
+
+def place_pages(board: Board, graph: Graph, passes: Sequence[tuple[Lowered, Schedule]]) -> Pages:
+    """Give every page a slot. `passes` are those of training and inference; `graph` is training's.
+
+    Pages share slots by live range where the device has not room for all side by side (side by side, all erases can be
+    done between the steps). Raises BoardError when it has not room even so.
+    """
+    storage = board.storage
+    unit_bytes = _PLAIN_UNIT_BYTES if storage.erase is None else storage.erase.block_bytes
+    stride = 0 if storage.erase is None else _stride(*passes[0], unit_bytes)
+    homes, top = _place_homes(graph, *passes[0], unit_bytes)
+    first = top + (stride if homes else 0)
+    ranges = _live_ranges(passes, unit_bytes)
+    there = storage.size_bytes // unit_bytes
+    checkpoints = CHECKPOINT_SLOTS * _units(_checkpoint_bytes(graph, passes[0][0]), unit_bytes)
+    roomy, tight = _side_by_side(ranges, first), _shared(ranges, first)
+    scratch, window = roomy if roomy[1] + checkpoints <= there else tight
+    if window > there:
+        raise BoardError(
+            f"Pages of this schedule take {window * unit_bytes} bytes of storage, and {storage.models} of {board.name} "
+            f"has {storage.size_bytes}. Plan with more RAM (--ram), with --params ram, or for a larger device."
+        )
+    # Where checkpoints do not fit beside the pages, they are left out: the device says so when asked for one.
+    units = there - checkpoints if window + checkpoints <= there else there
+    while stride and math.gcd(units, stride) > 1 and units > window:
+        units -= 1  # or the window would come to some places only
+    pages = Pages(unit_bytes, (units if stride else window) if window else 0, window, stride, homes, scratch)
+    _check(pages, passes)
+    return pages
+
+
+def _units(size_bytes: int, unit_bytes: int) -> int:
+    return -(-size_bytes // unit_bytes)
+
+
+def _page_units(lowered: Lowered, name: str, unit_bytes: int) -> int:
+    size_bytes = lowered.problem.tensors[lowered.index[name]].size_bytes
+    return _units(PAGE_HEADER_BYTES + size_bytes, unit_bytes)
+
+
+def _checkpoint_bytes(graph: Graph, lowered: Lowered) -> int:
+    return CHECKPOINT_HEADER_BYTES + sum(p.size_bytes for p in graph.params() if p.name in lowered.home)
+
+
+def _home_of(lowered: Lowered, name: str) -> str | None:
+    """The parameter at home on storage whose page a root tensor has; None where its page lives only within a pass."""
+    tensor = lowered.problem.tensors[lowered.index[name]]
+    if tensor.start is Place.STORAGE:
+        return name
+    if tensor.home_of is None:
+        return None
+    return next(owner for owner, position in lowered.index.items() if position == tensor.home_of)
+
+
+@dataclass(frozen=True)
+class Use:
+    """The page of a root tensor is read or written in a step of the schedule."""
+
+    name: str
+    writes: bool
+    step: int
+
+
+def page_uses(lowered: Lowered, schedule: Schedule) -> Iterator[Use]:
+    """Every use of a page in a pass. An op that streams has several, all at once."""
+    names = {position: name for name, position in lowered.index.items()}
+    for at, step in enumerate(schedule.steps):
+        if isinstance(step, PageIn | PageOut):
+            yield Use(names[step.tensor], isinstance(step, PageOut), at)
+        elif isinstance(step, Compute):
+            mode = lowered.problem.ops[step.op].modes[step.mode]
+            yield from (Use(names[v], False, at) for v in mode.streamed)
+            yield from (Use(names[v], True, at) for v in mode.outputs_to_storage)
+
+
+def _stride(lowered: Lowered, schedule: Schedule, unit_bytes: int) -> int:
+    """Units that the window must move in a step: of the parameters that one op streams out, at least one."""
+    written: dict[int, int] = {}
+    for use in page_uses(lowered, schedule):
+        owner = _home_of(lowered, use.name)
+        if use.writes and owner is not None and isinstance(schedule.steps[use.step], Compute):
+            written[use.step] = written.get(use.step, 0) + _page_units(lowered, owner, unit_bytes)
+    return max(written.values(), default=1)
+
+
+def _place_homes(graph: Graph, lowered: Lowered, schedule: Schedule, unit_bytes: int) -> tuple[dict[str, int], int]:
+    """First unit of each parameter's page, in the order in which training writes them, and where they end."""
+    homes: dict[str, int] = {}
+    top = 0
+    for use in page_uses(lowered, schedule):
+        owner = _home_of(lowered, use.name)
+        if owner is not None and use.writes and owner not in homes:
+            homes[owner] = top
+            top += _page_units(lowered, owner, unit_bytes)
+    left = [p.name for p in graph.params() if lowered.home.get(p.name) is Home.STORAGE and p.name not in homes]
+    if left:
+        raise AssertionError(f"training does not write {left[0]}, whose home is storage")
+    return homes, top
+
+
+@dataclass(frozen=True)
+class _Range:
+    """A page that lives within passes only: its units, and first write and last use in each pass."""
+
+    name: str
+    units: int
+    uses: tuple[tuple[int, int] | None, ...]
+
+    def meets(self, other: _Range) -> bool:
+        """Whether both hold something at once."""
+        pairs = zip(self.uses, other.uses, strict=True)
+        return any(a is not None and b is not None and a[0] <= b[1] and b[0] <= a[1] for a, b in pairs)
+
+
+def _live_ranges(passes: Sequence[tuple[Lowered, Schedule]], unit_bytes: int) -> list[_Range]:
+    uses: dict[str, list[tuple[int, int] | None]] = {}
+    units: dict[str, int] = {}
+    for number, (lowered, schedule) in enumerate(passes):
+        for use in page_uses(lowered, schedule):
+            if _home_of(lowered, use.name) is not None:
+                continue
+            units[use.name] = _page_units(lowered, use.name, unit_bytes)
+            row = uses.setdefault(use.name, [None] * len(passes))
+            known = row[number]
+            row[number] = (use.step, use.step) if known is None else (known[0], use.step)
+    return [_Range(name, units[name], tuple(row)) for name, row in uses.items()]
+
+
+def _side_by_side(ranges: Sequence[_Range], first: int) -> tuple[dict[str, int], int]:
+    slots: dict[str, int] = {}
+    for page in ranges:
+        slots[page.name] = first
+        first += page.units
+    return slots, first
+
+
+def _shared(ranges: Sequence[_Range], first: int) -> tuple[dict[str, int], int]:
+    """Largest first, each at the lowest place where nothing lies that lives at the same time."""
+    slots: dict[str, int] = {}
+    placed: list[_Range] = []
+    end = first
+    for page in sorted(ranges, key=lambda page: -page.units):
+        at = first
+        for other in sorted((o for o in placed if o.meets(page)), key=lambda o: slots[o.name]):
+            if slots[other.name] >= at + page.units:
+                break
+            at = max(at, slots[other.name] + other.units)
+        slots[page.name] = at
+        placed.append(page)
+        end = max(end, at + page.units)
+    return slots, end
+
+
+def _check(pages: Pages, passes: Sequence[tuple[Lowered, Schedule]]) -> None:
+    """Walk three steps of training, an inference after each, on a map of the ring: every page-in must find what its
+    page-out wrote. Replay cannot see addresses on storage, and pages that overlap would swap tensors silently."""
+    ring: dict[int, tuple[str, int]] = {}
+    train = passes[0][0]
+
+    def place(turn: int, unit: int, count: int) -> list[int]:
+        return [(unit + i - turn * pages.stride) % pages.units for i in range(count)]
+
+    def find(name: str, spot: list[int], content: tuple[str, int]) -> None:
+        if any(ring.get(at) != content for at in spot):
+            raise AssertionError(f"the page of {name} is not where it was written")
+
+    for name, unit in pages.homes.items():
+        for at in place(0, unit, _page_units(train, name, pages.unit_bytes)):
+            ring[at] = (name, 0)
+    for turn in range(1, 4):
+        for trains, (lowered, schedule) in zip((True, False), passes, strict=True):
+            for _, uses in groupby(page_uses(lowered, schedule), key=lambda use: use.step):
+                reads: list[tuple[str, list[int], tuple[str, int]]] = []
+                for use in uses:
+                    owner = _home_of(lowered, use.name)
+                    is_old = trains and owner == use.name
+                    content = (owner or use.name, turn - 1 if is_old else turn)
+                    count = _page_units(lowered, use.name, pages.unit_bytes)
+                    spot = place(turn, pages.unit_of(lowered, use.name, trains), count)
+                    if len(set(spot)) < count:
+                        raise AssertionError(f"the page of {use.name} is longer than the ring")
+                    if not use.writes:
+                        reads.append((use.name, spot, content))
+                        find(use.name, spot, content)
+                        continue
+                    ring |= dict.fromkeys(spot, content)
+                    # What an op streams in must still be there; only where nothing is erased it may write in place.
+                    for name, read, old in reads:
+                        if pages.stride or old[0] != content[0]:
+                            find(name, read, old)
+        for name, unit in pages.homes.items():
+            find(name, place(turn, unit, _page_units(train, name, pages.unit_bytes)), (name, turn))
