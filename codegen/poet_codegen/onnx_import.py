@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import TensorProto, checker, helper, numpy_helper
+from onnx import TensorProto, checker, helper, numpy_helper, shape_inference
 
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import Array, AttrValue, DType, Graph, GraphBuilder, Kind, Node, Role, Tensor
@@ -21,7 +23,6 @@ from poet_codegen.ops import registry
 from poet_codegen.simplify import simplify, without_dead_nodes
 from poet_codegen.verify import verify
 
-_MOST_FAULTS = 20
 _INPUT_TYPES: dict[int, DType] = {
     TensorProto.FLOAT: DType.FLOAT32,
     TensorProto.INT32: DType.INT32,
@@ -246,8 +247,8 @@ def import_onnx(proto: onnx.ModelProto) -> Model:
     """Turn a checked ONNX model into a forward graph.
 
     What depends on constants alone is computed here, so that exporters' shape arithmetic disappears. Raises ModelError
-    for dynamic shapes, and one that lists all nodes that are unsupported or outside an op's limits; nodes that
-    depend on such a one cannot be judged and are left out.
+    for dynamic shapes, and one that lists all nodes that are unsupported or outside an op's limits. A node behind such
+    a one is judged by the shapes that ONNX infers, and left out where it infers none.
     """
     graph = proto.graph
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
@@ -262,7 +263,7 @@ def import_onnx(proto: onnx.ModelProto) -> Model:
     for value in inputs:
         shape, dtype = _static_shape(value)
         importer.bind(value.name, Tensor(value.name, shape, dtype, Kind.INPUT))
-    _Loader(importer, opset, readers).load(graph.node)
+    _Loader(importer, opset, readers, proto).load()
     answers = []
     for output in graph.output:
         reader = ImportedNode("output", output.name, (output.name,), (), {}, opset, onnx.NodeProto())
@@ -276,7 +277,8 @@ def import_onnx(proto: onnx.ModelProto) -> Model:
 class _Loader:
     """Loads nodes in order and collects what is wrong with them."""
 
-    def __init__(self, importer: Importer, opset: int, readers: Readers) -> None:
+    def __init__(self, importer: Importer, opset: int, readers: Readers, proto: onnx.ModelProto) -> None:
+        self._proto = proto
         self._importer = importer
         self._opset = opset
         self._readers = readers
@@ -287,16 +289,16 @@ class _Loader:
         self._poisoned_constants: set[str] = set()
         """Those of them that are constants, could they be computed."""
 
-    def load(self, protos: Sequence[onnx.NodeProto]) -> None:
-        for index, proto in enumerate(protos):
+    def load(self) -> None:
+        for index, proto in enumerate(self._proto.graph.node):
             node = self._without_unread(_node(index, proto, self._opset))
             try:
                 self._load(self._as_cast(node) if node.op_type == "CastLike" else node)
             except ModelError as error:
                 self._refused.append(error)
-                self._poisoned.update(node.outputs)
+                self._go_on_without(node)
         if self._unsupported or self._refused:
-            raise ModelError("\n".join([*self._about_unsupported(), *self._about_refused()]))
+            raise ModelError("\n".join([*self._about_unsupported(), *map(str, self._refused)]))
 
     def _without_unread(self, node: ImportedNode) -> ImportedNode:
         """The node with further outputs that nobody reads left out: older exporters name a mask that is not used."""
@@ -327,11 +329,34 @@ class _Loader:
                 importer.computed.add(name)
         elif op is None:
             self._unsupported.append(node)
-            self._poisoned.update(node.outputs)
+            self._go_on_without(node)
         elif poisoned:
             self._poisoned.update(node.outputs)
         else:
             op.load(importer, node)
+
+    def _go_on_without(self, node: ImportedNode) -> None:
+        """Stand in for what a faulty node would make, so that the nodes behind it are judged too."""
+        is_constant = all(self._is_constant(name) for name in node.inputs if name)
+        for name in filter(None, node.outputs):
+            if name in self._inferred and not is_constant:
+                shape, dtype = self._inferred[name]
+                self._importer.bind(name, Tensor(name, shape, dtype, Kind.INPUT))
+            else:
+                self._poisoned.add(name)
+
+    @cached_property
+    def _inferred(self) -> dict[str, tuple[tuple[int, ...], DType]]:
+        """Shape and type of every value of which ONNX can tell them."""
+        try:
+            graph = shape_inference.infer_shapes(self._proto).graph
+        except (shape_inference.InferenceError, ValueError):  # of a faulty model, or one of 2 GB
+            graph = self._proto.graph
+        known = {}
+        for value in (*graph.value_info, *graph.output):
+            with suppress(ModelError):
+                known[value.name] = _static_shape(value)
+        return known
 
     def _as_cast(self, node: ImportedNode) -> ImportedNode:
         """CastLike as the Cast that it is: of its second input only the type counts, so that constants stay such."""
@@ -365,21 +390,14 @@ class _Loader:
         self._importer.computed.add(node.outputs[0])
 
     def _about_unsupported(self) -> list[str]:
-        bad = self._unsupported
-        if not bad:
+        if not self._unsupported:
             return []
-        listed = ", ".join(f"{node.label!r} ({node.op_type})" for node in bad[:_MOST_FAULTS])
-        more = f" and {len(bad) - _MOST_FAULTS} more" if len(bad) > _MOST_FAULTS else ""
+        listed = ", ".join(f"{node.label!r} ({node.op_type})" for node in self._unsupported)
         known = ", ".join(sorted(registry.onnx_ops()))
         return [
-            f"The model has operators that poet-mcu cannot train: {listed}{more}. Supported are {known}, Constant. "
+            f"The model has operators that poet-mcu cannot train: {listed}. Supported are {known}, Constant. "
             "Replace those layers, or cut the model before them."
         ]
-
-    def _about_refused(self) -> list[str]:
-        lines = [str(error) for error in self._refused[:_MOST_FAULTS]]
-        more = len(self._refused) - len(lines)
-        return [*lines, f"There are {more} more such nodes."] if more else lines
 
 
 def _node(index: int, node: onnx.NodeProto, opset: int) -> ImportedNode:
