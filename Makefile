@@ -16,7 +16,7 @@ demo: setup
 HIL_BUILD := build/hil
 
 test: setup lint
-	$(BIN)/poet plan examples/digits/digits.onnx --board qemu_netduinoplus2 --ram 28K --dir $(HIL_BUILD)
+	$(BIN)/poet plan examples/digits/digits.onnx --board qemu_netduinoplus2 --ram 24K --dir $(HIL_BUILD)
 	$(BIN)/poet build --dir $(HIL_BUILD)
 	POET_BUILD_DIR=$(HIL_BUILD) $(BIN)/python -m pytest -n 2
 

@@ -6,6 +6,7 @@ so that the problem does not know them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -111,7 +112,8 @@ def lower(
     updated = graph.learned()
     tensors = tuple(_tensor(t, t.name in updated, costs, homes, ram_homes or {}, index) for t in arena)
     nodes = tuple(node for node in graph.nodes if not registry.get(node.op).is_view)
-    ops = tuple(_op(node, graph, costs, root, index) for node in nodes)
+    reads = Counter(root[name] for name in (*(name for node in nodes for name in node.inputs), *graph.outputs))
+    ops = tuple(_op(node, graph, costs, root, index, reads) for node in nodes)
     programs: dict[tuple[int, int], Program] = {}
     if ram_bytes is not None:
         in_ram = frozenset(t.name for t in arena if homes.get(t.updates or t.name) is Home.RAM)
@@ -173,7 +175,14 @@ def _tensor(
     )
 
 
-def _op(node: Node, graph: Graph, costs: CostModel, root: Mapping[str, str], index: Mapping[str, int]) -> ProblemOp:
+def _op(
+    node: Node,
+    graph: Graph,
+    costs: CostModel,
+    root: Mapping[str, str],
+    index: Mapping[str, int],
+    reads: Mapping[str, int],
+) -> ProblemOp:
     rule = registry.get(node.op)
     cycles, board = costs.op_cycles(graph, node), costs.board
     resident = tuple(dict.fromkeys(index[root[name]] for name in node.inputs if root[name] in index))
@@ -183,7 +192,8 @@ def _op(node: Node, graph: Graph, costs: CostModel, root: Mapping[str, str], ind
         energy_j=cycles * board.energy_per_cycle_j,
         resident=resident,
         in_place=tuple(
-            (index[root[node.inputs[i]]], index[root[node.outputs[o]]]) for i, o in rule.in_place_pairs(node)
+            (index[root[node.inputs[i]]], index[root[node.outputs[o]]])
+            for i, o in rule.in_place_pairs(node) or _overwritten(node, graph, root, index, reads)
         ),
     )
     return ProblemOp(
@@ -193,3 +203,20 @@ def _op(node: Node, graph: Graph, costs: CostModel, root: Mapping[str, str], ind
         repeatable=rule.repeatable,
         backward=node.role in (Role.BACKWARD, Role.UPDATE),
     )
+
+
+def _overwritten(
+    node: Node, graph: Graph, root: Mapping[str, str], index: Mapping[str, int], reads: Mapping[str, int]
+) -> tuple[tuple[int, int], ...]:
+    """The (input, output) positions where the node writes its result over an input that nothing else reads.
+
+    That costs no schedule anything: who would hold such an input can hold the result, of the same size, instead; what
+    was paged out is still on storage.
+    """
+    if root[node.outputs[0]] not in index:
+        return ()
+    for position in registry.get(node.op).may_overwrite(graph, node):
+        name = root[node.inputs[position]]
+        if name in index and graph.tensors[name].kind is Kind.VALUE and reads[name] == 1:
+            return ((position, 0),)
+    return ()

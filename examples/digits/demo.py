@@ -25,8 +25,8 @@ from make_data import write_data
 HERE = Path(__file__).parent
 POET = Path(sys.executable).parent / "poet"
 BOARD = "qemu_netduinoplus2"
-BUDGET = "28K"
-OTHER_BUDGETS = ("32K", "20K")
+BUDGET = "24K"
+OTHER_BUDGETS = ("28K", "20K")
 DEADLINE = "3.0"
 EPOCHS = 3
 LEARNING_RATE = 0.02

@@ -28,7 +28,7 @@ def test_a_plan_with_costs_predicts_the_step(tmp_path: Path) -> None:
     need_tools()
     first, second = tmp_path / "first", tmp_path / "second"
     plan = ["plan", str(MODEL), "--board", "qemu_mps2_an386", "--deadline", "0", "--time-limit", "5"]
-    poet(*plan, "--ram", "28K", "--dir", str(first))
+    poet(*plan, "--ram", "24K", "--dir", str(first))
     poet("build", "--dir", str(first))
     time_off, energy_off = _off(first)
     assert max(time_off, energy_off) < 0.25

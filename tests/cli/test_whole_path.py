@@ -45,21 +45,21 @@ def need_tools() -> None:
 @pytest.mark.parametrize(
     ("board", "budget", "pages", "recomputes"),
     [
-        ("qemu_netduinoplus2", ["--ram", "28K"], True, True),
+        ("qemu_netduinoplus2", ["--ram", "24K"], True, True),
         ("qemu_netduinoplus2", ["--ram", "20K"], True, True),
-        ("qemu_netduinoplus2", ["--ram", "32K"], False, True),
+        ("qemu_netduinoplus2", ["--ram", "28K"], False, True),
         ("qemu_netduinoplus2", ON_STORAGE, True, False),
         ("qemu_netduinoplus2", ["--ram", "28K", "--train", "last:1"], False, False),
         ("qemu_mps2_an386", ["--board-ram", "128K"], False, False),
         ("qemu_mps2_an386", ["--board-ram", "28K", "--ram", "20K"], True, True),
         ("qemu_mps2_an500", ["--ram", "20K", "--deadline", "10"], True, True),
-        ("qemu_netduinoplus2", ["--ram", "82K", "--optimizer", "adamw", "--accumulate", "3"], True, False),
+        ("qemu_netduinoplus2", ["--ram", "79K", "--optimizer", "adamw", "--accumulate", "3"], True, False),
         ("qemu_netduinoplus2", [*ON_STORAGE, "--momentum", "0.9", "--nesterov", "--deadline", "10"], True, False),
     ],
     ids=[
-        "28K",
+        "24K",
         "20K",
-        "32K",
+        "28K",
         "params on storage",
         "last layer",
         "M4 of 128K",
@@ -101,7 +101,7 @@ def test_train_eval_verify(
 @pytest.mark.emulated
 def test_a_run_that_diverges_stops_with_the_weights_of_the_last_good_step(tmp_path: Path, data: Path) -> None:
     need_tools()
-    poet(tmp_path, "plan", str(MODEL), "--board", "qemu_netduinoplus2", "--ram", "28K")
+    poet(tmp_path, "plan", str(MODEL), "--board", "qemu_netduinoplus2", "--ram", "24K")
     poet(tmp_path, "build")
     poet(tmp_path, "flash")
     run = tmp_path / "build" / "run"

@@ -56,7 +56,10 @@ class HostKernels:
         return getattr(self._library, name)
 
     def run(self, graph: Graph, values: Arrays) -> Arrays:
-        """Every tensor after running all nodes in order; what no kernel wrote is NaN."""
+        """Every tensor after running all nodes in order; what no kernel wrote is NaN.
+
+        A kernel that may write over an input runs again so, and must give the same bits.
+        """
         root = view_roots(graph)
         arrays = {
             name: np.full(tensor.elements, np.nan, np.float32)
@@ -69,10 +72,20 @@ class HostKernels:
         for name, tensor in graph.tensors.items():
             if tensor.updates is not None:
                 arrays[name] = arrays[tensor.updates].copy()
-        for kernel in choose_kernels(graph).values():
-            pointers = [arrays[root[name]].ctypes.data_as(ctypes.c_void_p) for name in kernel.arguments]
-            getattr(self._library, kernel.name)(*pointers)
+        for position, kernel in choose_kernels(graph).items():
+            node = graph.nodes[position]
+            self._call(kernel, [arrays[root[name]] for name in kernel.arguments])
+            for old in registry.get(node.op).may_overwrite(graph, node):
+                taken, result = root[node.inputs[old]], root[node.outputs[0]]
+                shared = arrays[taken].copy()
+                self._call(
+                    kernel, [shared if root[n] in (taken, result) else arrays[root[n]] for n in kernel.arguments]
+                )
+                assert np.array_equal(shared.view(np.int32), arrays[result].view(np.int32)), f"{kernel.name} in place"
         return {name: arrays[root[name]].reshape(tensor.shape) for name, tensor in graph.tensors.items()}
+
+    def _call(self, kernel: Kernel, arrays: list[np.ndarray[Any, Any]]) -> None:
+        getattr(self._library, kernel.name)(*(array.ctypes.data_as(ctypes.c_void_p) for array in arrays))
 
 
 def with_gradients(forward: Graph) -> Graph:

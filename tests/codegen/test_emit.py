@@ -36,7 +36,7 @@ def plan_of(path: Path, ram_bytes: int, technique: str = "both", home: Home = Ho
 @pytest.fixture(scope="module")
 def tight(digits_path: Path) -> Plan:
     """A plan that recomputes and pages."""
-    return plan_of(digits_path, 29696)
+    return plan_of(digits_path, 24576)
 
 
 def write(files: dict[str, bytes], root: Path) -> None:

@@ -114,7 +114,7 @@ def digits() -> Path:
 @pytest.fixture(scope="session")
 def tight() -> Plan:
     """A plan that recomputes and pages."""
-    return plan_of(DIGITS, 27648)
+    return plan_of(DIGITS, 24576)
 
 
 @pytest.fixture(scope="session")
@@ -151,7 +151,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Plan:
         value.name = rename(value.name)
     path = tmp_path_factory.mktemp("hostile") / "hostile.onnx"
     onnx.save(model, path)
-    return plan_of(path, 27648)
+    return plan_of(path, 24576)
 
 
 @pytest.fixture(scope="session")
@@ -191,7 +191,7 @@ def sizes() -> FirmwareSizes:
         ram_static_bytes=36344,
         ram_total_bytes=131072,
         stack_bytes=4096,
-        arena_bytes=27648,
+        arena_bytes=24576,
         largest_frame_bytes=184,
         compiler="arm-none-eabi-gcc 12.2.1",
     )

@@ -25,8 +25,8 @@ def ran(tight: Plan, run: RunSummary, sizes: FirmwareSizes, read: Read) -> Any:
 
 
 def test_headline_says_model_board_budget_and_status(planned: Any, tight: Plan) -> None:
-    assert planned.title == "digits on Netduino Plus 2 (STM32F405RG) in QEMU in 27.0\u202fKiB"
-    for words in ("27.0 KiB", "Proven optimal" if tight.train.schedule.status == "optimal" else "Within"):
+    assert planned.title == "digits on Netduino Plus 2 (STM32F405RG) in QEMU in 24.0\u202fKiB"
+    for words in ("24.0 KiB", "Proven optimal" if tight.train.schedule.status == "optimal" else "Within"):
         assert words in planned.text
     assert tight.train.schedule.bound_family in planned.text
     assert re.search(r"modelled; [0-9.]+ % more than keeping everything", planned.text)

@@ -115,6 +115,10 @@ class BatchNormalization(Op):
         if tape.wants(bias):
             tape.add_gradient(bias, "ConvBiasGrad", (dy,), {})
 
+    def may_overwrite(self, graph: Graph, node: Node) -> Sequence[int]:
+        """x."""
+        return (0,)
+
     def work(self, graph: Graph, node: Node) -> Work:
         """One multiply-add an element."""
         return Work("elementwise", elements=graph.tensors[node.inputs[0]].elements)
@@ -178,6 +182,10 @@ class BatchNormalizationInputGrad(Op):
     def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
         """That of dy."""
         return (inputs[-1].shape,)
+
+    def may_overwrite(self, graph: Graph, node: Node) -> Sequence[int]:
+        """dy."""
+        return (len(node.inputs) - 1,)
 
     def work(self, graph: Graph, node: Node) -> Work:
         """One product an element."""

@@ -88,6 +88,4 @@ def _comment(f: Formula, tensors: Sequence[str], outer: Nest, inner: Nest, summe
         return f"{f.title} {extent} x {each} elements; each of the {extent} results sums its {each} in row-major order."
     if len(outer.loops) > 1 or any(index != "i" for index in outer.indices):
         return f"{f.title} {extent} elements with broadcasting."
-    same = " or ".join(tensors) if f.result == "c" else tensors[-1]
-    may = f"{f.result} may be {same}" if f.result == "c" else f"{same} and {f.result} may be the same"
-    return f"{f.title} {extent} elements; {may}."
+    return f"{f.title} {extent} elements; {f.result} may be {' or '.join(tensors)}."

@@ -79,6 +79,13 @@ class Pointwise(Op):
         summed: dict[str, AttrValue] = {"shape": shape} if shape != tape.shape(dy) else {}
         tape.add_gradient(target, pull.op, inputs, attrs | summed)
 
+    def may_overwrite(self, graph: Graph, node: Node) -> Sequence[int]:
+        """Operands that are not broadcast, unless the result is summed."""
+        out = graph.tensors[node.outputs[0]].shape
+        if out != self._space(graph, node):
+            return ()
+        return [i for i, name in enumerate(node.inputs) if graph.tensors[name].shape == out]
+
     def work(self, graph: Graph, node: Node) -> Work:
         """One formula for each element of the broadcast shape."""
         return Work(self.formula.cycles, elements=prod(self._space(graph, node)))

@@ -120,6 +120,14 @@ class Op(ABC):
         """`in_place`; an op whose number of outputs is not fixed has its own."""
         return self.in_place
 
+    def may_overwrite(self, graph: Graph, node: Node) -> Sequence[int]:
+        """Positions of inputs of the output's size whose bytes the only output may be written over.
+
+        The kernel must read each of their elements before it writes to that place, and not after; so must its blocked
+        form. Its C pointers are then equal, so that none may be `restrict`.
+        """
+        return ()
+
     @abstractmethod
     def work(self, graph: Graph, node: Node) -> Work:
         """How much the node computes."""

@@ -178,8 +178,11 @@ class _Tracker:
     def see(self, marked: TimelineStep, step: Step, blocks: Iterable[Block]) -> None:
         """Take in what is live during a step."""
         in_place: dict[int, int] = {}
+        is_update = False
         if isinstance(step, Compute):
-            in_place = {new: old for old, new in self._problem.ops[step.op].modes[step.mode].in_place}
+            op = self._problem.ops[step.op]
+            in_place = {new: old for old, new in op.modes[step.mode].in_place}
+            is_update = not op.repeatable
         if not isinstance(step, PageOut):
             plain = {
                 Do.COMPUTE: Origin.COMPUTED,
@@ -188,7 +191,7 @@ class _Tracker:
             }[marked.do]
             for v in marked.writes:
                 self.drop(v)
-                self._origin[v] = (Origin.UPDATED if v in in_place else plain, marked.words)
+                self._origin[v] = (Origin.UPDATED if is_update and v in in_place else plain, marked.words)
         for block in blocks:
             if block.tensor is None:
                 self._closed.append(self._workspace(marked, block))
