@@ -1,13 +1,14 @@
 """Write digits.onnx: a small residual CNN for 8x8 grey images, with random weights.
 
-    python examples/digits/make_model.py [OUTPUT.onnx]
+    python examples/digits/make_model.py [OUTPUT.onnx] [--channels N]
 
-The file it writes is committed as examples/digits/digits.onnx; the seed makes it the same file every time.
+The file it writes is committed as examples/digits/digits.onnx; the seed makes it the same file every time. With fewer
+channels than 12 it fits smaller boards.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ CLASSES = 10
 SEED = 2022
 
 
-def build_model() -> onnx.ModelProto:
+def build_model(channels: int = CHANNELS) -> onnx.ModelProto:
     """conv - relu - [conv - relu - conv + skip] - relu - pool - conv - relu - pool - dense."""
     rng = np.random.default_rng(SEED)
     weights: list[onnx.TensorProto] = []
@@ -42,7 +43,7 @@ def build_model() -> onnx.ModelProto:
         window = {"kernel_shape": [2, 2], "strides": [2, 2]}
         return helper.make_node("MaxPool", [source], [f"{name}.y"], f"/{name}/MaxPool", **window)
 
-    c = CHANNELS
+    c = channels
     nodes = [
         conv("stem", "image", 1, c),
         relu("stem_relu", "stem.y"),
@@ -75,5 +76,8 @@ def build_model() -> onnx.ModelProto:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "digits.onnx"
-    onnx.save(build_model(), target)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", nargs="?", type=Path, default=Path(__file__).parent / "digits.onnx")
+    parser.add_argument("--channels", type=int, default=CHANNELS)
+    options = parser.parse_args()
+    onnx.save(build_model(options.channels), options.output)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from poet_hil.protocol import Status, status_text
 
-from .conftest import AN386, MICROBIT, SMARTFUSION, STELLARIS, Machine, target_tool
+from .conftest import AN386, MICROBIT, NETDUINO, SMARTFUSION, STELLARIS, Machine, target_tool
 from .console import Console, Info, StatusError, build_for_machine, build_with_model, start_on_machine, start_with_model
 
 KB = 1024
@@ -261,6 +261,17 @@ def test_no_card_in_the_emulated_slot(emulate: Start) -> None:
     console = emulate(EMULATED["sd card"], arguments=())
     fails(Status.NO_DEVICE, console.init)
     fails(Status.NO_DEVICE, console.write, 0, b"x")
+
+
+@pytest.mark.emulated
+def test_an_spi_with_nothing_on_it(tmp_path: Path) -> None:
+    """STM32F4's, as far as QEMU has it: the controller moves bytes, and nobody answers."""
+    elf = build_for_machine(NETDUINO, "sd_spi", tmp_path)
+    console = start_on_machine(target_tool("qemu-system-arm"), NETDUINO, elf, tmp_path)
+    try:
+        fails(Status.NO_DEVICE, console.init)
+    finally:
+        console.stop()
 
 
 @pytest.mark.parametrize("driver", MODELS)

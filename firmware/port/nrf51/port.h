@@ -22,6 +22,20 @@
 #define POET_MARKER_PIN 3u
 #endif
 
+/* A card or chip on the headers. */
+#ifndef POET_SPI_SCK_PIN
+#define POET_SPI_SCK_PIN 23u
+#endif
+#ifndef POET_SPI_MOSI_PIN
+#define POET_SPI_MOSI_PIN 21u
+#endif
+#ifndef POET_SPI_MISO_PIN
+#define POET_SPI_MISO_PIN 22u
+#endif
+#ifndef POET_SPI_CS_PIN
+#define POET_SPI_CS_PIN 16u
+#endif
+
 /* Timer 0, which counts while the core sleeps. */
 #define POET_TICK_HZ 16000000u
 #define POET_UART_IRQ 2u

@@ -32,6 +32,20 @@
 #define POET_MARKER_PIN 11u
 #endif
 
+/* A card or chip on the headers. */
+#ifndef POET_SPI_SCK_PIN
+#define POET_SPI_SCK_PIN 25u
+#endif
+#ifndef POET_SPI_MOSI_PIN
+#define POET_SPI_MOSI_PIN 23u
+#endif
+#ifndef POET_SPI_MISO_PIN
+#define POET_SPI_MISO_PIN 24u
+#endif
+#ifndef POET_SPI_CS_PIN
+#define POET_SPI_CS_PIN 22u
+#endif
+
 /* SysTick stands still while the core sleeps: it counts work, not idle time. */
 #define POET_TICK_HZ POET_CPU_HZ
 #define POET_UART_IRQ 2u

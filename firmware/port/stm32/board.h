@@ -46,6 +46,35 @@
 #define POET_MARKER_PIN 8u
 #endif
 
+/* SPI 1 or 2, all on alternate function 5, for a card or chip on the headers; CS is any pin. */
+#ifndef POET_SPI
+#define POET_SPI 1
+#endif
+#ifndef POET_SPI_SCK_GPIO
+#define POET_SPI_SCK_GPIO 0u
+#endif
+#ifndef POET_SPI_SCK_PIN
+#define POET_SPI_SCK_PIN 5u
+#endif
+#ifndef POET_SPI_MISO_GPIO
+#define POET_SPI_MISO_GPIO 0u
+#endif
+#ifndef POET_SPI_MISO_PIN
+#define POET_SPI_MISO_PIN 6u
+#endif
+#ifndef POET_SPI_MOSI_GPIO
+#define POET_SPI_MOSI_GPIO 0u
+#endif
+#ifndef POET_SPI_MOSI_PIN
+#define POET_SPI_MOSI_PIN 7u
+#endif
+#ifndef POET_SPI_CS_GPIO
+#define POET_SPI_CS_GPIO 0u
+#endif
+#ifndef POET_SPI_CS_PIN
+#define POET_SPI_CS_PIN 4u
+#endif
+
 #define POET_TICK_HZ POET_CPU_HZ
 #define POET_UART_IRQ (36u + POET_UART)
 

@@ -10,26 +10,12 @@
 
 void poet_uart_handler(void);
 
-static void set_pin_mode(uint32_t port, uint32_t pin, uint32_t mode)
-{
-    RCC_GPIOENR |= 1u << port;
-    (void)RCC_GPIOENR;
-    GPIO_MODER(port) = (GPIO_MODER(port) & ~(3u << (2u * pin))) | (mode << (2u * pin));
-}
-
-static void route_to_usart(uint32_t port, uint32_t pin)
-{
-    const uint32_t shift = 4u * (pin % 8u);
-    set_pin_mode(port, pin, GPIO_MODE_ALTERNATE);
-    GPIO_AFR(port, pin) = (GPIO_AFR(port, pin) & ~(0xFu << shift)) | (GPIO_AF_USART << shift);
-}
-
 static void init_uart(void)
 {
     /* An open receive line would read as garbage: pull it up. */
-    route_to_usart(POET_UART_TX_GPIO, POET_UART_TX_PIN);
-    route_to_usart(POET_UART_RX_GPIO, POET_UART_RX_PIN);
-    GPIO_PUPDR(POET_UART_RX_GPIO) |= 1u << (2u * POET_UART_RX_PIN);
+    poet_gpio_route(POET_UART_TX_GPIO, POET_UART_TX_PIN, GPIO_AF_USART);
+    poet_gpio_route(POET_UART_RX_GPIO, POET_UART_RX_PIN, GPIO_AF_USART);
+    poet_gpio_pull_up(POET_UART_RX_GPIO, POET_UART_RX_PIN);
 
     RCC_USARTENR |= RCC_USARTEN;
     (void)RCC_USARTENR;
@@ -43,7 +29,7 @@ void poet_hal_init(void)
     poet_cache_enable();
     poet_clock_init();
     poet_ticks_init();
-    set_pin_mode(POET_MARKER_GPIO, POET_MARKER_PIN, GPIO_MODE_OUTPUT);
+    poet_gpio_set_mode(POET_MARKER_GPIO, POET_MARKER_PIN, GPIO_MODE_OUTPUT);
     init_uart();
 }
 
@@ -75,5 +61,5 @@ void poet_hal_uart_write(const uint8_t *data, size_t size)
 
 void poet_hal_marker(bool high)
 {
-    GPIO_BSRR(POET_MARKER_GPIO) = 1u << (POET_MARKER_PIN + (high ? 0u : 16u));
+    poet_gpio_write(POET_MARKER_GPIO, POET_MARKER_PIN, high);
 }

@@ -17,5 +17,6 @@
 #define OVERDRIVE_ABOVE_HZ 168000000u
 #define FLASH_ACR_VALUE (5u | (7u << 8)) /* 5 wait states; prefetch, instruction cache, data cache */
 #define USART_IS_OLD 1
+#define SPI_KIND 1
 
 #endif

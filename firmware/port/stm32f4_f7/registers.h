@@ -27,6 +27,8 @@
 #define RCC_USART23ENR RCC_APB1ENR
 #define RCC_USART1ENR REGISTER(0x40023844u)
 #define RCC_USART1EN (1u << 4)
+#define RCC_SPI1ENR RCC_USART1ENR
+#define RCC_SPI2ENR RCC_APB1ENR
 #define PWR_CR REGISTER(0x40007000u)
 #define PWR_CR_VOS (1u << 14) /* the scale that 168 MHz needs on F405; set from reset elsewhere */
 #define PWR_CR_ODEN (1u << 16)
@@ -38,6 +40,8 @@
 
 #define GPIO_BASE 0x40020000u
 #define USART1_BASE 0x40011000u
+
+#define POET_SPI_CLOCK_HZ (POET_QEMU ? POET_CPU_HZ : POET_SPI == 1 ? POET_CPU_HZ / 2u : POET_CPU_HZ / 4u)
 
 /* After poet_clock_init() APB2, with USART1, runs at half the CPU clock and APB1 at a quarter; left alone, at all of it. */
 #define POET_UART_CLOCK_HZ (POET_QEMU ? POET_CPU_HZ : POET_UART == 1 ? POET_CPU_HZ / 2u : POET_CPU_HZ / 4u)

@@ -17,5 +17,6 @@
 #define OVERDRIVE_ABOVE_HZ 180000000u
 #define FLASH_ACR_VALUE (7u | (3u << 8)) /* 7 wait states; prefetch, ART accelerator */
 #define USART_IS_OLD 0
+#define SPI_KIND 2
 
 #endif

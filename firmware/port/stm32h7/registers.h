@@ -40,6 +40,11 @@
 #define RCC_USART23ENR REGISTER(0x580244E8u)
 #define RCC_USART1ENR REGISTER(0x580244F0u)
 #define RCC_USART1EN (1u << 4)
+#define RCC_SPI1ENR RCC_USART1ENR
+#define RCC_SPI2ENR RCC_USART23ENR
+#define RCC_D2CCIP1R REGISTER(0x58024450u)
+#define RCC_D2CCIP1R_SPI123_MASK (7u << 12)
+#define RCC_D2CCIP1R_SPI123_PER (4u << 12) /* the internal 64 MHz oscillator, which runs from reset on */
 #define PWR_CSR1 REGISTER(0x58024804u)
 #define PWR_CSR1_ACTVOSRDY (1u << 13)
 #define PWR_CR3 REGISTER(0x5802480Cu)
@@ -53,9 +58,11 @@
 
 #define GPIO_BASE 0x58020000u
 #define USART_IS_OLD 0
+#define SPI_KIND 3
 #define USART1_BASE 0x40011000u
 
 /* The AXI bus runs at half the CPU clock, and the peripheral buses at half of that. */
 #define POET_UART_CLOCK_HZ (POET_CPU_HZ / 4u)
+#define POET_SPI_CLOCK_HZ 64000000u
 
 #endif

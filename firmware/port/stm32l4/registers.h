@@ -25,15 +25,19 @@
 #define RCC_USART23ENR REGISTER(0x40021058u)
 #define RCC_USART1ENR REGISTER(0x40021060u)
 #define RCC_USART1EN (1u << 14)
+#define RCC_SPI1ENR RCC_USART1ENR
+#define RCC_SPI2ENR RCC_USART23ENR
 #define FLASH_ACR REGISTER(0x40022000u)
 #define FLASH_ACR_4_WAIT_STATES 4u
 #define FLASH_ACR_CACHES (7u << 8) /* prefetch, instruction cache, data cache */
 
 #define GPIO_BASE 0x48000000u
 #define USART_IS_OLD 0
+#define SPI_KIND 2
 #define USART1_BASE 0x40013800u
 
 /* No bus is divided. */
 #define POET_UART_CLOCK_HZ POET_CPU_HZ
+#define POET_SPI_CLOCK_HZ POET_CPU_HZ
 
 #endif

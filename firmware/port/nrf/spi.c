@@ -1,0 +1,84 @@
+/*
+ * SPI on an nRF51 or nRF52 without DMA, with any pin as chip select; 8 MHz at most.
+ */
+#include "poet/spi.h"
+
+#include <stddef.h>
+
+#include "port.h"
+#include "registers.h"
+
+#define UNDER_WAY 2u /* both directions are double-buffered */
+
+static void select(bool low)
+{
+    if (low) {
+        GPIO_OUTCLR(POET_SPI_CS_PIN) = GPIO_BIT(POET_SPI_CS_PIN);
+    } else {
+        GPIO_OUTSET(POET_SPI_CS_PIN) = GPIO_BIT(POET_SPI_CS_PIN);
+    }
+}
+
+/* From 125 kHz to 8 MHz, by doubling. */
+static uint32_t frequency(uint32_t clock_hz)
+{
+    uint32_t doublings = 0;
+    while (doublings < 6u && (125000u << (doublings + 1u)) <= clock_hz) {
+        doublings++;
+    }
+    return SPI0_FREQUENCY_125_KHZ << doublings;
+}
+
+void poet_spi_init(uint32_t clock_hz)
+{
+    select(false);
+    GPIO_DIRSET(POET_SPI_CS_PIN) = GPIO_BIT(POET_SPI_CS_PIN);
+    GPIO_OUTCLR(POET_SPI_SCK_PIN) = GPIO_BIT(POET_SPI_SCK_PIN);
+    GPIO_DIRSET(POET_SPI_SCK_PIN) = GPIO_BIT(POET_SPI_SCK_PIN);
+    GPIO_DIRSET(POET_SPI_MOSI_PIN) = GPIO_BIT(POET_SPI_MOSI_PIN);
+    GPIO_PIN_CNF(POET_SPI_MISO_PIN) = GPIO_PIN_CNF_PULL_UP;
+    SPI0_ENABLE = 0;
+    SPI0_PSELSCK = POET_SPI_SCK_PIN;
+    SPI0_PSELMOSI = POET_SPI_MOSI_PIN;
+    SPI0_PSELMISO = POET_SPI_MISO_PIN;
+    SPI0_FREQUENCY = frequency(clock_hz);
+    SPI0_CONFIG = 0;
+    SPI0_EVENTS_READY = 0;
+    SPI0_ENABLE = SPI0_ENABLE_ENABLED;
+}
+
+static void move(const uint8_t *out, uint8_t *in, uint32_t size_bytes)
+{
+    uint32_t sent = 0;
+    for (uint32_t received = 0; received < size_bytes;) {
+        if (sent < size_bytes && sent - received < UNDER_WAY) {
+            SPI0_TXD = out != NULL ? out[sent] : 0xFFu;
+            sent++;
+        }
+        if (SPI0_EVENTS_READY) {
+            /* Cleared first: reading the byte brings the next one, and its event. */
+            SPI0_EVENTS_READY = 0;
+            const uint8_t byte = (uint8_t)SPI0_RXD;
+            if (in != NULL) {
+                in[received] = byte;
+            }
+            received++;
+        }
+    }
+}
+
+void poet_spi_transfer(const poet_spi_part_t *parts, uint32_t part_count, poet_spi_end_t end)
+{
+    select(true);
+    for (uint32_t i = 0; i < part_count; i++) {
+        move(parts[i].out, parts[i].in, parts[i].size_bytes);
+    }
+    if (end == POET_SPI_RELEASE) {
+        select(false);
+    }
+}
+
+void poet_spi_clock(uint32_t size_bytes)
+{
+    move(NULL, NULL, size_bytes);
+}
