@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,29 @@ from poet_codegen.board import Board, load_board
 from poet_codegen.lower import Home
 from poet_codegen.recipe import Recipe
 
+DAYS_A_YEAR = 365.0
+
 
 class FolderError(PoetError):
     """The build folder lacks what a command needs, or holds something damaged."""
+
+
+@checked(frozen=True, config=ConfigDict(extra="forbid"))
+class Lifetime:
+    """A time of use."""
+
+    days: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    steps_per_day: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+    @property
+    def steps(self) -> int:
+        """Training steps in it."""
+        return math.ceil(self.days * self.steps_per_day)
+
+    def of_steps(self, steps: int) -> str:
+        """How long so many steps take at this pace, for people: '2.5 years'."""
+        days = steps / self.steps_per_day
+        return f"{days / DAYS_A_YEAR:.3g} years" if days >= DAYS_A_YEAR else f"{days:.3g} days"
 
 
 @checked(frozen=True, config=ConfigDict(extra="forbid"))
@@ -42,6 +63,8 @@ class Request:
     """Of plan_costs.json, the profile that the plan was made with; None: the cycle table alone."""
     storage: str | None = None
     """Driver of the storage device to page to; None: the board's first."""
+    lifetime: Lifetime | None = None
+    """How long storage has to last; None: not asked."""
 
     def load_board(self) -> Board:
         """The board, with as much RAM and the storage device that were asked for. Raises BoardError."""

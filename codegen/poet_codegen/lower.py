@@ -96,13 +96,14 @@ def lower(
     ram_homes: Mapping[str, int] | None = None,
     ram_bytes: int | None,
     deadline_factor: float | None,
+    wear_budget_bytes: float | None = None,
 ) -> Lowered:
     """Build the scheduling problem of a graph on the board of `costs`.
 
     `learned` names the parameters that training updates: they live at `home`, all others in flash. An inference graph
     has no updates, yet its parameters are where training left them: `ram_homes` says where (None: the solver chooses).
-    `deadline_factor` bounds the time to so many times
-    the compute time of one pass.
+    `deadline_factor` bounds the time to so many times the compute time of one pass, `wear_budget_bytes` what a pass may
+    erase.
     """
     root = view_roots(graph)
     outside = static_kind(graph, root)
@@ -132,6 +133,7 @@ def lower(
         ops=ops,
         ram_bytes=ram_bytes,
         deadline_s=None if deadline_factor is None else deadline_factor * compute_s,
+        wear_budget_bytes=wear_budget_bytes,
         alignment_bytes=ALIGNMENT_BYTES,
     )
     return Lowered(problem, nodes, root, index, homes, programs)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 
 import onnx
+from poet_solver.errors import InfeasibleError
 from poet_solver.incumbent import Progress
 from poet_solver.pipeline import solve
 from poet_solver.replay import replay
@@ -19,15 +21,17 @@ from poet_codegen.autodiff import build_training_graph, fuse_updates, inference_
 from poet_codegen.board import Board
 from poet_codegen.cost_model import CostModel
 from poet_codegen.costs import Costs, costs_to_json, read_costs
+from poet_codegen.emit.pages import Pages, checkpoint_bytes, place_pages, ring_units
 from poet_codegen.emit.project import BuildInput, Pass, check_inputs
 from poet_codegen.export import with_weights
-from poet_codegen.folder import BuildFolder, FolderError, Request, remove, sha256, write_atomic
+from poet_codegen.folder import BuildFolder, FolderError, Lifetime, Request, remove, sha256, write_atomic
 from poet_codegen.graph import Graph, Kind
 from poet_codegen.lower import Home, Lowered, lower
 from poet_codegen.onnx_import import Model, import_onnx, read_model
 from poet_codegen.onnx_prepare import prepare
 from poet_codegen.recipe import Recipe
 from poet_codegen.selection import select_trainable
+from poet_codegen.wear import Wear, as_least_wear, wear_budget_bytes, wear_of
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,22 @@ class Plan:
             self.costs.source,
         )
 
+    @cached_property
+    def pages(self) -> Pages:
+        """Where pages lie on storage. Raises BoardError when there is not room for them."""
+        passes = [(one.lowered, one.schedule) for one in (self.train, self.infer)]
+        return place_pages(self.board, self.train.graph, passes)
+
+    def with_room(self) -> Plan:
+        """This plan, when storage has room for its pages; else BoardError."""
+        assert self.pages
+        return self
+
+    @property
+    def wear(self) -> Wear:
+        """What a training step takes of storage."""
+        return wear_of(self.board, self.pages.units, self.train.schedule.wear_bytes)
+
 
 def tool_version() -> str:
     """Version of the installed poet-mcu."""
@@ -72,6 +92,7 @@ def make_request(
     board_ram_bytes: int | None = None,
     costs: Costs | None = None,
     storage: str | None = None,
+    lifetime: Lifetime | None = None,
 ) -> Request:
     """What was asked, with the digests of the model and of the profile it is to be planned with."""
     digest = sha256(inlined(model_path))
@@ -89,6 +110,7 @@ def make_request(
         board_ram_bytes,
         None if costs is None else sha256(costs_to_json(costs).encode()),
         storage,
+        lifetime,
     )
 
 
@@ -123,14 +145,14 @@ def make_plan(
     with_weights(proto, model.weights)  # what cannot be written back is found before training, not after
     train_graph, infer_graph = build_graphs(model, request.recipe)
     train_low = lower_training(request, model_of_costs, train_graph)
-    schedule = solve(
-        train_low.problem,
-        time_limit_s=time_limit_s,
-        threads=threads,
-        seed=request.seed,
-        technique=request.technique,
-        progress=progress,
-    )
+    search = partial(solve, time_limit_s=time_limit_s, threads=threads, seed=request.seed, technique=request.technique)
+    try:
+        schedule = search(train_low.problem, progress=progress)
+    except InfeasibleError as error:
+        if request.lifetime is None:
+            raise
+        least = search(as_least_wear(train_low.problem), progress=progress)
+        raise _lasts_shorter(error, request.lifetime, board, train_graph, least) from error
     infer_low = lower_inference(request, model_of_costs, train_graph, infer_graph, train_low, schedule)
     infer_schedule = solve(infer_low.problem, time_limit_s=time_limit_s, threads=threads, seed=request.seed)
     return Plan(
@@ -140,6 +162,24 @@ def make_plan(
         Pass(train_graph, train_low, schedule),
         Pass(infer_graph, infer_low, infer_schedule),
         model_of_costs,
+    ).with_room()
+
+
+def _lasts_shorter(
+    error: InfeasibleError, asked: Lifetime, board: Board, train: Graph, least: Schedule
+) -> InfeasibleError:
+    """What to say where no schedule was found that storage outlasts, and `least` is the one that wears it least."""
+    ring = ring_units(board, checkpoint_bytes(train, train.learned()))
+    lasts = wear_of(board, ring, least.wear_bytes).steps
+    if lasts is None or lasts >= asked.steps:
+        return error
+    text = (
+        f"{board.storage.models} of {board.name} does not last {asked.steps:,} training steps. The longest lifetime "
+        f"that works is {asked.of_steps(lasts)} at {asked.steps_per_day:g} steps a day ({lasts:,} steps). Ask for that "
+        "(--lifetime, --steps-per-day), give more RAM, or train less of the model."
+    )
+    return InfeasibleError(
+        text, op_name=error.op_name, needed_bytes=error.needed_bytes, budget_bytes=error.budget_bytes
     )
 
 
@@ -153,6 +193,10 @@ def build_graphs(model: Model, recipe: Recipe) -> tuple[Graph, Graph]:
 
 def lower_training(request: Request, costs: CostModel, train: Graph) -> Lowered:
     """The scheduling problem of a training step."""
+    budget = None
+    if request.lifetime is not None:
+        bytes_ = checkpoint_bytes(train, train.learned())
+        budget = wear_budget_bytes(costs.board, bytes_, request.lifetime.steps)
     return lower(
         train,
         costs,
@@ -160,6 +204,7 @@ def lower_training(request: Request, costs: CostModel, train: Graph) -> Lowered:
         home=request.home,
         ram_bytes=request.ram_bytes,
         deadline_factor=request.deadline_factor,
+        wear_budget_bytes=budget,
     )
 
 

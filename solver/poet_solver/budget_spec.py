@@ -1,4 +1,4 @@
-"""What `--ram 0.5`, `--ram 96K` and `--deadline 2.0` mean for a problem."""
+"""What `--ram 0.5`, `--ram 96K`, `--deadline 2.0` and `--wear 40K` mean for a problem."""
 
 from __future__ import annotations
 
@@ -54,10 +54,20 @@ def compute_time_s(problem: Problem) -> float:
     return sum(min(mode.time_s for mode in op.modes) for op in problem.ops)
 
 
-def with_budgets(problem: Problem, ram: str | None, deadline: str | None) -> Problem:
+def wear_bytes_of(text: str) -> float:
+    """Bytes erased by one run: 40960, 40K, 1.5M. Raises ProblemError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    if match is None or match[2].upper() not in _UNITS:
+        raise ProblemError(f"--wear {text}: not a size. Give bytes erased in one run, such as 40960 or 40K.")
+    return float(match[1]) * _UNITS[match[2].upper()]
+
+
+def with_budgets(problem: Problem, ram: str | None, deadline: str | None, wear: str | None = None) -> Problem:
     """The problem with the budgets given on the command line in place of its own."""
     if ram is not None:
         problem = replace(problem, ram_bytes=ram_bytes_of(ram, problem))
     if deadline is not None:
         problem = replace(problem, deadline_s=deadline_s_of(deadline, problem))
+    if wear is not None:
+        problem = replace(problem, wear_budget_bytes=wear_bytes_of(wear))
     return problem

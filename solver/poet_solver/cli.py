@@ -68,6 +68,10 @@ Deadline = Annotated[
     str | None,
     typer.Option(help="Deadline: factor of the compute time (2.0), or seconds (30s). Default: FILE's, or none."),
 ]
+Wear = Annotated[
+    str | None,
+    typer.Option(help="Bytes that one run may erase on storage: 40960, 40K, 1M. Default: FILE's, or any."),
+]
 Threads = Annotated[int, typer.Option(help="Processor cores to use.")]
 TimeLimit = Annotated[float, typer.Option(help="Seconds the search may take; the best so far is returned.")]
 
@@ -77,6 +81,7 @@ def solve_command(
     file: File,
     ram: Ram = None,
     deadline: Deadline = None,
+    wear: Wear = None,
     technique: Annotated[
         Method,
         typer.Option(
@@ -96,7 +101,7 @@ def solve_command(
 
     Ctrl-C ends the search with the best schedule so far.
     """
-    problem = with_budgets(read_any(file), ram, deadline)
+    problem = with_budgets(read_any(file), ram, deadline, wear)
     interrupt = Interrupt()
     with _watching() as watch:
         schedule = _interruptible(
@@ -122,11 +127,12 @@ def solve_command(
 def min_ram_command(
     file: File,
     deadline: Deadline = None,
+    wear: Wear = None,
     technique: Annotated[list[Method] | None, typer.Option(help="Only these techniques.")] = None,
     time_limit: TimeLimit = 60.0,
 ) -> None:
     """Find the smallest RAM budget that works, for each technique (time limit for each)."""
-    problem = with_budgets(read_any(file), None, deadline)
+    problem = with_budgets(read_any(file), None, deadline, wear)
     peak = keep_everything_peak(problem)
     table = Table(
         Column("technique", no_wrap=True), "smallest RAM, bytes", "share", "energy, J", "nothing smaller works"
@@ -153,9 +159,10 @@ def replay_command(
     schedule_file: Annotated[Path, typer.Argument(metavar="SCHEDULE", help="schedule.json", show_default=False)],
     ram: Ram = None,
     deadline: Deadline = None,
+    wear: Wear = None,
 ) -> None:
     """Check a schedule step by step on a byte map of the arena. Give the budgets that it was solved with."""
-    problem = with_budgets(read_any(file), ram, deadline)
+    problem = with_budgets(read_any(file), ram, deadline, wear)
     schedule = read_schedule(schedule_file, problem)
     replay(problem, schedule)
     _out.print("[bold green]The schedule is legal[/] and its figures are right.")

@@ -21,10 +21,10 @@ from poet_codegen.board import load_board
 from poet_codegen.budget import fit_to_board
 from poet_codegen.build import build
 from poet_codegen.cli.console import console, dir_option, error_console, facts, next_step, si, size
-from poet_codegen.cli.quantities import parse_size
+from poet_codegen.cli.quantities import parse_days, parse_size
 from poet_codegen.costs import read_costs
 from poet_codegen.errors import BoardError
-from poet_codegen.folder import BuildFolder
+from poet_codegen.folder import BuildFolder, Lifetime
 from poet_codegen.graph import Kind, Role
 from poet_codegen.head import final_softmax
 from poet_codegen.lower import Home
@@ -127,6 +127,13 @@ def plan_command(
             help="Page to this storage device of the board, by its driver, such as sd_spi. Default: its first."
         ),
     ] = None,
+    lifetime: Annotated[
+        str | None,
+        typer.Option(help="How long storage has to last: 2y, 90d or 500h. With --steps-per-day."),
+    ] = None,
+    steps_per_day: Annotated[
+        float | None, typer.Option(min=0, help="Training steps a day that --lifetime is reckoned with.")
+    ] = None,
     costs: Annotated[
         Path | None,
         typer.Option(help="costs.json of `poet profile`: plan with what kernels and pages took on the target."),
@@ -164,6 +171,9 @@ def plan_command(
         raise typer.BadParameter(f"--deadline {deadline}: give a multiple of the compute time, such as 2.0.")
     board_ram_bytes = parse_size(board_ram) if board_ram is not None else None
     description = load_board(board, board_ram_bytes, storage)
+    if (lifetime is None) != (steps_per_day is None):
+        raise typer.BadParameter("--lifetime and --steps-per-day go together: --lifetime 2y --steps-per-day 500.")
+    lasts = Lifetime(parse_days(lifetime), steps_per_day) if lifetime and steps_per_day else None
     profile = None if costs is None else read_costs(costs)
     most = description.ram.size_bytes - description.stack_bytes
     if ram_bytes is not None and ram_bytes > most:
@@ -190,6 +200,7 @@ def plan_command(
                 board_ram_bytes,
                 profile,
                 storage,
+                lasts,
             )
             return make_plan(request, model, threads=threads, time_limit_s=time_limit, progress=show, costs=profile)
 
@@ -253,11 +264,28 @@ def _plan_facts(plan: Plan, keep: Schedule) -> list[tuple[str, str]]:
             f"{si(schedule.energy_j, 'J')} a step (modelled), {overhead:+.2%} over keeping everything",
         ),
         ("Time", f"{si(schedule.time_s, 's')} a step (modelled)"),
+        *_wear_fact(plan),
         ("Proof", escape(quality)),
         ("Costs", escape(plan.costs.source)),
         *(("Warning", f"[yellow]{escape(note)}[/]") for note in plan.costs.notes(graph)),
         *(("Note", escape(note)) for note in (*_softmax_notes(plan), *_sharing_notes(plan), *schedule.notes)),
     ]
+
+
+def _wear_fact(plan: Plan) -> list[tuple[str, str]]:
+    """What a step takes of storage, where that counts."""
+    wear = plan.wear
+    if not wear.bytes_a_step or (wear.unit_bytes is None and wear.steps is None):
+        return []
+    taken = f"{wear.bytes_a_step:,.0f} bytes written"
+    if wear.unit_bytes is not None:
+        taken = f"{wear.bytes_a_step / wear.unit_bytes:g} erases of {size(wear.unit_bytes)}"
+    if wear.steps is None:
+        return [("Storage wear", f"{taken} a step; the board file does not say what the device endures")]
+    asked = plan.request.lifetime
+    span = f", {asked.of_steps(wear.steps)} at {asked.steps_per_day:g} a day" if asked else ""
+    beside = f"; {wear.checkpoints:,} checkpoints" if wear.checkpoints else ""
+    return [("Storage wear", f"{taken} a step: {wear.steps:,} steps until worn{span}{beside}")]
 
 
 def _softmax_notes(plan: Plan) -> list[str]:

@@ -57,6 +57,8 @@ class RunRecord(RunRequest):
     """In one step, counted by the firmware; the next two likewise."""
     page_outs: int
     page_ins: int
+    erases: int = 0
+    """Units of the storage device that were erased from the device's boot to the run's end; 0 where none need be."""
     arena_bytes: int
     budget_bytes: int
     peak_bytes: int
@@ -132,6 +134,7 @@ def finish_run(
         recompute_calls=status.recomputes,
         page_outs=status.page_outs,
         page_ins=status.page_ins,
+        erases=status.erases,
         arena_bytes=manifest.arena_bytes,
         budget_bytes=manifest.budget_bytes,
         peak_bytes=manifest.peak_bytes,

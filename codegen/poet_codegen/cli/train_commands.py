@@ -134,6 +134,7 @@ def _train_facts(
             "Each step",
             f"{status.recomputes} recomputations, {status.page_outs} page-outs, {status.page_ins} page-ins",
         ),
+        *([("Storage wear", f"{status.erases:,} units erased since boot")] if status.erases else []),
         ("Trained model", escape(str(folder.run / "trained.onnx"))),
     ]
 

@@ -9,7 +9,7 @@ that streams old parameters in and new ones out needs both at once, so that the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -80,7 +80,8 @@ def place_pages(board: Board, graph: Graph, passes: Sequence[tuple[Lowered, Sche
     first = top + (stride if homes else 0)
     ranges = _live_ranges(passes, unit_bytes)
     there = storage.size_bytes // unit_bytes
-    checkpoints = CHECKPOINT_SLOTS * _units(_checkpoint_bytes(graph, passes[0][0]), unit_bytes)
+    checkpoint = checkpoint_bytes(graph, passes[0][0].home)
+    checkpoints = CHECKPOINT_SLOTS * _units(checkpoint, unit_bytes)
     roomy, tight = _side_by_side(ranges, first), _shared(ranges, first)
     scratch, window = roomy if roomy[1] + checkpoints <= there else tight
     if window > there:
@@ -89,12 +90,29 @@ def place_pages(board: Board, graph: Graph, passes: Sequence[tuple[Lowered, Sche
             f"has {storage.size_bytes}. Plan with more RAM (--ram), with --params ram, or for a larger device."
         )
     # Where checkpoints do not fit beside the pages, they are left out: the device says so when asked for one.
-    units = there - checkpoints if window + checkpoints <= there else there
-    while stride and math.gcd(units, stride) > 1 and units > window:
-        units -= 1  # or the window would come to some places only
+    ring = ring_units(board, checkpoint)
+    units = ring if window <= ring else there - checkpoints if window + checkpoints <= there else there
     pages = Pages(unit_bytes, (units if stride else window) if window else 0, window, stride, homes, scratch)
     _check(pages, passes)
     return pages
+
+
+def ring_units(board: Board, checkpoint_bytes: int) -> int:
+    """Units of the ring on storage that is erased, checkpoints of so many bytes beside it; 0 where there is no room.
+
+    A prime, so that a window with any stride comes to all places.
+    """
+    storage = board.storage
+    if storage.erase is None:
+        return 0
+    unit_bytes = storage.erase.block_bytes
+    room = storage.size_bytes // unit_bytes - CHECKPOINT_SLOTS * _units(checkpoint_bytes, unit_bytes)
+    return next((n for n in range(room, 1, -1) if all(n % d for d in range(2, math.isqrt(n) + 1))), max(room, 0))
+
+
+def checkpoint_bytes(graph: Graph, learned: Container[str]) -> int:
+    """Size of a checkpoint: its header, and every parameter and state that training changes."""
+    return CHECKPOINT_HEADER_BYTES + sum(p.size_bytes for p in graph.params() if p.name in learned)
 
 
 def _units(size_bytes: int, unit_bytes: int) -> int:
@@ -104,10 +122,6 @@ def _units(size_bytes: int, unit_bytes: int) -> int:
 def _page_units(lowered: Lowered, name: str, unit_bytes: int) -> int:
     size_bytes = lowered.problem.tensors[lowered.index[name]].size_bytes
     return _units(PAGE_HEADER_BYTES + size_bytes, unit_bytes)
-
-
-def _checkpoint_bytes(graph: Graph, lowered: Lowered) -> int:
-    return CHECKPOINT_HEADER_BYTES + sum(p.size_bytes for p in graph.params() if p.name in lowered.home)
 
 
 def _home_of(lowered: Lowered, name: str) -> str | None:

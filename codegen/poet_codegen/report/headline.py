@@ -12,6 +12,7 @@ from poet_codegen.report.costs import keep_everything_j
 from poet_codegen.report.inputs import RunSummary
 from poet_codegen.report.text import exact_bytes, percent, short_bytes, shown, si
 from poet_codegen.report.timeline import Do, Timeline
+from poet_codegen.wear import Wear
 
 _TECHNIQUES = {
     "both": "recomputing and paging",
@@ -71,6 +72,12 @@ def _status(schedule: Schedule, keep_j: float) -> str:
     )
 
 
+def _wear_words(wear: Wear) -> str:
+    if wear.unit_bytes is None:
+        return f"{short_bytes(round(wear.bytes_a_step))} written"
+    return f"{wear.bytes_a_step / wear.unit_bytes:g} erases of {short_bytes(wear.unit_bytes)}"
+
+
 def _cards(plan: Plan, timeline: Timeline, run: RunSummary | None, keep_j: float) -> list[Card]:
     schedule, problem = plan.train.schedule, plan.train.lowered.problem
     overhead = schedule.energy_j / keep_j - 1.0 if keep_j else 0.0
@@ -105,6 +112,9 @@ def _cards(plan: Plan, timeline: Timeline, run: RunSummary | None, keep_j: float
         ),
         Card("Paged", f"{steps.count(Do.PAGE_OUT)} out, {steps.count(Do.PAGE_IN)} in", f"{moved} moved a step"),
     ]
+    wear = plan.wear
+    if wear.steps is not None:
+        cards.append(Card("Storage lasts", f"{wear.steps:,} steps", f"{_wear_words(wear)} a step, by its endurance"))
     infer = plan.infer.schedule
     if run is not None and run.facts.test_accuracy is not None:
         cards.append(Card("Test accuracy", percent(run.facts.test_accuracy), "on the device, after training"))
