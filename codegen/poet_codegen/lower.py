@@ -126,7 +126,7 @@ def lower(
             tiled = tiled_modes(graph, nodes[k], costs, ram_bytes, place)
             programs |= {(k, len(op.modes) + m): program for m, (_, program) in enumerate(tiled)}
             ops = (*ops[:k], replace(op, modes=(*op.modes, *(mode for mode, _ in tiled))), *ops[k + 1 :])
-    compute_s = sum(op.modes[0].time_s for op in ops)
+    compute_s = sum(min(mode.time_s for mode in op.modes) for op in ops)
     problem = Problem(
         name=graph.name,
         tensors=tensors,
@@ -186,22 +186,28 @@ def _op(
     reads: Mapping[str, int],
 ) -> ProblemOp:
     rule = registry.get(node.op)
-    cycles, board = costs.op_cycles(graph, node), costs.board
+    board = costs.board
     resident = tuple(dict.fromkeys(index[root[name]] for name in node.inputs if root[name] in index))
     outputs = tuple(index[root[name]] for name in node.outputs if root[name] in index)
-    mode = Mode(
-        time_s=cycles * board.seconds_per_cycle,
-        energy_j=cycles * board.energy_per_cycle_j,
-        resident=resident,
-        in_place=tuple(
-            (index[root[node.inputs[i]]], index[root[node.outputs[o]]])
-            for i, o in rule.in_place_pairs(node) or _overwritten(node, graph, root, index, reads)
-        ),
-    )
+    pairs = rule.in_place_pairs(node) or _overwritten(node, graph, root, index, reads)
+    in_place = tuple((index[root[node.inputs[i]]], index[root[node.outputs[o]]]) for i, o in pairs)
+    modes = []
+    for variant in rule.variants(graph, node):
+        cycles = costs.kernel_cycles(variant.kernel, variant.work)
+        modes.append(
+            Mode(
+                time_s=cycles * board.seconds_per_cycle,
+                energy_j=cycles * board.energy_per_cycle_j,
+                resident=resident,
+                in_place=in_place,
+                workspace_bytes=variant.workspace_bytes,
+                name=variant.title,
+            )
+        )
     return ProblemOp(
         name=f"{node.label}: {node.op}",
         outputs=outputs,
-        modes=(mode,),
+        modes=tuple(modes),
         repeatable=rule.repeatable,
         backward=node.role in (Role.BACKWARD, Role.UPDATE),
     )

@@ -29,6 +29,7 @@ from poet_codegen.graph import Graph, Kind
 from poet_codegen.lower import Home, Lowered, lower
 from poet_codegen.onnx_import import Model, import_onnx, read_model
 from poet_codegen.onnx_prepare import prepare
+from poet_codegen.ops.winograd import with_winograd
 from poet_codegen.recipe import Recipe
 from poet_codegen.selection import select_trainable
 from poet_codegen.wear import Wear, as_least_wear, wear_budget_bytes, wear_of
@@ -188,7 +189,8 @@ def build_graphs(model: Model, recipe: Recipe) -> tuple[Graph, Graph]:
     check_inputs(model.graph)
     trainable = select_trainable(model.graph, recipe.train)
     train = fuse_updates(build_training_graph(model.graph, trainable, recipe))
-    return train, inference_graph(model.graph, train.of_kind(Kind.STATE))
+    infer = inference_graph(model.graph, train.of_kind(Kind.STATE))
+    return (with_winograd(train), with_winograd(infer)) if recipe.winograd else (train, infer)
 
 
 def lower_training(request: Request, costs: CostModel, train: Graph) -> Lowered:

@@ -80,6 +80,8 @@ class Recipe:
     """Of every parameter that trains; None: PyTorch's default, 0.01 for AdamW, else 0."""
     no_decay: str = ""
     """Trained parameters without weight decay: a pattern of selection.py; empty: none."""
+    winograd: bool = False
+    """3x3 convolutions by Winograd's F(2x2, 3x3): other roundings, so other bits than the direct sum."""
     accumulate: int = 1
     """Micro-batches (steps) whose mean gradient makes one update."""
 

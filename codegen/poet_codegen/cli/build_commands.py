@@ -109,6 +109,14 @@ def plan_command(
             "trains with their mean, at its own learning rate. Losses are those of the micro-batches."
         ),
     ] = _DEFAULT.accumulate,
+    winograd: Annotated[
+        bool,
+        typer.Option(
+            "--winograd",
+            help="Compute 3x3 convolutions by Winograd's F(2x2, 3x3): 16 products where the direct sum has 36. It "
+            "rounds otherwise: losses and weights have other bits (the same on host and board, at any budget).",
+        ),
+    ] = False,
     params: Annotated[
         Home,
         typer.Option(help="Where learning parameters and state live between steps: ram, or storage (paged each step)."),
@@ -166,6 +174,7 @@ def plan_command(
         weight_decay=weight_decay,
         no_decay=no_decay,
         accumulate=accumulate,
+        winograd=winograd,
     )
     if not math.isfinite(deadline) or deadline < 0:
         raise typer.BadParameter(f"--deadline {deadline}: give a multiple of the compute time, such as 2.0.")

@@ -13,7 +13,7 @@ from poet_codegen.emit.wrap import wrap_call
 from poet_codegen.graph import Graph, Role
 from poet_codegen.lower import Lowered
 from poet_codegen.ops import registry
-from poet_codegen.ops.registry import Kernel, Work
+from poet_codegen.ops.registry import WORKSPACE, Kernel, Work
 from poet_codegen.tiling.program import Program
 
 
@@ -66,7 +66,7 @@ def kernels_of(graph: Graph, lowered: Lowered, op: int, mode: int) -> tuple[Kern
     if program is not None:
         return tuple(call.kernel for call in program.calls())
     node = lowered.nodes[op]
-    return (registry.get(node.op).kernel(graph, node),)
+    return (registry.get(node.op).variants(graph, node)[mode].kernel,)
 
 
 def emit_steps(
@@ -80,7 +80,6 @@ def emit_steps(
     """Turn a schedule into marked steps, numbered from `first_index`. Frees and homes leave no trace in C."""
     problem = lowered.problem
     root_names = {position: name for name, position in lowered.index.items()}
-    kernels = [registry.get(node.op).kernel(graph, node) for node in lowered.nodes]
     offsets = {lowered.index[name]: offset for name, offset in lowered.ram_homes(schedule).items()}
     done: set[int] = set()
     loss_is_known = False
@@ -105,8 +104,14 @@ def emit_steps(
             column = 2 * _INDENT if is_update else _INDENT
             program = lowered.programs.get((step.op, step.mode))
             if program is None:
-                kernel = kernels[step.op]
-                arguments = [layout.argument(name, offsets) for name in kernel.arguments]
+                (kernel,) = kernels_of(graph, lowered, step.op, step.mode)
+                arguments = []
+                for name in kernel.arguments:
+                    if name == WORKSPACE:
+                        assert step.workspace_offset is not None
+                        arguments.append(f"ARENA({layout.workspace(step.workspace_offset, mode.workspace_bytes)})")
+                    else:
+                        arguments.append(layout.argument(name, offsets))
                 statement = wrap_call(kernel.name, arguments, column, ";")
             else:
                 assert step.workspace_offset is not None
@@ -129,7 +134,7 @@ def emit_steps(
                     registry.get(node.op).work(graph, node),
                     mode.energy_j,
                     mode.time_s,
-                    program.kernels if program else (kernels[step.op],),
+                    kernels_of(graph, lowered, step.op, step.mode),
                     is_loss,
                     is_update,
                     keep,

@@ -80,6 +80,21 @@ class Kernel:
             raise ValueError(f"{self.name!r} is no C name")
 
 
+WORKSPACE = "*workspace*"
+"""In a kernel's arguments: memory that it needs while it runs, no tensor."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute a node in RAM; the solver chooses between those of an op, which all leave the same bits."""
+
+    title: str
+    """In words, '' for the one that needs nothing more than its operands."""
+    kernel: Kernel
+    work: Work
+    workspace_bytes: int = 0
+
+
 class Op(ABC):
     """One operator. Stateless; `register` makes it known."""
 
@@ -135,6 +150,10 @@ class Op(ABC):
     @abstractmethod
     def kernel(self, graph: Graph, node: Node) -> Kernel:
         """The C function that runs the node."""
+
+    def variants(self, graph: Graph, node: Node) -> tuple[Variant, ...]:
+        """All ways to run the node at once. The first is that of `work` and `kernel`, and takes no workspace."""
+        return (Variant("", self.kernel(graph, node), self.work(graph, node)),)
 
     def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
         """Ways to run the node a part at a time, with operands that are never whole in RAM."""
