@@ -1,84 +1,26 @@
 #include "poet/math.h"
 
-#include <stdint.h>
-#include <string.h>
-
-static uint32_t bits_of(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-static float from_bits(uint32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-/* 2^n for a normal result. */
-static float power_of_two(int32_t n)
-{
-    return from_bits((uint32_t)(n + 127) << 23);
-}
-
-/* ln 2 in two parts: the first has so few bits that its product with any exponent is exact. */
-#define LN2_HIGH 0x1.63p-1f
-#define LN2_LOW -0x1.bd0106p-13f
-
-#define EXP_OVERFLOW 0x1.62e430p+6f   /* the largest x with a finite e^x is just below */
-#define EXP_UNDERFLOW -0x1.5d58a0p+6f /* the smallest x with a normal e^x is just above */
-
-float poet_expf(float x)
-{
-    if (x != x) {
-        return x;
-    }
-    if (x >= EXP_OVERFLOW) {
-        return from_bits(0x7F800000u);
-    }
-    if (x <= EXP_UNDERFLOW) {
-        return 0.0f;
-    }
-    /* e^x = 2^n e^r with |r| <= ln 2 / 2. */
-    const float turns = x * 0x1.715476p+0f;
-    const int32_t n = (int32_t)(turns + (turns < 0.0f ? -0.5f : 0.5f));
-    const float n_float = (float)n;
-    const float r = (x - n_float * LN2_HIGH) - n_float * LN2_LOW;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    const float e = p * (r * r) + r + 1.0f;
-    /* In two factors: 2^128 is no float, and 2^-126 times e < 1 must round only once. */
-    const int32_t half = n / 2;
-    return e * power_of_two(half) * power_of_two(n - half);
-}
-
 float poet_logf(float x)
 {
-    uint32_t bits = bits_of(x);
+    uint32_t bits = poet_bits_of(x);
     int32_t exponent = 0;
     if (x != x || bits == 0x7F800000u) {
         return x;
     }
     if ((bits << 1) == 0) {
-        return from_bits(0xFF800000u);
+        return poet_from_bits(0xFF800000u);
     }
     if (bits >> 31) {
-        return from_bits(0x7FC00000u);
+        return poet_from_bits(0x7FC00000u);
     }
     if (bits < 0x00800000u) {
-        bits = bits_of(x * 0x1p23f);
+        bits = poet_bits_of(x * 0x1p23f);
         exponent = -23;
     }
     /* x = 2^exponent m with m in [sqrt 1/2, sqrt 2): around 1 nothing is subtracted that could cancel. */
     const uint32_t shifted = bits - 0x3F3504F3u;
     exponent += (int32_t)shifted >> 23;
-    const float m = from_bits((shifted & 0x007FFFFFu) + 0x3F3504F3u);
+    const float m = poet_from_bits((shifted & 0x007FFFFFu) + 0x3F3504F3u);
     const float f = m - 1.0f;
     const float z = f * f;
     float p = 7.0376836292e-2f;
@@ -92,23 +34,23 @@ float poet_logf(float x)
     p = p * f + 3.3333331174e-1f;
     const float e = (float)exponent;
     float y = p * f * z;
-    y += e * LN2_LOW;
+    y += e * POET_LN2_LOW;
     y -= 0.5f * z;
-    return (f + y) + e * LN2_HIGH;
+    return (f + y) + e * POET_LN2_HIGH;
 }
 
-float poet_sqrtf(float x)
+float poet_sqrt_by_bits(float x)
 {
-    uint32_t bits = bits_of(x);
+    uint32_t bits = poet_bits_of(x);
     int32_t exponent = 0;
     if ((bits << 1) == 0 || x != x || bits == 0x7F800000u) {
         return x;
     }
     if (bits >> 31) {
-        return from_bits(0x7FC00000u);
+        return poet_from_bits(0x7FC00000u);
     }
     if (bits < 0x00800000u) {
-        bits = bits_of(x * 0x1p24f);
+        bits = poet_bits_of(x * 0x1p24f);
         exponent = -24;
     }
     /* x = 2^exponent m / 2^23 with an even exponent; the root of m comes bit by bit, one more than a float has. */
@@ -132,7 +74,7 @@ float poet_sqrtf(float x)
     }
     /* No root lies half way between two floats, so the last bit alone decides. */
     root += root & 1u;
-    return from_bits((uint32_t)((int32_t)(root >> 1) + 0x3F000000 + exponent / 2 * 0x00800000));
+    return poet_from_bits((uint32_t)((int32_t)(root >> 1) + 0x3F000000 + exponent / 2 * 0x00800000));
 }
 
 float poet_tanhf(float x)
@@ -210,7 +152,7 @@ float poet_powf(float x, float y)
     if (size == (float)(int32_t)size) {
         return (int32_t)size & 1 ? -result : result;
     }
-    return from_bits(0x7FC00000u);
+    return poet_from_bits(0x7FC00000u);
 }
 
 float poet_average_weight(float gain, uint32_t count)
@@ -226,3 +168,57 @@ float poet_average_weight(float gain, uint32_t count)
     }
     return all;
 }
+
+/* Around each quarter from -6 to 6, by the distance in quarters: polynomials through the function's values at Chebyshev's
+ * nodes. */
+const float poet_cdf_terms[POET_CDF_POLYNOMIALS][POET_CDF_TERMS] = {
+    {0.0f, 0.0f, 0.0f, 0.0f, 0.0f},
+    {4.4621724e-9f, 6.5943e-9f, 4.7416027e-9f, 2.2644535e-9f, 7.5511947e-10f},
+    {1.8989562e-8f, 2.691167e-8f, 1.8508047e-8f, 8.406829e-9f, 2.666737e-9f},
+    {7.60496e-8f, 1.0317225e-7f, 6.772552e-8f, 2.91893e-8f, 8.780146e-9f},
+    {2.8665158e-7f, 3.715661e-7f, 2.3228064e-7f, 9.473762e-8f, 2.6926005e-8f},
+    {1.0170833e-6f, 1.2570739e-6f, 7.465201e-7f, 2.872599e-7f, 7.682395e-8f},
+    {3.397673e-6f, 3.995191e-6f, 2.2476072e-6f, 8.131661e-7f, 2.0364295e-7f},
+    {1.0688525e-5f, 1.19279775e-5f, 6.3374155e-6f, 2.1471963e-6f, 5.006474e-7f},
+    {3.1671243e-5f, 3.345408e-5f, 1.6728385e-5f, 5.2833416e-6f, 1.1389787e-6f},
+    {8.8417284e-5f, 8.8142384e-5f, 4.1319174e-5f, 1.2098722e-5f, 2.390837e-6f},
+    {0.00023262909f, 0.00021815964f, 9.544881e-5f, 2.5743555e-5f, 4.6122505e-6f},
+    {0.00057702506f, 0.00050724554f, 0.00020607428f, 5.079214e-5f, 8.131496e-6f},
+    {0.001349898f, 0.001107941f, 0.00041548526f, 9.26679e-5f, 1.2992332e-5f},
+    {0.0029797633f, 0.0022733693f, 0.0007814786f, 0.00015574935f, 1.856112e-5f},
+    {0.0062096654f, 0.0043820627f, 0.0013694009f, 0.00023984686f, 2.314071e-5f},
+    {0.012224473f, 0.007934921f, 0.002231699f, 0.00033564513f, 2.3897674e-5f},
+    {0.022750132f, 0.013497785f, 0.0033744418f, 0.00042111732f, 1.7472343e-5f},
+    {0.040059157f, 0.021569412f, 0.004718297f, 0.00046208882f, 1.4361864e-6f},
+    {0.0668072f, 0.03237951f, 0.0060711405f, 0.00041981842f, -2.3765351e-5f},
+    {0.10564978f, 0.045662384f, 0.007134727f, 0.0002657291f, -5.337355e-5f},
+    {0.15865526f, 0.060492758f, 0.0075615756f, -1.22707e-6f, -7.8612815e-5f},
+    {0.22662735f, 0.07528436f, 0.007057894f, -0.00034313602f, -8.937077e-5f},
+    {0.30853754f, 0.08801624f, 0.0055010063f, -0.00068623014f, -7.8556746e-5f},
+    {0.40129367f, 0.096666865f, 0.0030208356f, -0.0009414333f, -4.6070345e-5f},
+    {0.5f, 0.09973538f, 3.016e-42f, -0.0010358741f, 4.2982e-41f},
+    {0.5987063f, 0.096666865f, -0.0030208356f, -0.0009414333f, 4.6070345e-5f},
+    {0.69146246f, 0.08801624f, -0.0055010063f, -0.00068623014f, 7.8556746e-5f},
+    {0.77337265f, 0.07528436f, -0.007057894f, -0.00034313602f, 8.937077e-5f},
+    {0.8413448f, 0.060492758f, -0.0075615756f, -1.22707e-6f, 7.8612815e-5f},
+    {0.89435023f, 0.045662384f, -0.007134727f, 0.0002657291f, 5.337355e-5f},
+    {0.9331928f, 0.03237951f, -0.0060711405f, 0.00041981842f, 2.3765351e-5f},
+    {0.95994085f, 0.021569412f, -0.004718297f, 0.00046208882f, -1.4361864e-6f},
+    {0.97724986f, 0.013497785f, -0.0033744418f, 0.00042111732f, -1.7472343e-5f},
+    {0.9877755f, 0.007934921f, -0.002231699f, 0.00033564513f, -2.3897674e-5f},
+    {0.9937903f, 0.0043820627f, -0.0013694009f, 0.00023984686f, -2.314071e-5f},
+    {0.99702024f, 0.0022733693f, -0.0007814786f, 0.00015574935f, -1.856112e-5f},
+    {0.9986501f, 0.001107941f, -0.00041548526f, 9.26679e-5f, -1.2992332e-5f},
+    {0.99942297f, 0.00050724554f, -0.00020607428f, 5.079214e-5f, -8.131496e-6f},
+    {0.99976736f, 0.00021815964f, -9.544881e-5f, 2.5743555e-5f, -4.6122505e-6f},
+    {0.9999116f, 8.8142384e-5f, -4.1319174e-5f, 1.2098722e-5f, -2.390837e-6f},
+    {0.99996835f, 3.345408e-5f, -1.6728385e-5f, 5.2833416e-6f, -1.1389787e-6f},
+    {0.99998933f, 1.19279775e-5f, -6.3374155e-6f, 2.1471963e-6f, -5.006474e-7f},
+    {0.9999966f, 3.995191e-6f, -2.2476072e-6f, 8.131661e-7f, -2.0364295e-7f},
+    {0.999999f, 1.2570739e-6f, -7.465201e-7f, 2.872599e-7f, -7.682395e-8f},
+    {0.9999997f, 3.715661e-7f, -2.3228064e-7f, 9.473762e-8f, -2.6926005e-8f},
+    {0.99999994f, 1.0317225e-7f, -6.772552e-8f, 2.91893e-8f, -8.780146e-9f},
+    {1.0f, 2.691167e-8f, -1.8508047e-8f, 8.406829e-9f, -2.666737e-9f},
+    {1.0f, 6.5943e-9f, -4.7416027e-9f, 2.2644535e-9f, -7.5511947e-10f},
+    {1.0f, 0.0f, 0.0f, 0.0f, 0.0f},
+};

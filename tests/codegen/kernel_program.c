@@ -30,7 +30,7 @@ static uint32_t draw(void)
     return state;
 }
 
-/* Floats in [-1, 1), sizes in [0, 1). */
+/* Floats in [-4, 4), sizes in [0, 4): both sides of what functions tell apart. */
 static void prepare(const case_t *c)
 {
     state = 1;
@@ -40,7 +40,7 @@ static void prepare(const case_t *c)
     for (int k = 0; k < c->count; k++) {
         const buffer_t *b = c->buffers + k;
         for (int i = 0; b->is_filled && i < b->elements; i++) {
-            const float value = (float)(int32_t)draw() / 2147483648.0f;
+            const float value = (float)(int32_t)draw() / 536870912.0f;
             const float size = value < 0.0f ? -value : value;
             if (b->end > 0) {
                 memory[b->place + i] = (draw() >> 8) % (uint32_t)b->end;

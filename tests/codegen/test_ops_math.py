@@ -22,7 +22,7 @@ Apply = Callable[..., Array]
 def apply(tmp_path_factory: pytest.TempPathFactory) -> Apply:
     """apply("tanh", x): poet_tanhf of every element."""
     folder: Path = tmp_path_factory.mktemp("math")
-    names = {"sqrt": 1, "tanh": 1, "erf": 1, "pow": 2}
+    names = {"sqrt": 1, "tanh": 1, "erf": 1, "pow": 2, "normal_cdf": 1}
     code = ['#include "poet/math.h"']
     for name, count in names.items():
         letters = "ab"[:count]
@@ -74,6 +74,15 @@ def test_error_of_odd_functions(apply: Apply, name: str) -> None:
     assert np.array_equal(apply(name, -x), -y)
     special = apply(name, [0.0, -0.0, 1e-45, 50.0, np.inf, -np.inf, np.nan])
     assert list(special[:6]) == [0, 0, np.float32(1e-45), 1, 1, -1] and np.isnan(special[6])
+
+
+def test_normal_distribution(apply: Apply) -> None:
+    x = np.concatenate([np.linspace(-7, 7, 200_000), np.arange(-28, 29) / 4, [np.inf, -np.inf]]).astype(np.float32)
+    exact = np.array([0.5 * math.erfc(-float(v) / math.sqrt(2)) for v in x])
+    got = apply("normal_cdf", x)
+    assert np.abs(got - exact).max() <= 7e-8
+    assert (got[x <= -6] == 0).all() and (got[x >= 6] == 1).all() and (got <= 1).all() and (got >= 0).all()
+    assert apply("normal_cdf", [np.nan]) == 0
 
 
 def test_pow(apply: Apply) -> None:

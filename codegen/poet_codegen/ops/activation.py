@@ -166,30 +166,25 @@ _activation(
     "Gelu",
     "gelu",
     "GELU",
-    "0.5f * {x} * (1.0f + poet_erff({x} * 0.70710677f))",
+    "{x} * poet_normal_cdff({x})",
     "x",
-    "{dy} * (cumulative + {x} * density)",
-    declare_slope=(
-        "const float cumulative = 0.5f * (1.0f + poet_erff({x} * 0.70710677f));",
-        "const float density = 0.3989423f * poet_expf(-0.5f * {x} * {x});",
-    ),
+    "{dy} * (poet_normal_cdff({x}) + {x} * density)",
+    declare_slope=("const float density = 0.3989423f * poet_exp_of_negative(-0.5f * {x} * {x});",),
     cycles="exponential",
     slope_cycles="power",
     made=Gelu,
 )
-# y = x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3)
+# y = x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3), and (1 + tanh u) / 2 = 1 / (1 + e^-2u)
+_GATE = "const float gate = 1.0f / (1.0f + poet_expf(-1.5957691f * ({x} + 0.044715f * {x} * {x} * {x})));"
 _activation(
     "GeluTanh",
     "gelu_tanh",
     "GELU by tanh",
-    "0.5f * {x} * (1.0f + bend)",
+    "{x} * gate",
     "x",
-    "{dy} * (0.5f * (1.0f + bend) + 0.5f * {x} * (1.0f - bend * bend) * slope)",
-    declare=("const float bend = poet_tanhf(0.7978846f * ({x} + 0.044715f * {x} * {x} * {x}));",),
-    declare_slope=(
-        "const float bend = poet_tanhf(0.7978846f * ({x} + 0.044715f * {x} * {x} * {x}));",
-        "const float slope = 0.7978846f * (1.0f + 0.134145f * {x} * {x});",
-    ),
+    "{dy} * (gate + {x} * gate * (1.0f - gate) * slope)",
+    declare=(_GATE,),
+    declare_slope=(_GATE, "const float slope = 1.5957691f * (1.0f + 0.134145f * {x} * {x});"),
     cycles="exponential",
     slope_cycles="exponential",
     made=None,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import Graph, Kind, Node, Role, Tensor
+from poet_codegen.m4f.lanes import with_lanes
 from poet_codegen.ops.nest import literal, name_of_number
 from poet_codegen.ops.registry import Kernel, Op, Part, Shape, Work, register
 from poet_codegen.recipe import BatchNorm
@@ -272,7 +273,8 @@ def _kernel(stem: str, x: Shape, node: Node) -> Kernel:
     if "epsilon" in node.attrs:
         name += f"_e{name_of_number(node.float('epsilon'))}"
         values["epsilon"] = literal(node.float("epsilon"))
-    return Kernel(f"{stem}.c.j2", name, {**values, "name": name}, (*node.inputs, *node.outputs))
+    kernel = Kernel(f"{stem}.c.j2", name, {**values, "name": name}, (*node.inputs, *node.outputs))
+    return with_lanes(kernel, pixels)
 
 
 for _op in (

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from poet_codegen.m4f.lanes import LANE_REGISTERS, LANES, LANES_OF_FUNCTIONS
 from poet_codegen.ops.nest import Nest, Shape, literal, name_of_number, nest
-from poet_codegen.ops.registry import Kernel
+from poet_codegen.ops.registry import Blocked, Kernel
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,42 @@ def map_kernel(
         "value": formula.value.format(**texts),
         "finish": formula.finish.format(**texts),
     }
-    return Kernel("map.c.j2", name, values, arguments)
+    stream = None if summed else _streamed(formula, tuple(strides), outer, texts)
+    blocked = Blocked("map_m4f.c.j2", values | stream) if stream else None
+    return Kernel("map.c.j2", name, values, arguments, blocked)
+
+
+_INLINE = ("poet_expf(", "poet_exp_of_negative(", "poet_sqrtf(", "poet_normal_cdff(")
+
+
+def _streamed(f: Formula, tensors: Sequence[str], outer: Nest, numbers: Mapping[str, str]) -> dict[str, Any] | None:
+    """What map_m4f.c.j2 renders beside the plain form's values; None where that has nothing to gain.
+
+    The innermost loop goes over lanes: each operand that moves with it comes by VLDM, the others stand still.
+    """
+    text = " ".join((f.value, *f.locals))
+    for function in _INLINE:
+        text = text.replace(function, "(")
+    moving = [name for name, step in zip(tensors, outer.inner_steps, strict=False) if step]
+    if "poet_" in text or not moving or any(step not in (0, 1) for step in outer.inner_steps):
+        return None
+    is_cheap = text == " ".join((f.value, *f.locals))
+    lanes = LANES if is_cheap else LANES_OF_FUNCTIONS
+    count = outer.loops[-1].count
+    if outer.inner_steps[-1] != 1 or count < lanes or len(moving) * lanes > LANE_REGISTERS:
+        return None
+    texts = {name: text for name, text in numbers.items() if name not in tensors}
+    texts |= {name: f"<{name}>" if name in moving else f"{name}_here" for name in tensors}
+    lines = [line.format(**texts) for line in f.locals]
+    value = f"<=> = {f.value.format(**texts)};"
+    return {
+        "outer_loops": outer.loops[:-1],
+        "starts": tuple(zip((*tensors, f.result), outer.outer_indices, strict=True)),
+        "moving": tuple(moving),
+        "count": count,
+        "lanes": lanes,
+        "element": "\n    ".join(["{", *lines, value]) + "\n}" if lines else value,
+    }
 
 
 def _joined(outer: str, inner: str) -> str:

@@ -32,6 +32,10 @@ class Nest:
     indices: tuple[str, ...]
     suffix: str
     """Extents, and the strides of operands that are not dense, for a C name."""
+    inner_steps: tuple[int, ...]
+    """From one element of each operand to the next in the innermost loop."""
+    outer_indices: tuple[str, ...]
+    """The indices at the start of the innermost loop."""
 
 
 def strides_of(shape: Sequence[int]) -> Shape:
@@ -76,7 +80,8 @@ def nest(extents: Sequence[int], operands: Sequence[Sequence[int]], first: int =
         own = tuple(step[operand] for step in steps)
         if own != dense:
             marks.append(f"_{'abcdefgh'[operand]}" + "x".join(str(s).replace("-", "m") for s in own))
-    return Nest(loops, indices, "x".join(map(str, sizes)) + "".join(marks))
+    outer = tuple(_index(variables[:-1], [step[operand] for step in steps[:-1]]) for operand in range(len(operands)))
+    return Nest(loops, indices, "x".join(map(str, sizes)) + "".join(marks), steps[-1], outer)
 
 
 def _collapse(extents: Sequence[int], operands: Sequence[Sequence[int]]) -> tuple[list[int], list[tuple[int, ...]]]:

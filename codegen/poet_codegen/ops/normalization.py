@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import Graph, Node, Tensor
+from poet_codegen.m4f.lanes import with_lanes
 from poet_codegen.ops.map_kernel import Formula
 from poet_codegen.ops.nest import broadcast, literal, name_of_number
 from poet_codegen.ops.pointwise import SUM_TO, Pointwise, Pull
@@ -103,7 +104,8 @@ def _kernel(stem: str, x: Shape, node: Node) -> Kernel:
         epsilon = node.float("epsilon")
         name += f"_e{name_of_number(epsilon)}"
         values["epsilon"] = literal(epsilon)
-    return Kernel(f"{stem}.c.j2", name, {"name": name, **values}, (*node.inputs, *node.outputs))
+    kernel = Kernel(f"{stem}.c.j2", name, {"name": name, **values}, (*node.inputs, *node.outputs))
+    return with_lanes(kernel, columns)
 
 
 register(LayerNormalization())

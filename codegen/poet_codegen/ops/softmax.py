@@ -10,6 +10,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from poet_codegen.graph import Graph, Node, Tensor
+from poet_codegen.m4f.lanes import with_lanes
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
 from poet_codegen.ops.reshape import positive_axes
 
@@ -90,7 +91,8 @@ def _kernel(template: str, stem: str, log: bool, shape: Shape, node: Node) -> Ke
         "slab": count * inner,
         "at": "i" if inner == 1 else f"i * {inner}",
     }
-    return Kernel(template, name, values, (*node.inputs, *node.outputs))
+    kernel = Kernel(template, name, values, (*node.inputs, *node.outputs))
+    return with_lanes(kernel, count) if inner == 1 and (template == "softmax.c.j2" or not log) else kernel
 
 
 for _name, _log in (("Softmax", False), ("LogSoftmax", True)):
