@@ -54,7 +54,7 @@ def build(plan: Plan, folder: BuildFolder, progress: Progress | None = None) -> 
         remove(stale)
     write_project(plan, folder.project)
     result = build_firmware(folder.project, plan.board, progress)
-    build_host(folder.project, progress)
+    build_host(folder.project, progress, plan.request.numerics)
     sizes = measure(result, plan.board, plan.train.schedule.arena_bytes)
     write_atomic(folder.sizes, json.dumps(vars(sizes), indent=1) + "\n")
     return sizes

@@ -13,6 +13,7 @@ from poet_codegen.costs import Costs, KernelCost, Transfer
 from poet_codegen.cycles import cycle_table
 from poet_codegen.emit.kernel_source import kernel_digest, kernels_digest
 from poet_codegen.graph import Graph, Node
+from poet_codegen.numerics import Numerics
 from poet_codegen.ops import registry
 from poet_codegen.ops.registry import Kernel, Work
 
@@ -25,6 +26,7 @@ class CostModel:
 
     board: Board
     costs: Costs | None = None
+    numerics: Numerics = Numerics.SEPARATE
 
     @cached_property
     def _kernels_count(self) -> bool:
@@ -63,14 +65,15 @@ class CostModel:
         `transfer_s` is what its transfers take: a board's clock saw them, too.
         """
         entry = self.costs.by_kernel.get(name) if self.costs is not None and self._kernels_count else None
-        if entry is None or entry.digest != kernels_digest(kernels, self.board):
+        if entry is None or entry.digest != kernels_digest(kernels, self.board, self.numerics):
             return None
         seen = transfer_s * self.board.cpu.clock_hz if entry.source == "measured" else 0.0
         return max(0.0, entry.cycles - seen)
 
     def table_cycles(self, work: Work) -> float:
         """Cycles by the core's cycle table alone."""
-        return cycle_table(self.board.cpu.cycle_table).cycles(work)
+        table = cycle_table(self.board.cpu.cycle_table)
+        return table.cycles(work if self.numerics is Numerics.SEPARATE else table.without_blocks(work))
 
     def page_in(self, size_bytes: int, header_bytes: int) -> PageCost:
         """Cost of reading a tensor of `size_bytes`: the device's transfer, and the processor's checksum over it."""
@@ -144,4 +147,4 @@ class CostModel:
         if self.costs is None or not self._kernels_count:
             return None
         entry = self.costs.by_kernel.get(kernel.name)
-        return entry if entry is not None and entry.digest == kernel_digest(kernel, self.board) else None
+        return entry if entry is not None and entry.digest == kernel_digest(kernel, self.board, self.numerics) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -44,6 +45,15 @@ class CycleTable:
             raise KeyError(work.kernel)
         own = row.call + work.macs * row.per_mac + work.elements * row.per_element
         return own + sum(self.cycles(part) for part in work.also)
+
+    def without_blocks(self, work: Work) -> Work:
+        """The same work by plain kernels."""
+        row = f"{work.kernel}_plain"
+        return replace(
+            work,
+            kernel=row if row in self.kernel else work.kernel,
+            also=tuple(self.without_blocks(part) for part in work.also),
+        )
 
 
 @cache

@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from poet_codegen.board import Board, load_board
 from poet_codegen.lower import Home
+from poet_codegen.numerics import Numerics
 from poet_codegen.recipe import Recipe
 
 DAYS_A_YEAR = 365.0
@@ -65,6 +66,7 @@ class Request:
     """Driver of the storage device to page to; None: the board's first."""
     lifetime: Lifetime | None = None
     """How long storage has to last; None: not asked."""
+    numerics: Numerics = Numerics.SEPARATE
 
     def load_board(self) -> Board:
         """The board, with as much RAM and the storage device that were asked for. Raises BoardError."""

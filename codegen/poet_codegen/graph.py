@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from poet_codegen.errors import ModelError
+from poet_codegen.numerics import Numerics
 
 AttrValue = int | float | str | bool | tuple[int, ...]
 Array = npt.NDArray[np.float32]
@@ -216,9 +217,14 @@ def graph_from_dict(data: Mapping[str, Any]) -> Graph:
         raise ModelError(f"graph.json is damaged ({error!r}). Run `poet plan` again.") from error
 
 
-def model_digest(graph: Graph, weights: Mapping[str, Array]) -> str:
-    """SHA-256 over the graph and the initial weights, in hex: what a firmware says it was built from."""
+def model_digest(graph: Graph, weights: Mapping[str, Array], numerics: Numerics) -> str:
+    """SHA-256 over all that decides the bits, in hex: what a firmware says it was built from.
+
+    That is the graph, the initial weights, and numerics other than the default.
+    """
     digest = hashlib.sha256(graph.to_json().encode())
+    if numerics is not Numerics.SEPARATE:
+        digest.update(numerics.value.encode())
     for param in graph.of_kind(Kind.PARAM, Kind.CONSTANT):
         digest.update(np.ascontiguousarray(weights[param.name], dtype="<f4").tobytes())
     return digest.hexdigest()

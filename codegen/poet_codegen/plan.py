@@ -23,10 +23,12 @@ from poet_codegen.cost_model import CostModel
 from poet_codegen.costs import Costs, costs_to_json, read_costs
 from poet_codegen.emit.pages import Pages, checkpoint_bytes, place_pages, ring_units
 from poet_codegen.emit.project import BuildInput, Pass, check_inputs
+from poet_codegen.errors import BoardError
 from poet_codegen.export import with_weights
 from poet_codegen.folder import BuildFolder, FolderError, Lifetime, Request, remove, sha256, write_atomic
 from poet_codegen.graph import Graph, Kind
 from poet_codegen.lower import Home, Lowered, lower
+from poet_codegen.numerics import Numerics
 from poet_codegen.onnx_import import Model, import_onnx, read_model
 from poet_codegen.onnx_prepare import prepare
 from poet_codegen.ops.winograd import with_winograd
@@ -57,6 +59,7 @@ class Plan:
             self.request.tool_version,
             self.request.recipe.loss.value,
             self.costs.source,
+            self.request.numerics,
         )
 
     @cached_property
@@ -94,6 +97,7 @@ def make_request(
     costs: Costs | None = None,
     storage: str | None = None,
     lifetime: Lifetime | None = None,
+    numerics: Numerics = Numerics.SEPARATE,
 ) -> Request:
     """What was asked, with the digests of the model and of the profile it is to be planned with."""
     digest = sha256(inlined(model_path))
@@ -112,6 +116,7 @@ def make_request(
         None if costs is None else sha256(costs_to_json(costs).encode()),
         storage,
         lifetime,
+        numerics,
     )
 
 
@@ -140,7 +145,8 @@ def make_plan(
     Raises ModelError, BoardError or InfeasibleError. A schedule always replays before it is returned.
     """
     board = request.load_board()
-    model_of_costs = CostModel(board, costs)
+    _check_numerics(request.numerics, board)
+    model_of_costs = CostModel(board, costs, request.numerics)
     proto = prepared(model_path, request.recipe)
     model = import_onnx(proto)
     with_weights(proto, model.weights)  # what cannot be written back is found before training, not after
@@ -182,6 +188,18 @@ def _lasts_shorter(
     return InfeasibleError(
         text, op_name=error.op_name, needed_bytes=error.needed_bytes, budget_bytes=error.budget_bytes
     )
+
+
+def _check_numerics(numerics: Numerics, board: Board) -> None:
+    """Raise BoardError where the board's core does not have the arithmetic in hardware.
+
+    In software a fused multiply-add takes some hundred cycles, and C libraries disagree on its last bit.
+    """
+    if numerics is Numerics.FUSED and board.cpu.fpu is None:
+        raise BoardError(
+            f"{board.name} has no floating-point unit, so no fused multiply-add. Leave --numerics fused out, or use a "
+            "board with a Cortex-M4F or M7."
+        )
 
 
 def build_graphs(model: Model, recipe: Recipe) -> tuple[Graph, Graph]:
@@ -245,7 +263,7 @@ def load_plan(folder: BuildFolder) -> Plan:
     """Read a saved plan; the schedules are replayed again, so a damaged file cannot reach a board."""
     request = folder.read_request()
     board = request.load_board()
-    costs = CostModel(board, _read_costs(folder, request))
+    costs = CostModel(board, _read_costs(folder, request), request.numerics)
     model = import_onnx(read_model(folder.need(folder.model, "poet plan")))
     train_graph, infer_graph = build_graphs(model, request.recipe)
     train_low = lower_training(request, costs, train_graph)

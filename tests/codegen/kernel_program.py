@@ -55,6 +55,7 @@ class Core:
     name: str
     flags: tuple[str, ...]
     machine: str
+    """Of QEMU; '' for this machine."""
     has_fpu: bool
 
 
@@ -64,6 +65,8 @@ CORES = {
         Core("cortex-m4", ("-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"), "mps2-an386", True),
         Core("cortex-m7", ("-mcpu=cortex-m7", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard"), "mps2-an500", True),
         Core("cortex-m3", ("-mcpu=cortex-m3", "-mfloat-abi=soft"), "mps2-an385", False),
+        Core("host", (), "", False),
+        Core("sanitizers", ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"), "", False),
         # There is no machine with this core and enough memory; a Cortex-M3 runs its instructions, too.
         Core("cortex-m0", ("-mcpu=cortex-m0", "-mfloat-abi=soft"), "mps2-an385", False),
     )
@@ -174,11 +177,14 @@ def own_forms(case: Case, number: int) -> list[Form]:
 
 
 def build_program(
-    cases: Sequence[Case], forms: Sequence[Sequence[Form]], folder: Path, core: Core, prelude: str = ""
+    cases: Sequence[Case], forms: Sequence[Sequence[Form]], folder: Path, core: Core, prelude: str = "", head: str = ""
 ) -> Path:
-    """The linked program. Each form's call is a region of the profiler; `prelude` is C that the forms use."""
+    """The linked program. Each form's call is a region of the profiler.
+
+    `prelude` is C that the forms use, `head` what comes before all headers.
+    """
     sources = {
-        "kernels.c": [*_PRELUDE, render("c/poet_m4f.j2"), prelude],
+        "kernels.c": [head, *_PRELUDE, render("c/poet_m4f.j2"), prelude],
         "main.c": [*_PRELUDE, (Path(__file__).parent / "kernel_program.c").read_text()],
     }
     declarations, runs = [], []
@@ -218,14 +224,15 @@ def _places(case: Case) -> tuple[int, list[int]]:
     at, places = GUARD_WORDS, []
     for buffer in case.buffers:
         places.append(at)
-        at += buffer.elements + GUARD_WORDS
+        # AddressSanitizer sees the first byte before a tensor only where that begins at a multiple of 8 bytes.
+        at += (buffer.elements + GUARD_WORDS + 1) // 2 * 2
     return at, places
 
 
 def _compiled(sources: dict[str, list[str]], folder: Path, core: Core) -> Path:
-    (folder / "start.s").write_text(_START + (ENABLE_FPU if core.has_fpu else "") + "    bl _start\n")
     firmware = data_dir("firmware")
-    tools = ["arm-none-eabi-gcc", *core.flags, "-mthumb", f"-I{firmware / 'include'}"]
+    tools = ["arm-none-eabi-gcc", "-mthumb"] if core.machine else ["cc"]
+    tools += [*core.flags, f"-I{firmware / 'include'}"]
     # printf takes doubles; casts drop the const of what is only read.
     warnings = [flag for flag in WARNINGS if flag not in ("-Wmissing-prototypes", "-Wdouble-promotion")]
     gnu = [flag for flag in ARITHMETIC if not flag.startswith("-std")]
@@ -240,7 +247,10 @@ def _compiled(sources: dict[str, list[str]], folder: Path, core: Core) -> Path:
         target.write_text((firmware / "src" / name).read_text(encoding="utf-8"))
         objects.append(_object(tools, [*ARITHMETIC, *WARNINGS], target))
     elf = folder / "program.elf"
-    subprocess.run([*tools, *_LINK, *objects, str(folder / "start.s"), "-lm", "-o", str(elf)], check=True)
+    if core.machine:
+        (folder / "start.s").write_text(_START + (ENABLE_FPU if core.has_fpu else "") + "    bl _start\n")
+        objects += [*_LINK, str(folder / "start.s")]
+    subprocess.run([*tools, *objects, "-lm", "-o", str(elf)], check=True)
     return elf
 
 
@@ -250,20 +260,33 @@ def _object(tools: Sequence[str], flags: Sequence[str], path: Path) -> str:
     return str(target)
 
 
-def failures(elf: Path, core: Core, arguments: Sequence[str] = ()) -> list[tuple[int, int, str]]:
-    """Run a program; (case, form, what is wrong) of each call that did not leave what it should.
+@dataclass(frozen=True)
+class Outcome:
+    """What a form of a case left behind: a checksum of its outputs, and 'right' or what is wrong."""
 
-    Raises RuntimeError when the program did not run to its end.
-    """
-    machine = ["-machine", core.machine, "-display", "none", "-serial", "none", "-monitor", "none", "-semihosting"]
-    command = ["qemu-system-arm", *machine, *arguments, "-kernel", str(elf)]
+    case: int
+    form: int
+    checksum: str
+    verdict: str
+
+
+def outcomes(elf: Path, core: Core, arguments: Sequence[str] = ()) -> list[Outcome]:
+    """Run a program. Raises RuntimeError with what it said when it did not run to its end."""
+    command = [str(elf)]
+    if core.machine:
+        machine = ["-machine", core.machine, "-display", "none", "-serial", "none", "-monitor", "none", "-semihosting"]
+        command = ["qemu-system-arm", *machine, *arguments, "-kernel", str(elf)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    lines = [line.split(maxsplit=2) for line in (done.stdout + done.stderr).splitlines() if line]
+    said = done.stdout + done.stderr
+    lines = [line.split(maxsplit=3) for line in said.splitlines() if line]
     if done.returncode or not lines:
-        raise RuntimeError(
-            f"{elf} on {core.machine} ended with {done.returncode}: {(done.stdout + done.stderr)[-500:]}"
-        )
-    return [(int(number), int(form), verdict) for number, form, verdict in lines if verdict != "right"]
+        raise RuntimeError(f"{elf} on {core.name} ended with {done.returncode}: {said[-2000:]}")
+    return [Outcome(int(number), int(form), checksum, verdict) for number, form, checksum, verdict in lines]
+
+
+def failures(cases: Sequence[Case], found: Sequence[Outcome]) -> list[str]:
+    """The calls that did not leave what they should."""
+    return [f"{cases[o.case].text}, form {o.form}: {o.verdict}" for o in found if o.verdict != "right"]
 
 
 def profiles(
@@ -271,10 +294,9 @@ def profiles(
 ) -> list[dict[str, Profile]]:
     """What every form of every case takes on a core, by the form's title. Raises RuntimeError where one is wrong."""
     elf, output = build_program(cases, forms, folder, core, prelude), folder / "profile.txt"
-    wrong = failures(elf, core, plugin_arguments(build_plugin(folder), output))
+    wrong = failures(cases, outcomes(elf, core, plugin_arguments(build_plugin(folder), output)))
     if wrong:
-        texts = [f"{cases[number].text}, {forms[number][form].title}: {verdict}" for number, form, verdict in wrong]
-        raise RuntimeError("\n".join(texts))
+        raise RuntimeError("\n".join(wrong))
     pricer = Pricer(Image(elf), timing_table(core.name))
     regions = iter(read_regions(output))
     return [{form.title: pricer.price(next(regions)) for form in own} for own in forms]
@@ -284,4 +306,4 @@ def differing(cases: Sequence[Case], folder: Path, core: str = "cortex-m4") -> l
     """Run both forms of every case; the cases that wrote beside their outputs, or whose blocked form has other bits."""
     forms = [own_forms(c, number) for number, c in enumerate(cases)]
     elf = build_program(cases, forms, folder, CORES[core])
-    return [f"{cases[number].text}: {verdict}" for number, _, verdict in failures(elf, CORES[core])]
+    return failures(cases, outcomes(elf, CORES[core]))

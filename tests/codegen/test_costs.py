@@ -14,6 +14,7 @@ from poet_codegen.errors import CostsError
 from poet_codegen.folder import BuildFolder, FolderError
 from poet_codegen.graph import Graph
 from poet_codegen.lower import Home
+from poet_codegen.numerics import Numerics
 from poet_codegen.ops import registry
 from poet_codegen.plan import Plan, load_plan, make_plan, make_request, save_plan
 from poet_codegen.recipe import DEFAULT_RECIPE
@@ -35,7 +36,7 @@ def profile_of(graph: Graph) -> Costs:
     """A made-up profile of all of a graph's kernels: 1000, 2000, ... cycles, and pages at 2 cycles a byte."""
     board = load_board(BOARD)
     kernels = {
-        kernel.name: (kernel_digest(kernel, board), node.op)
+        kernel.name: (kernel_digest(kernel, board, Numerics.SEPARATE), node.op)
         for node in graph.nodes
         if not registry.get(node.op).is_view
         for kernel in [registry.get(node.op).kernel(graph, node)]

@@ -28,6 +28,7 @@ from poet_codegen.folder import BuildFolder, Lifetime
 from poet_codegen.graph import Kind, Role
 from poet_codegen.head import final_softmax
 from poet_codegen.lower import Home
+from poet_codegen.numerics import Numerics
 from poet_codegen.onnx_batch_norm import batch_norms
 from poet_codegen.onnx_import import read_model
 from poet_codegen.parts import layers_of
@@ -146,6 +147,13 @@ def plan_command(
         Path | None,
         typer.Option(help="costs.json of `poet profile`: plan with what kernels and pages took on the target."),
     ] = None,
+    numerics: Annotated[
+        Numerics,
+        typer.Option(
+            help="How sums of products round: separate (after the product and after the sum: fast on every core) or "
+            "fused (once, by fused multiply-adds: other bits, the same on host and board; cores with an FPU)."
+        ),
+    ] = Numerics.SEPARATE,
     out: Annotated[Path, typer.Option("--dir", "--out", help="Build folder to write.")] = Path("build"),
     time_limit: Annotated[float, typer.Option(help="Seconds to search at most; the best found is kept.")] = 60.0,
     threads: Annotated[int, typer.Option(min=1, help="Solver threads.")] = 1,
@@ -210,6 +218,7 @@ def plan_command(
                 profile,
                 storage,
                 lasts,
+                numerics,
             )
             return make_plan(request, model, threads=threads, time_limit_s=time_limit, progress=show, costs=profile)
 
@@ -257,6 +266,7 @@ def _plan_facts(plan: Plan, keep: Schedule) -> list[tuple[str, str]]:
             f"{escape(graph.name)}: {len(plan.train.lowered.nodes)} ops a step, {size(learned)} of parameters learn",
         ),
         ("Loss", plan.request.recipe.loss.value),
+        *((("Numerics", plan.request.numerics.value),) if plan.request.numerics is Numerics.FUSED else ()),
         ("Optimizer", escape(plan.request.recipe.optimizer_words()) + (f"; {size(state)} of state" if state else "")),
         ("Board", f"{escape(plan.board.title)}, {size(plan.board.ram.size_bytes)} of RAM"),
         (

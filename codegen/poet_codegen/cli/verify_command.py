@@ -81,7 +81,7 @@ def _train_on_host(plan: Plan, data: Dataset, record: RunRecord) -> tuple[Traini
     with tempfile.TemporaryDirectory(prefix="poet-verify-") as temporary:
         root = Path(temporary)
         write_project(plan, root / "project")
-        build_host(root / "project")
+        build_host(root / "project", numerics=plan.request.numerics)
         build = load_build(root)
         target = HostTarget(build)
         target.open()

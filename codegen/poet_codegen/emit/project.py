@@ -20,6 +20,7 @@ from poet_codegen.emit.wrap import prototype, wrap_kernel
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import Array, DType, Graph, Kind, Tensor, model_digest
 from poet_codegen.lower import Lowered
+from poet_codegen.numerics import Numerics
 from poet_codegen.ops.gather import index_range
 from poet_codegen.ops.registry import Kernel
 from poet_codegen.render import c_float, render
@@ -54,6 +55,7 @@ class BuildInput:
     loss: str
     cost_source: str
     """Where the schedule's energies and times come from, in words."""
+    numerics: Numerics
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Emission:
     classes: int
     """Of int32 labels; 0 for float32 ones."""
     loss: str
+    numerics: str
 
 
 def emit_project(build: BuildInput) -> dict[str, bytes]:
@@ -127,8 +130,8 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
     steps = emit_steps(train.graph, train.lowered, train.schedule, train_layout, layout.pages[0], 0)
     infer_steps = emit_steps(infer.graph, infer.lowered, infer.schedule, infer_layout, layout.pages[1], len(steps))
     kernels = _kernels([train, infer])
-    sources = tuple(wrap_kernel(kernel_source(kernel, build.board)) for kernel in kernels)
-    model = model_digest(train.graph, build.weights)
+    sources = tuple(wrap_kernel(kernel_source(kernel, build.board, build.numerics)) for kernel in kernels)
+    model = model_digest(train.graph, build.weights, build.numerics)
     schedule = train.schedule.digest()
     label, output = train.graph.one(Kind.LABEL), infer.graph.tensors[infer.graph.outputs[0]]
     emission = Emission(
@@ -157,6 +160,7 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
         output=output,
         classes=output.elements // label.elements if label.dtype is DType.INT32 else 0,
         loss=build.loss,
+        numerics=build.numerics.value,
     )
     values = {
         row.name: [c_float(float(v)) for v in np.ravel(build.weights[row.name])]
@@ -227,6 +231,7 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
         },
         "inputs": [{**_io(i.tensor), "index_range": [i.least, i.end] if i.end else None} for i in e.inputs],
         "loss": e.loss,
+        "numerics": e.numerics,
         "label": {**_io(e.label), "classes": e.classes},
         "output": _io(e.output),
         "params": [
@@ -240,8 +245,8 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
             }
             for p in e.params
         ],
-        "steps": [_step(s, board, build.train.graph) for s in e.steps],
-        "infer_steps": [_step(s, board, build.infer.graph) for s in e.infer_steps],
+        "steps": [_step(s, build, build.train.graph) for s in e.steps],
+        "infer_steps": [_step(s, build, build.infer.graph) for s in e.infer_steps],
         "arena_bytes": e.arena_bytes,
         "budget_bytes": e.budget_bytes,
         "peak_bytes": e.peak_bytes,
@@ -258,14 +263,15 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
     }
 
 
-def _step(step: EmittedStep, board: Board, graph: Graph) -> dict[str, Any]:
+def _step(step: EmittedStep, build: BuildInput, graph: Graph) -> dict[str, Any]:
+    board, numerics = build.board, build.numerics
     transfer = PageCost(0.0, 0.0)
     kernel = digest = ""
     if step.program is not None:
         transfer = device_cost(step.program, board, {t.name: t.size_bytes for t in graph.tensors.values()})
-        kernel, digest = step.program.profile_name, kernels_digest(step.kernels, board)
+        kernel, digest = step.program.profile_name, kernels_digest(step.kernels, board, numerics)
     elif step.kernels:
-        kernel, digest = step.kernels[0].name, kernel_digest(step.kernels[0], board)
+        kernel, digest = step.kernels[0].name, kernel_digest(step.kernels[0], board, numerics)
     else:
         page_bytes = step.size_bytes + PAGE_HEADER_BYTES
         transfer = board.page_in_cost(page_bytes) if step.do == "page_in" else board.page_out_cost(page_bytes)

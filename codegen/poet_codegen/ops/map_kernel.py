@@ -6,6 +6,7 @@ formula and in the strides.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,11 +69,11 @@ def map_kernel(
         "comment": _comment(formula, list(strides), outer, inner, bool(summed)),
         "inputs": tuple(strides),
         "output": formula.result,
-        "target": f"{formula.result}[{outer.indices[-1]}]",
+        "target": (target := f"{formula.result}[{outer.indices[-1]}]"),
         "loops": outer.loops,
         "sum_loops": inner.loops if summed else (),
         "locals": [line.format(**texts) for line in formula.locals],
-        "value": formula.value.format(**texts),
+        "step": (_sum_step(formula) if summed else f"{target} = {formula.value};").format(**texts),
         "finish": formula.finish.format(**texts),
     }
     stream = None if summed else _streamed(formula, tuple(strides), outer, texts)
@@ -111,6 +112,15 @@ def _streamed(f: Formula, tensors: Sequence[str], outer: Nest, numbers: Mapping[
         "lanes": lanes,
         "element": "\n    ".join(["{", *lines, value]) + "\n}" if lines else value,
     }
+
+
+_PRODUCT = re.compile(r"(\{\w+\}) \* (\{\w+\})")
+
+
+def _sum_step(f: Formula) -> str:
+    """Takes a value into the sum; products as the build's numerics say."""
+    product = _PRODUCT.fullmatch(f.value)
+    return f"sum = poet_mac({product[1]}, {product[2]}, sum);" if product else f"sum += {f.value};"
 
 
 def _joined(outer: str, inner: str) -> str:

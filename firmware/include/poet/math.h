@@ -11,6 +11,19 @@
 #include <stdint.h>
 #include <string.h>
 
+/*
+ * sum + a b, the step of every sum of products: with `separate` numerics rounded after the product and after the sum,
+ * with `fused` (POET_FUSED, of kernels alone) once. The compiler takes the core's instruction where it may.
+ */
+static inline float poet_mac(float a, float b, float sum)
+{
+#ifdef POET_FUSED
+    return __builtin_fmaf(a, b, sum);
+#else
+    return sum + a * b;
+#endif
+}
+
 /* A core that has the square root and conditional moves in registers of its own: Cortex-M4F, M7. */
 #if defined(__ARM_ARCH_7EM__) && defined(__ARM_FP)
 #define POET_HAS_VFP
