@@ -11,6 +11,9 @@ H_w(t0): w is held over the start of stage t0. Proof: trace the instance read at
 resident tensor of W: repeat there. Slots fall strictly, so it ends. An entry first run inside [t0, s] would count as
 the constant 1.
 
+What is only on storage because it was paged out may have O_w, the page-out, in place of its P_w(t): one page-in of it
+is reason enough for O_w = 1, while an LP would split it among stages and pay the page-out of one part.
+
 Sets W are paths v, an input of v's op, an input of that one's op, ...: as good as exact minimum cuts were in trials.
 The cut speaks of stages only, so it serves the slot model and the stage relaxation alike.
 """
@@ -47,6 +50,8 @@ class Anchor:
     """(op, mode) pairs."""
     t0: int
     s: int
+    stored: tuple[int, ...] = ()
+    """Tensors of W whose page-out stands for their page-ins."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class StagePoint:
     """[tensor, t]: paged in within stage t."""
     rerun: dict[tuple[int, int], Floats]
     """(op, mode) -> recomputations within every stage."""
+    out: Floats
+    """[tensor]: paged out; infinity where it may be on storage without."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,15 @@ class Separator:
                 continue
             rows = list(path.tensors)
             held = point.held[rows].sum(axis=0)
-            inside = point.paged[rows].sum(axis=0)
+            inside = np.zeros(len(held))
+            split: list[tuple[int, Floats, Floats]] = []
+            """(tensor, page-ins up to a stage, and before it) where the page-out is less than they are together."""
+            for w in rows:
+                if point.paged[w].sum() <= point.out[w] + tolerance:
+                    inside = inside + point.paged[w]
+                else:
+                    pages = np.cumsum(point.paged[w])
+                    split.append((w, pages, pages - point.paged[w]))
             for entry in path.entries:
                 if entry in point.rerun:
                     inside = inside + point.rerun[entry]
@@ -152,13 +167,16 @@ class Separator:
                 if s < path.earliest:
                     continue
                 left = start[: s + 1] + upto[s]
+                for w, pages, before in split:
+                    left = left + np.minimum(pages[s] - before[: s + 1], point.out[w])
                 short = np.nonzero(left < 1 - tolerance)[0]
                 if not len(short):
                     continue
                 spread = short[np.linspace(0, len(short) - 1, min(_STARTS, len(short))).astype(np.int64)]
                 new: list[tuple[float, Anchor]] = []
                 for t0 in sorted({int(np.argmin(left)), *spread.tolist()}):
-                    anchor = Anchor(path.tensors, path.entries, t0, s)
+                    stored = tuple(w for w, pages, before in split if pages[s] - before[t0] > point.out[w])
+                    anchor = Anchor(path.tensors, path.entries, t0, s, stored)
                     if anchor not in self.given:
                         new.append((float(left[t0]), anchor))
                 if new:

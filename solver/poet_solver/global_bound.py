@@ -161,12 +161,14 @@ class _Blocks:
             for m in range(len(self.net.modes[k]))
             if self.rerun[k].max() >= 0
         }
-        return StagePoint(padded[self.held], padded[self.paged], reruns)
+        return StagePoint(padded[self.held], padded[self.paged], reruns, np.where(self.out >= 0, padded[self.out], INF))
 
     def cut(self, anchor: Anchor) -> Row:
         """An anchor cut as a row; modes of an op share a variable."""
         span = slice(anchor.t0, anchor.s + 1)
-        found = [self.held[list(anchor.tensors), anchor.t0], self.paged[list(anchor.tensors), span].ravel()]
+        paged = [w for w in anchor.tensors if w not in anchor.stored]
+        found = [self.held[list(anchor.tensors), anchor.t0], self.paged[paged, span].ravel()]
+        found.append(self.out[list(anchor.stored)])
         found += [self.rerun[k, span] for k in sorted({k for k, _ in anchor.entries})]
         index = np.concatenate(found)
         index = index[index >= 0]

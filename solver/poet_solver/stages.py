@@ -26,6 +26,8 @@ class StageView:
         self.held = np.full((count, n), -1, np.int64)
         """[tensor, t] -> variable of the gap over the start of stage t, or -1."""
         self.pages: dict[tuple[int, int], list[int]] = {}
+        self.out = {v: var for v, var in model.page_out.items() if model.is_stored_by_paging(v)}
+        """Tensors that are on storage only if they were paged out -> variable."""
         self.reruns: dict[tuple[int, int], dict[int, list[int]]] = {}
         """(op, mode) -> stage -> variables."""
         for v, events in enumerate(model.events):
@@ -62,7 +64,9 @@ class StageView:
         rerun: dict[tuple[int, int], Floats] = {}
         for entry, (stages, variables) in self._run_table.items():
             rerun[entry] = np.bincount(stages, weights=x[variables], minlength=shape[1]).astype(np.float64)
-        return StagePoint(held, paged, rerun)
+        out = np.full(shape[0], INF)
+        out[list(self.out)] = x[list(self.out.values())]
+        return StagePoint(held, paged, rerun, out)
 
     def row(self, anchor: Anchor) -> Row:
         """The cut in the model's variables (terms fixed at 0 left out)."""
@@ -70,6 +74,9 @@ class StageView:
         for w in anchor.tensors:
             if self.held[w, anchor.t0] >= 0:
                 index.append(int(self.held[w, anchor.t0]))
+            if w in anchor.stored:
+                index += [self.out[w]] if w in self.out else []
+                continue
             for t in range(anchor.t0, anchor.s + 1):
                 index += self.pages.get((w, t), ())
         for entry in anchor.entries:

@@ -72,8 +72,16 @@ def anchors_of(net: Net, stage: list[int]) -> list[Anchor]:
         for v in set.intersection(*(set(mode.resident) for mode in net.modes[k])):
             for path in paths_of(net, v, stage):
                 first = max(path.earliest, stage[net.producer[v]] + 1)
-                out += [Anchor(path.tensors, path.entries, t0, stage[k]) for t0 in range(first, stage[k] + 1)]
-    return out
+                for t0 in range(first, stage[k] + 1):
+                    for stored in {(), (path.tensors[-1],), path.tensors}:
+                        paged_out = tuple(w for w in stored if is_stored_by_paging(net, w))
+                        out.append(Anchor(path.tensors, path.entries, t0, stage[k], paged_out))
+    return list(dict.fromkeys(out))
+
+
+def is_stored_by_paging(net: Net, v: int) -> bool:
+    by_mode = any(v in mode.to_storage for mode in net.modes[net.producer[v]])
+    return not net.starts_on_storage[v] and not by_mode and net.page_out[v] is not None
 
 
 def left_side(row: Row, x: NDArray[np.float64]) -> float:
