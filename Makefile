@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: boards setup demo test lint format clean onnx-conformance import-zoo bench-kernels bench-steps bench-solver \
+.PHONY: boards boards-run setup demo test lint format clean onnx-conformance import-zoo bench-kernels bench-steps bench-solver \
 	bench-solver-exactness bench-energy whole-models
 
 setup: $(STAMP)-python $(STAMP)-system
@@ -49,11 +49,16 @@ bench-energy: setup
 whole-models: setup
 	$(BIN)/python examples/whole_models/run.py $(ARGS)
 
-# ONNX's own node tests through the generated C; -v in ARGS names every case that is not applicable.
 # Builds the digits project for every board, prints what it takes, and writes the README's table. ARGS="nrf52_dk" picks.
 boards: setup
 	$(BIN)/python benchmarks/boards.py $(ARGS)
 
+# Trains it for 50 steps on every emulated board, through each storage driver that QEMU has a device for, compares the bits with
+# this machine's, and writes the README's table. A few minutes; ARGS="qemu_microbit" picks, ARGS="--steps 5" is quicker.
+boards-run: setup
+	$(BIN)/python benchmarks/boards_run.py $(ARGS)
+
+# ONNX's own node tests through the generated C; -v in ARGS names every case that is not applicable.
 onnx-conformance: setup
 	$(BIN)/python -m tests.codegen.onnx_conformance $(ARGS)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ import numpy as np
 import onnx
 
 ROOT = Path(__file__).parents[1]
+DIGITS = ROOT / "examples" / "digits"
 POET = Path(sys.executable).parent / "poet"
 STEPS = 50
 HEAD = (
@@ -38,7 +40,7 @@ class Run:
     storage: str
     """The driver."""
     channels: int = 12
-    ram: str = "28K"
+    ram: str = "24K"
 
 
 RUNS = (
@@ -75,10 +77,8 @@ def main() -> None:
 
 def train(run: Run, steps: int, folder: Path) -> tuple[str, bool]:
     """A row of the table, and whether all bits are equal."""
-    sys.path.insert(0, str(ROOT / "examples" / "digits"))
-    from make_data import write_data
-    from make_model import build_model
-
+    build_model = runpy.run_path(str(DIGITS / "make_model.py"))["build_model"]
+    write_data = runpy.run_path(str(DIGITS / "make_data.py"))["write_data"]
     model, data, where = folder / "digits.onnx", folder / "digits.npz", ["--dir", str(folder / "build")]
     onnx.save(build_model(run.channels), model)
     write_data(data)
