@@ -71,6 +71,15 @@ class LossLog:
             csv.writer(self._file, lineterminator="\n").writerows(rows)
             self._file.flush()
 
+    def rewind(self, step: int) -> None:
+        """Forget the rows from a step on: the device goes on from there."""
+        assert self._file is not None
+        kept = self.rows_before(step)
+        with writable(self.folder):
+            self._file.seek(0)
+            self._file.truncate()
+        self.append(COLUMNS, *kept)
+
     def complete(self) -> list[str]:
         """Give the partial file its final name; returns the losses' bits in hex, of every step."""
         bits = loss_bits(self.partial_path)

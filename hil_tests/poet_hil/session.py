@@ -15,6 +15,7 @@ from poet_hil.dataset import Dataset
 from poet_hil.device import DeviceClient
 from poet_hil.errors import DeviceError, LinkError, LossNotFinite, SessionError, TrainingStopped
 from poet_hil.protocol import Status, TrainStep, float_bits
+from poet_hil.recovery import RECONNECT_S, Recovery, went_away
 from poet_hil.results import WEIGHTS_NAME, LossLog, save_weights, weights_digest
 from poet_hil.target import log_tail
 
@@ -82,6 +83,8 @@ class TrainingResult:
     steps_done: int
     seconds: float
     stopped: LossNotFinite | None = None
+    recoveries: int = 0
+    """How often the device went away or was reset, and the run went on."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +125,13 @@ class _Step:
 
 
 class TrainingSession:
-    """Trains one device; files go to `run_dir`."""
+    """Trains one device; files go to `run_dir`. One that goes away is waited for, `reconnect_s` seconds each time."""
 
-    def __init__(self, device: DeviceClient, run_dir: Path) -> None:
+    def __init__(self, device: DeviceClient, run_dir: Path, reconnect_s: float = RECONNECT_S) -> None:
         self.device = device
         self.run_dir = run_dir
         self.losses = LossLog(run_dir)
+        self.recovery = Recovery(device, reconnect_s)
 
     def train(
         self,
@@ -161,6 +165,7 @@ class TrainingSession:
             steps_done=self.device.status().steps_done,
             seconds=time.monotonic() - begun,
             stopped=stopped,
+            recoveries=self.recovery.count,
         )
 
     def steps(
@@ -186,15 +191,34 @@ class TrainingSession:
                 f"steps, or start anew with `poet flash`."
             )
         with self.losses.writing(kept):
-            for step in _steps(plan, len(data), manifest.batch, first, total, done - first):
+            due = _Steps(plan, len(data), manifest.batch, total, done - first)
+            index = first
+            while index < total:
+                step = due.at(index)
                 try:
                     report = self._one(data, step)
                 except KeyboardInterrupt:
                     self._finish(step)
                     raise
+                except LossNotFinite:
+                    raise
+                except TrainingStopped as error:
+                    answer, steps_done = self._recover(step, error, done - first)
+                    if answer is None:
+                        index = steps_done - (done - first)
+                        self.losses.rewind(index)
+                        continue
+                    report = step.report(answer)
                 self.losses.append(_row(report))
-                if checkpoint_every is not None and (step.index + 1) % checkpoint_every == 0:
-                    self._checkpoint(step)
+                index += 1
+                if checkpoint_every is not None and index % checkpoint_every == 0:
+                    try:
+                        self._checkpoint(step)
+                    except TrainingStopped as error:
+                        _, steps_done = self._recover(due.at(index), error, done - first)
+                        index = steps_done - (done - first)
+                        self.losses.rewind(index)
+                        continue
                 yield report
 
     def evaluate(self, data: Dataset, *, on_sample: Callable[[int, int], None] | None = None) -> Evaluation:
@@ -241,6 +265,28 @@ class TrainingSession:
         except LinkError as error:
             raise self._stopped(step, f"No checkpoint could be committed after it: {error}") from error
 
+    def _recover(self, step: _Step, error: TrainingStopped, done_before: int) -> tuple[TrainStep | None, int]:
+        """After a step that failed: (its answer after all, or None, and how many steps the device has trained).
+
+        A device that was reset has gone back to its newest checkpoint, or to where it began.
+        """
+        lost = went_away(error.__cause__)
+        restarted = error.__cause__ is None
+        if not (lost or restarted) or not self.recovery.may_try(step.index):
+            raise error
+        try:
+            answer, steps_done = self.recovery.reconnect() if lost else (None, self.recovery.restart())
+        except LinkError as again:
+            raise self._stopped(step, str(again)) from again
+        if answer is not None and answer.steps_done == step.steps_done:
+            return answer, steps_done
+        if answer is not None or steps_done >= step.steps_done:
+            # It trained on something that is not known here.
+            steps_done = self.recovery.restart()
+        if not done_before <= steps_done < step.steps_done:
+            raise error
+        return None, steps_done
+
     def _finish(self, step: _Step) -> None:
         """Note the loss of a step that Ctrl-C came into: without it, the run could not be resumed."""
         trained = self.device.finish_train()
@@ -281,13 +327,17 @@ def _row(report: StepReport) -> tuple[str, ...]:
     )
 
 
-def _steps(plan: TrainPlan, samples: int, batch: int, first: int, total: int, done_before: int) -> Iterator[_Step]:
-    """Steps [first, total) of a plan; the device had trained `done_before` steps before the plan's first."""
-    per_epoch = samples // batch
-    order, order_of = np.arange(samples), -1
-    for index in range(first, total):
-        epoch, within = divmod(index, per_epoch)
-        if plan.shuffle_seed is not None and epoch != order_of:
-            order, order_of = np.random.default_rng((plan.shuffle_seed, epoch)).permutation(samples), epoch
-        chosen = order[within * batch : (within + 1) * batch]
-        yield _Step(index, total, epoch, plan.rate(epoch), chosen, done_before + index + 1)
+class _Steps:
+    """Steps of a plan, up to `total`; the device had trained `done_before` steps before the plan's first."""
+
+    def __init__(self, plan: TrainPlan, samples: int, batch: int, total: int, done_before: int) -> None:
+        self._plan, self._samples, self._batch, self._total, self._before = plan, samples, batch, total, done_before
+        self._order, self._order_of = np.arange(samples), -1
+
+    def at(self, index: int) -> _Step:
+        epoch, within = divmod(index, self._samples // self._batch)
+        if self._plan.shuffle_seed is not None and epoch != self._order_of:
+            rng = np.random.default_rng((self._plan.shuffle_seed, epoch))
+            self._order, self._order_of = rng.permutation(self._samples), epoch
+        chosen = self._order[within * self._batch : (within + 1) * self._batch]
+        return _Step(index, self._total, epoch, self._plan.rate(epoch), chosen, self._before + index + 1)

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import math
 import re
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 from poet_hil.dataset import Dataset
 from poet_hil.device import DeviceClient
-from poet_hil.errors import DatasetError, SessionError, TargetDied, TrainingStopped
+from poet_hil.errors import DatasetError, SessionError, TargetDied, TargetMissing, TrainingStopped
 from poet_hil.link import Link
 from poet_hil.manifest import Manifest
 from poet_hil.protocol import Command, InferDone
+from poet_hil.recovery import TRIES
 from poet_hil.results import load_weights, weights_digest
 from poet_hil.session import Evaluation, StepReport, TrainingSession, TrainPlan
 from poet_hil.standin import StandIn, StandInTarget
@@ -141,7 +143,7 @@ def test_a_device_that_dies_leaves_partial_losses_and_no_results(manifest: Manif
     run = tmp_path / "run"
     session(manifest, tmp_path)[0].train(data(), PLAN)
     device = StandIn(manifest)
-    training = TrainingSession(DeviceClient(Link(Dying(device)), manifest), run)
+    training = TrainingSession(DeviceClient(Link(Dying(device)), manifest), run, reconnect_s=0.0)
     with pytest.raises(TrainingStopped, match=r"step 5 of 12; .*losses\.partial\.csv.*exit code 3") as caught:
         training.train(data(), PLAN)
     assert caught.value.step == 5
@@ -149,15 +151,86 @@ def test_a_device_that_dies_leaves_partial_losses_and_no_results(manifest: Manif
     assert [row["step"] for row in rows(run / "losses.partial.csv")] == ["0", "1", "2", "3", "4"]
 
 
-def test_a_device_that_restarts_meanwhile_is_noticed(manifest: Manifest, tmp_path: Path) -> None:
+def test_a_device_that_restarts_meanwhile_begins_anew_with_the_same_bits(manifest: Manifest, tmp_path: Path) -> None:
+    whole = session(manifest, tmp_path / "whole")[0].train(data(), PLAN)
+    training, device = session(manifest, tmp_path)
+    steps: list[int] = []
+
+    def restart(report: StepReport) -> None:
+        steps.append(report.step)
+        if len(steps) == 3:
+            device.reset()
+
+    result = training.train(data(), PLAN, on_step=restart)
+    assert steps == [0, 1, 2, *range(12)] and result.recoveries == 1
+    assert (result.losses.tobytes(), result.weights_digest) == (whole.losses.tobytes(), whole.weights_digest)
+    assert [row["step"] for row in rows(result.losses_path)] == [str(n) for n in range(12)]
+
+
+def test_a_device_that_restarts_again_and_again_is_given_up(manifest: Manifest, tmp_path: Path) -> None:
     training, device = session(manifest, tmp_path)
 
     def restart(report: StepReport) -> None:
         if report.step == 2:
-            device.steps_done = 0
+            device.reset()
 
     with pytest.raises(TrainingStopped, match=r"step 3 .* counts 1 trained steps where 4 are due: it was restarted"):
         training.train(data(), PLAN, on_step=restart)
+    assert training.recovery.count == TRIES
+
+
+class Unplugged(StandInTarget):
+    """Gone when the answer to the given command of step 4 is waited for, and back at the third opening."""
+
+    command = Command.TRAIN
+    is_reset = False
+    missing = 0
+    left = 1
+
+    def open(self) -> None:
+        if self.missing:
+            self.missing -= 1
+            raise TargetMissing("The port is not there.")
+
+    def expect(self, deadline: float) -> bytes | None:
+        if self.left and self.device.steps_done >= 4 and self.device.executed[self.command] == 5:
+            self.left, self.missing = 0, 2
+            if self.is_reset:
+                self.reset()
+            raise TargetDied("The connection is gone.")
+        return super().expect(deadline)
+
+
+@pytest.mark.parametrize("is_reset", [False, True], ids=["cable", "reset"])
+@pytest.mark.parametrize("command", [Command.TRAIN, Command.WRITE_INPUT, Command.WRITE_LABEL])
+def test_a_run_goes_on_when_the_device_comes_back(
+    manifest: Manifest, tmp_path: Path, command: Command, is_reset: bool
+) -> None:
+    whole = session(manifest, tmp_path / "whole")[0].train(data(), PLAN)
+    target = Unplugged(StandIn(manifest))
+    target.command, target.is_reset = command, is_reset
+    training = TrainingSession(DeviceClient(Link(target), manifest), tmp_path / "run")
+    steps: list[int] = []
+    result = training.train(data(), PLAN, on_step=lambda report: steps.append(report.step))
+    assert steps == ([0, 1, 2, 3, *range(12)] if is_reset else list(range(12)))
+    assert (result.losses.tobytes(), result.weights_digest) == (whole.losses.tobytes(), whole.weights_digest)
+    assert (result.recoveries, target.missing) == (1, 0)
+
+
+def test_a_device_that_stays_away_ends_the_run_in_time(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Unplugged(StandIn(manifest))
+    monkeypatch.setattr(target, "open", _never)
+    training = TrainingSession(DeviceClient(Link(target), manifest), tmp_path / "run", reconnect_s=0.3)
+    begun = time.monotonic()
+    with pytest.raises(TrainingStopped, match=r"step 4 of 12.*The port is not there"):
+        training.train(data(), PLAN)
+    assert 0.3 < time.monotonic() - begun < 5.0
+
+
+def _never() -> None:
+    raise TargetMissing("The port is not there.")
 
 
 def test_a_restored_device_resumes_with_the_same_bits(manifest: Manifest, tmp_path: Path) -> None:

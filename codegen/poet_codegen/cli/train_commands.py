@@ -135,6 +135,7 @@ def _train_facts(
             f"{status.recomputes} recomputations, {status.page_outs} page-outs, {status.page_ins} page-ins",
         ),
         *([("Storage wear", f"{status.erases:,} units erased since boot")] if status.erases else []),
+        *([("Taken up again", f"{result.recoveries} times after the device went away")] if result.recoveries else []),
         ("Trained model", escape(str(folder.run / "trained.onnx"))),
     ]
 
