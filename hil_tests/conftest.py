@@ -26,6 +26,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("hardware in the loop")
     group.addoption("--build-dir", help=f"build folder with project/manifest.json (default: ${BUILD_DIR})")
     group.addoption("--board", help="id of the build's board, or 'host' for its host program")
+    group.addoption("--exchanges", type=int, default=200, help="disturbed exchanges of test_fuzz.py")
+    group.addoption("--soak-steps", type=int, default=100, help="training steps of test_soak.py")
     group.addoption("--port", help="port of a real board: /dev/ttyACM0, COM3, rfc2217://host:port")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import struct
 import time
 import zlib
@@ -13,13 +12,11 @@ import pytest
 from cobs import cobs
 from numpy.typing import NDArray
 from poet_hil.device import DeviceClient
-from poet_hil.manifest import Build
 from poet_hil.protocol import ABI, PAYLOAD_BYTES, RESPONSE, Command, Frame, Status, decode, encode
 from poet_hil.target import Target
 
 Sample = tuple[NDArray[np.float32], NDArray[np.int32]]
 RATE = 0.01
-EXCHANGES = 300
 
 
 class BadLine(Target):
@@ -167,38 +164,3 @@ def test_what_is_no_frame_is_dropped_and_counted(device: DeviceClient, target: T
     before = device.status().frames_dropped
     target.send(noise)
     assert device.status().frames_dropped == before + 1
-
-
-def test_a_noisy_line_never_gives_a_wrong_answer(
-    device: DeviceClient, line: BadLine, build: Build, samples: list[Sample]
-) -> None:
-    device.write_sample(*samples[0])
-    quiet = [device.train(RATE).loss_bits for _ in range(3)]
-    device.reset()
-    params = {name: value.tobytes() for name, value in device.read_params().items()}
-    rng = random.Random(1)
-
-    def disturb(data: bytes) -> bytes | None:
-        if rng.random() > 0.1:
-            return data
-        at = rng.randrange(len(data))
-        match rng.choice(("lose", "double", "flip", "cut", "insert")):
-            case "lose":
-                return None
-            case "double":
-                return data[:at] + data[at : at + 1] + data[at:]
-            case "flip":
-                return data[:at] + bytes([data[at] ^ (1 << rng.randrange(8))]) + data[at + 1 :]
-            case "cut":
-                return data[:at]
-            case _:
-                return data[:at] + bytes([rng.randrange(256)]) + data[at:]
-
-    line.to_device = line.from_device = disturb
-    while device.link.counts.requests < EXCHANGES:
-        assert {name: value.tobytes() for name, value in device.read_params().items()} == params
-        assert device.status().steps_done == 0
-    assert device.link.counts.retries > EXCHANGES // 20
-    device.write_sample(*samples[0])
-    line.to_device = line.from_device = lambda data: data
-    assert [device.train(RATE).loss_bits for _ in range(3)] == quiet

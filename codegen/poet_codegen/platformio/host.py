@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,10 +24,16 @@ _SOURCES = ("src", "lib/poet/src", "host/src")
 _INCLUDES = ("include", "src", "lib/poet/include")
 
 
-def build_host(project_dir: Path, progress: Progress | None = None, numerics: Numerics = Numerics.SEPARATE) -> Path:
+def build_host(
+    project_dir: Path,
+    progress: Progress | None = None,
+    numerics: Numerics = Numerics.SEPARATE,
+    more_flags: Sequence[str] = (),
+) -> Path:
     """Build `project_dir`/host/firmware with the host's C compiler and return its path.
 
-    `progress` is called with one line for each step. Raises ToolError with the compiler's first errors.
+    `progress` is called with one line for each step; `more_flags` go to compiler and linker, such as a sanitizer's.
+    Raises ToolError with the compiler's first errors.
     """
     project_dir = project_dir.resolve()
     compiler = str(find_host_cc().path)
@@ -43,7 +50,7 @@ def build_host(project_dir: Path, progress: Progress | None = None, numerics: Nu
         objects = [str(work / f"{number}.o") for number in range(len(names))]
 
         def compile_one(name: str, item: str) -> None:
-            _run([compiler, *flags, *includes, "-c", name, "-o", item], project_dir)
+            _run([compiler, *flags, *more_flags, *includes, "-c", name, "-o", item], project_dir)
 
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             for name, _ in zip(names, pool.map(compile_one, names, objects), strict=True):
@@ -52,7 +59,7 @@ def build_host(project_dir: Path, progress: Progress | None = None, numerics: Nu
         if progress is not None:
             progress("Linking host/firmware")
         linked = work / "firmware"
-        _run([compiler, *objects, "-lm", "-o", str(linked)], project_dir)
+        _run([compiler, *more_flags, *objects, "-lm", "-o", str(linked)], project_dir)
         linked.replace(target)
     return target
 
