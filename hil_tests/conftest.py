@@ -100,9 +100,10 @@ def target(make_target: MakeTarget, build: Build) -> Iterator[Target]:
 
 @pytest.fixture
 def device(target: Target, build: Build) -> DeviceClient:
-    """The device as after a reset: initial parameters, no step trained. Checkpoints of other tests stay."""
+    """The device anew: initial parameters, no step trained, no checkpoint."""
     client = DeviceClient(Link(target, timeout_s=TIMEOUT_S), build.manifest)
     client.hello()
+    client.init()
     client.reset()
     return client
 

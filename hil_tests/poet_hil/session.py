@@ -211,6 +211,7 @@ class TrainingSession:
                     report = step.report(answer)
                 self.losses.append(_row(report))
                 index += 1
+                yield report
                 if checkpoint_every is not None and index % checkpoint_every == 0:
                     try:
                         self._checkpoint(step)
@@ -218,8 +219,6 @@ class TrainingSession:
                         _, steps_done = self._recover(due.at(index), error, done - first)
                         index = steps_done - (done - first)
                         self.losses.rewind(index)
-                        continue
-                yield report
 
     def evaluate(self, data: Dataset, *, on_sample: Callable[[int, int], None] | None = None) -> Evaluation:
         """Run every sample forward on the device; `on_sample(done, total)` is told of progress."""

@@ -217,6 +217,33 @@ def test_a_run_goes_on_when_the_device_comes_back(
     assert (result.recoveries, target.missing) == (1, 0)
 
 
+def test_a_device_that_is_reset_goes_on_from_its_checkpoint(manifest: Manifest, tmp_path: Path) -> None:
+    whole = session(manifest, tmp_path / "whole")[0].train(data(), PLAN)
+    target = Unplugged(StandIn(manifest))
+    target.is_reset = True
+    training = TrainingSession(DeviceClient(Link(target), manifest), tmp_path / "run")
+    steps: list[int] = []
+    result = training.train(data(), PLAN, checkpoint_every=3, on_step=lambda report: steps.append(report.step))
+    assert steps == [0, 1, 2, 3, *range(3, 12)]
+    assert (result.losses.tobytes(), result.weights_digest) == (whole.losses.tobytes(), whole.weights_digest)
+
+
+def test_a_device_that_goes_away_during_a_checkpoint_goes_on(manifest: Manifest, tmp_path: Path) -> None:
+    whole = session(manifest, tmp_path / "whole")[0].train(data(), PLAN)
+    target = Unplugged(StandIn(manifest))
+    target.command, target.left = Command.CHECKPOINT, 0
+    training = TrainingSession(DeviceClient(Link(target), manifest), tmp_path / "run")
+    steps: list[int] = []
+
+    def on_step(report: StepReport) -> None:
+        steps.append(report.step)
+        target.left = int(report.step == 9)
+
+    result = training.train(data(), PLAN, checkpoint_every=2, on_step=on_step)
+    assert steps == list(range(12)) and result.recoveries == 1
+    assert (result.losses.tobytes(), result.weights_digest) == (whole.losses.tobytes(), whole.weights_digest)
+
+
 def test_a_device_that_stays_away_ends_the_run_in_time(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
