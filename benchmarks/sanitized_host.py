@@ -17,7 +17,8 @@ def main() -> None:
     """Build it where `poet build` would."""
     folder = BuildFolder(Path(sys.argv[1]))
     write_project(load_plan(folder), folder.project)
-    print(build_host(folder.project, more_flags=SANITIZERS))
+    numerics = folder.read_request().numerics
+    print(build_host(folder.project, numerics=numerics, more_flags=SANITIZERS))
 
 
 if __name__ == "__main__":
