@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: boards boards-run setup demo test lint format clean onnx-conformance import-zoo bench-kernels bench-steps bench-solver \
+.PHONY: boards boards-run setup demo test lint format clean onnx-conformance import-zoo power-cuts bench-kernels bench-steps bench-solver \
 	bench-solver-exactness bench-energy whole-models
 
 setup: $(STAMP)-python $(STAMP)-system
@@ -65,6 +65,11 @@ onnx-conformance: setup
 # ResNet-50, DenseNet-121 and others of the onnx package, imported and solved; ARGS="squeezenet --time-limit 60".
 import-zoo: setup
 	$(BIN)/python benchmarks/import_zoo.py $(ARGS)
+
+# Half an hour: every write and erase of a short run is cut, QEMU's boards with SD card and NOR flash are killed 25 times
+# each; ARGS="--every 50 --kills 2" takes a minute and writes no file. Writes docs/power-cuts.md.
+power-cuts: setup
+	$(BIN)/python benchmarks/power_cuts.py $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
