@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from poet_solver.problem import PageCost
 
 from poet_codegen.board import Board
+from poet_codegen.code_budget import Form, form_cycles, in_form
 from poet_codegen.costs import Costs, KernelCost, Transfer
-from poet_codegen.cycles import cycle_table
+from poet_codegen.cycles import CycleTable, cycle_table
 from poet_codegen.emit.kernel_source import kernel_digest, kernels_digest
 from poet_codegen.graph import Graph, Node
 from poet_codegen.numerics import Numerics
@@ -27,6 +28,8 @@ class CostModel:
     board: Board
     costs: Costs | None = None
     numerics: Numerics = Numerics.SEPARATE
+    forms: Mapping[str, Form] = field(default_factory=dict)
+    """Kernel name -> form, of those that are not in their fastest one."""
 
     @cached_property
     def _kernels_count(self) -> bool:
@@ -57,7 +60,10 @@ class CostModel:
     def kernel_cycles(self, kernel: Kernel, work: Work) -> float:
         """Cycles of one call of a kernel that does some work."""
         entry = self._profiled(kernel)
-        return entry.cycles if entry is not None else self.table_cycles(work)
+        if entry is not None:
+            return entry.cycles
+        form = self.forms.get(kernel.name, Form.FAST)
+        return self.table_cycles(work) if form is Form.FAST else form_cycles(self._table, work, form)
 
     def program_cycles(self, name: str, kernels: Sequence[Kernel], transfer_s: float) -> float | None:
         """Cycles of the processor's work in a tiled op that a profile has under that name, with these kernels' code.
@@ -72,8 +78,11 @@ class CostModel:
 
     def table_cycles(self, work: Work) -> float:
         """Cycles by the core's cycle table alone."""
-        table = cycle_table(self.board.cpu.cycle_table)
-        return table.cycles(work if self.numerics is Numerics.SEPARATE else table.without_blocks(work))
+        return self._table.cycles(work if self.numerics is Numerics.SEPARATE else self._table.without_blocks(work))
+
+    @property
+    def _table(self) -> CycleTable:
+        return cycle_table(self.board.cpu.cycle_table)
 
     def page_in(self, size_bytes: int, header_bytes: int) -> PageCost:
         """Cost of reading a tensor of `size_bytes`: the device's transfer, and the processor's checksum over it."""
@@ -146,5 +155,6 @@ class CostModel:
     def _profiled(self, kernel: Kernel) -> KernelCost | None:
         if self.costs is None or not self._kernels_count:
             return None
+        kernel = in_form(kernel, self.forms.get(kernel.name, Form.FAST))
         entry = self.costs.by_kernel.get(kernel.name)
         return entry if entry is not None and entry.digest == kernel_digest(kernel, self.board, self.numerics) else None

@@ -67,6 +67,8 @@ class Request:
     lifetime: Lifetime | None = None
     """How long storage has to last; None: not asked."""
     numerics: Numerics = Numerics.SEPARATE
+    code_bytes: Annotated[int, Field(ge=0)] | None = None
+    """What the kernels' code may take; None: what the board's flash leaves."""
 
     def load_board(self) -> Board:
         """The board, with as much RAM and the storage device that were asked for. Raises BoardError."""

@@ -18,6 +18,7 @@ from poet_solver.schedule import Home as HomeStep
 from poet_solver.schedule import Schedule
 
 from poet_codegen.board import PAGE_HEADER_BYTES
+from poet_codegen.code_budget import Form
 from poet_codegen.cost_model import CostModel
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import Graph, Kind, Node, Role, Tensor
@@ -53,6 +54,8 @@ class Lowered:
     """Trainable parameter or state -> where it lives."""
     programs: Mapping[tuple[int, int], Program]
     """(op, mode) of every mode that streams operands -> what runs then."""
+    forms: Mapping[str, Form]
+    """Kernel name -> form, of those that are not in their fastest one."""
 
     def ram_homes(self, schedule: Schedule) -> dict[str, int]:
         """Parameter with its home in RAM -> the arena offset where `schedule` has it between steps."""
@@ -136,7 +139,7 @@ def lower(
         wear_budget_bytes=wear_budget_bytes,
         alignment_bytes=ALIGNMENT_BYTES,
     )
-    return Lowered(problem, nodes, root, index, homes, programs)
+    return Lowered(problem, nodes, root, index, homes, programs, costs.forms)
 
 
 def _in_arena(tensor: Tensor, outside: Mapping[str, Kind], learned: frozenset[str]) -> bool:

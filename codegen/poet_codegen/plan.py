@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 
 from poet_codegen.autodiff import build_training_graph, fuse_updates, inference_graph
 from poet_codegen.board import Board
+from poet_codegen.code_budget import Form, budget_of, choose_forms
 from poet_codegen.cost_model import CostModel
 from poet_codegen.costs import Costs, costs_to_json, read_costs
 from poet_codegen.emit.pages import Pages, checkpoint_bytes, place_pages, ring_units
@@ -98,6 +99,7 @@ def make_request(
     storage: str | None = None,
     lifetime: Lifetime | None = None,
     numerics: Numerics = Numerics.SEPARATE,
+    code_bytes: int | None = None,
 ) -> Request:
     """What was asked, with the digests of the model and of the profile it is to be planned with."""
     digest = sha256(inlined(model_path))
@@ -117,6 +119,7 @@ def make_request(
         storage,
         lifetime,
         numerics,
+        code_bytes,
     )
 
 
@@ -146,11 +149,11 @@ def make_plan(
     """
     board = request.load_board()
     _check_numerics(request.numerics, board)
-    model_of_costs = CostModel(board, costs, request.numerics)
     proto = prepared(model_path, request.recipe)
     model = import_onnx(proto)
     with_weights(proto, model.weights)  # what cannot be written back is found before training, not after
     train_graph, infer_graph = build_graphs(model, request.recipe)
+    model_of_costs = CostModel(board, costs, request.numerics, _forms(request, board, train_graph, infer_graph))
     train_low = lower_training(request, model_of_costs, train_graph)
     search = partial(solve, time_limit_s=time_limit_s, threads=threads, seed=request.seed, technique=request.technique)
     try:
@@ -211,6 +214,12 @@ def build_graphs(model: Model, recipe: Recipe) -> tuple[Graph, Graph]:
     return (with_winograd(train), with_winograd(infer)) if recipe.winograd else (train, infer)
 
 
+def _forms(request: Request, board: Board, train: Graph, infer: Graph) -> Mapping[str, Form]:
+    """Which kernels are written smaller, so that they fit what was asked or what the board's flash leaves."""
+    asked = request.code_bytes
+    return choose_forms((train, infer), board, budget_of(board, train) if asked is None else asked)
+
+
 def lower_training(request: Request, costs: CostModel, train: Graph) -> Lowered:
     """The scheduling problem of a training step."""
     budget = None
@@ -263,9 +272,10 @@ def load_plan(folder: BuildFolder) -> Plan:
     """Read a saved plan; the schedules are replayed again, so a damaged file cannot reach a board."""
     request = folder.read_request()
     board = request.load_board()
-    costs = CostModel(board, _read_costs(folder, request), request.numerics)
     model = import_onnx(read_model(folder.need(folder.model, "poet plan")))
     train_graph, infer_graph = build_graphs(model, request.recipe)
+    forms = _forms(request, board, train_graph, infer_graph)
+    costs = CostModel(board, _read_costs(folder, request), request.numerics, forms)
     train_low = lower_training(request, costs, train_graph)
     schedule = _read(folder, folder.schedule, train_low)
     infer_low = lower_inference(request, costs, train_graph, infer_graph, train_low, schedule)

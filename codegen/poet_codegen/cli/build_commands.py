@@ -147,6 +147,13 @@ def plan_command(
         Path | None,
         typer.Option(help="costs.json of `poet profile`: plan with what kernels and pages took on the target."),
     ] = None,
+    code: Annotated[
+        str | None,
+        typer.Option(
+            help="What the kernels' code may take, about: 65536 or 64K. Those that cost the fewest cycles a byte then "
+            "take smaller and slower forms; bits stay. Default: what the board's flash leaves."
+        ),
+    ] = None,
     numerics: Annotated[
         Numerics,
         typer.Option(
@@ -219,6 +226,7 @@ def plan_command(
                 storage,
                 lasts,
                 numerics,
+                parse_size(code) if code is not None else None,
             )
             return make_plan(request, model, threads=threads, time_limit_s=time_limit, progress=show, costs=profile)
 
@@ -249,6 +257,12 @@ def keep_everything(plan: Plan) -> Schedule:
     return solve(free, technique="keep")
 
 
+def _forms_words(plan: Plan) -> str:
+    counts = Counter(plan.costs.forms.values())
+    words = " and ".join(f"{count} {form.value}" for form, count in sorted(counts.items()))
+    return f"{words}, the others in their fastest form: so they fit the flash"
+
+
 def _plan_facts(plan: Plan, keep: Schedule) -> list[tuple[str, str]]:
     schedule = plan.train.schedule
     counts = step_counts(schedule.steps)
@@ -266,6 +280,7 @@ def _plan_facts(plan: Plan, keep: Schedule) -> list[tuple[str, str]]:
             f"{escape(graph.name)}: {len(plan.train.lowered.nodes)} ops a step, {size(learned)} of parameters learn",
         ),
         ("Loss", plan.request.recipe.loss.value),
+        *((("Kernels", _forms_words(plan)),) if plan.costs.forms else ()),
         *((("Numerics", plan.request.numerics.value),) if plan.request.numerics is Numerics.FUSED else ()),
         ("Optimizer", escape(plan.request.recipe.optimizer_words()) + (f"; {size(state)} of state" if state else "")),
         ("Board", f"{escape(plan.board.title)}, {size(plan.board.ram.size_bytes)} of RAM"),

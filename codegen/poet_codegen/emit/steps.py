@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from poet_solver.schedule import Compute, Free, Home, PageIn, PageOut, Schedule
 
+from poet_codegen.code_budget import Form, in_form
 from poet_codegen.emit.layout import Constant, PassLayout
 from poet_codegen.emit.tiles import tiled_block
 from poet_codegen.emit.wrap import wrap_call
@@ -66,7 +67,8 @@ def kernels_of(graph: Graph, lowered: Lowered, op: int, mode: int) -> tuple[Kern
     if program is not None:
         return tuple(call.kernel for call in program.calls())
     node = lowered.nodes[op]
-    return (registry.get(node.op).variants(graph, node)[mode].kernel,)
+    kernel = registry.get(node.op).variants(graph, node)[mode].kernel
+    return (in_form(kernel, lowered.forms.get(kernel.name, Form.FAST)),)
 
 
 def emit_steps(

@@ -28,6 +28,7 @@ _MOST_CORE_REGISTERS = 11
 _MOST_LOOP_BYTES = 1024
 """Of a loop's body: an STM32F4 fetches that much without waiting for its flash."""
 _MOST_BODY_BYTES = 2048
+_COMPACT_BYTES = 384
 _LARGEST_OFFSET = 1020
 """Bytes that a load or store of one register reaches from its pointer."""
 _LARGEST_PRODUCT_ELEMENTS = 1 << 24
@@ -87,6 +88,8 @@ class Product:
     """The sums go on over so many pairs of a and b."""
     y_stride: int = 1
     """From a column of y to the next, where sums are stored."""
+    compact: bool = False
+    """Little code counts more than cycles."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,8 @@ class ProductBlock:
         loop = self.unroll * self.repeat if self._rounds else 0
         straight = product.depth - loop * self._rounds
         code = self._sums * 8
-        return loop * code <= _MOST_LOOP_BYTES and (loop + straight) * code <= _MOST_BODY_BYTES
+        most = (_COMPACT_BYTES, _COMPACT_BYTES) if product.compact else (_MOST_LOOP_BYTES, _MOST_BODY_BYTES)
+        return loop * code <= most[0] and (loop + straight) * code <= most[1]
 
     def cycles(self) -> float:
         """Modelled, of one block."""
@@ -427,7 +431,7 @@ def blocked_product(product: Product) -> BlockedProduct | None:
             cycles += found[0] * times
             plan.append((height, times, found[1]))
         # A micro-kernel more is code.
-        cycles *= 1.0 + _KERNEL_PENALTY * (sum(len(blocks) for _, _, blocks in plan) - 1)
+        cycles *= 1.0 + _penalty(product) * (sum(len(blocks) for _, _, blocks in plan) - 1)
         if len(plan) == len(parts) and (best is None or cycles < best[0]):
             best = (cycles, plan)
     if best is None:
@@ -456,7 +460,7 @@ def _columns(product: Product, height: int) -> tuple[float, list[tuple[ProductBl
         chosen = [(block, times) for block, times in blocks if block is not None]
         if len(chosen) < len(blocks):
             continue
-        cycles = sum(block.cycles() * times for block, times in chosen) * (1.0 + _KERNEL_PENALTY * (len(chosen) - 1))
+        cycles = sum(block.cycles() * times for block, times in chosen) * (1.0 + _penalty(product) * (len(chosen) - 1))
         if best is None or cycles < best[0]:
             best = (cycles, chosen)
     return best
@@ -473,6 +477,9 @@ def _best_block(product: Product, height: int, width: int) -> ProductBlock | Non
     return min(fitting, key=lambda block: (block.cycles(), block.code_bytes)) if fitting else None
 
 
+def _penalty(product: Product) -> float:
+    """What a micro-kernel more is thought to cost, as a share of all cycles."""
+    return 0.05 if product.compact else 0.005
+
+
 _REPEATS = (1, 2, 3, 4, 8)
-_KERNEL_PENALTY = 0.005
-"""What a micro-kernel more is thought to cost, as a share of all cycles."""

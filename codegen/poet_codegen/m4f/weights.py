@@ -19,7 +19,9 @@ from poet_codegen.ops.window import Window
 _CHANNELS_OUT = (4, 2, 1)
 _MOST_PIXELS = 8
 _LEAST_STREAM = 2
-_MOST_CODE_BYTES = 12288
+FAST_BYTES = 12288
+COMPACT_BYTES = 2048
+"""Of products' code, for all micro-kernels together."""
 _LARGEST_STEP_BYTES = 4096
 _LARGEST_COUNT = 65536
 
@@ -265,9 +267,9 @@ class BlockedWeights:
 
 @cache
 def blocked_weights(
-    window: Window, x: Extent, dy: Extent, batch: int, image_step: int, gradient_step: int
+    window: Window, x: Extent, dy: Extent, batch: int, image_step: int, gradient_step: int, most_bytes: int
 ) -> BlockedWeights | None:
-    """The blocks of a convolution's weight gradient, one group; None for a shape that they do not cover."""
+    """The blocks of a convolution's weight gradient, one group; None for a shape that `most_bytes` do not cover."""
     kernels: list[WeightBlock] = []
     loops: list[WeightLoop] = []
     first = 0
@@ -296,7 +298,7 @@ def blocked_weights(
                     if not all(block.fits() for block in blocks):
                         continue
                     costs = [block.cost() for block in blocks]
-                    if sum(code for _, code in costs) > _MOST_CODE_BYTES:
+                    if sum(code for _, code in costs) > most_bytes:
                         continue
                     cycles = sum(cycles for cycles, _ in costs) / channels
                     if best is None or cycles < best[0]:

@@ -6,6 +6,7 @@ weights in registers; all others are blocks of sums that the inputs stream past.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -20,7 +21,7 @@ from poet_codegen.m4f.conv import (
 from poet_codegen.m4f.depthwise import ChannelCall
 from poet_codegen.m4f.products import Operand, Product, Start
 from poet_codegen.m4f.rows import Extent
-from poet_codegen.m4f.weights import blocked_weights
+from poet_codegen.m4f.weights import COMPACT_BYTES, FAST_BYTES, blocked_weights
 from poet_codegen.ops.product import ProductForm, gradient_form, product_form
 from poet_codegen.ops.registry import Blocked, Shape
 from poet_codegen.ops.update import Sink
@@ -34,9 +35,8 @@ def forward_form(node: Node, name: str, x: Shape, w: Shape, y: Shape, has_bias: 
         return _pointwise_forward(node, name, window, x, w, y, has_bias)
     names = {"name": name, "source_name": "x", "target_name": "y", "has_bias": has_bias}
     channels = channels_forward(window, source, target, has_bias) if w[1] == 1 else None
-    if channels:
-        return _depthwise(channels, y, target.channels, names)
-    return _blocked(node, blocked_forward(window, source, target), w, x[0], names)
+    rows = _blocked(node, blocked_forward(window, source, target), w, x[0], names)
+    return _depthwise(channels, y, target.channels, names, rows) if channels else rows
 
 
 def input_gradient_form(node: Node, name: str, dx: Shape, w: Shape, dy: Shape) -> Blocked | None:
@@ -47,9 +47,8 @@ def input_gradient_form(node: Node, name: str, dx: Shape, w: Shape, dy: Shape) -
     names = {"name": name, "source_name": "dy", "target_name": "dx", "has_bias": False}
     is_depthwise = w[1] == source.channels == 1
     channels = channels_input_gradient(window, source, target) if is_depthwise else None
-    if channels:
-        return _depthwise(channels, dx, 1, names)
-    return _blocked(node, blocked_input_gradient(window, source, target), w, dx[0], names)
+    rows = _blocked(node, blocked_input_gradient(window, source, target), w, dx[0], names)
+    return _depthwise(channels, dx, 1, names, rows) if channels else rows
 
 
 def weight_gradient_form(
@@ -59,8 +58,10 @@ def weight_gradient_form(
     window, (source, target) = Window.of(node, dw[2:]), _extents(node, x, dy)
     if _is_pointwise(window) and window.strides == (1, 1):
         return _pointwise_weight_gradient(node, name, dw, dy, sink)
-    blocks = blocked_weights(window, source, target, x[0], prod(x[1:]), prod(dy[1:]))
-    return Blocked("conv2d_weight_grad_m4f.c.j2", {**values, "b": blocks}) if blocks else None
+    images = (x[0], prod(x[1:]), prod(dy[1:]))
+    forms = [blocked_weights(window, source, target, *images, most) for most in (FAST_BYTES, COMPACT_BYTES)]
+    found = [Blocked("conv2d_weight_grad_m4f.c.j2", {**values, "b": blocks}) if blocks else None for blocks in forms]
+    return replace(found[0], compact=found[1]) if found[0] else None
 
 
 def _is_pointwise(window: Window) -> bool:
@@ -149,6 +150,12 @@ def _blocked(node: Node, blocks: BlockedSums | None, w: Shape, batch: int, names
     return Blocked("conv2d_m4f.c.j2", values | names)
 
 
-def _depthwise(calls: tuple[ChannelCall, ...], target: Shape, outputs_per_input: int, names: dict[str, Any]) -> Blocked:
+def _depthwise(
+    calls: tuple[ChannelCall, ...],
+    target: Shape,
+    outputs_per_input: int,
+    names: dict[str, Any],
+    compact: Blocked | None,
+) -> Blocked:
     planes = {"planes": target[0] * target[1], "channels": target[1], "outputs_per_input": outputs_per_input}
-    return Blocked("depthwise_m4f.c.j2", {"calls": calls, **planes, **names})
+    return Blocked("depthwise_m4f.c.j2", {"calls": calls, **planes, **names}, compact)

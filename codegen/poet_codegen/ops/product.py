@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from poet_codegen.m4f.outer import blocked_outer
 from poet_codegen.m4f.products import Product, blocked_product
@@ -32,8 +32,12 @@ class ProductForm:
 
 def product_form(name: str, product: Product, form: ProductForm) -> Blocked | None:
     """templates/kernels/product_m4f.c.j2; None for a shape without blocks."""
-    blocks = blocked_product(product)
-    return Blocked("product_m4f.c.j2", {"name": name, "b": blocks, "f": form}) if blocks else None
+    blocks, compact = blocked_product(product), blocked_product(replace(product, compact=True))
+    if blocks is None:
+        return None
+    values = {"name": name, "f": form}
+    smaller = Blocked("product_m4f.c.j2", {**values, "b": compact}) if compact else None
+    return Blocked("product_m4f.c.j2", {**values, "b": blocks}, smaller)
 
 
 def gradient_form(

@@ -57,6 +57,8 @@ class Blocked:
     template: str
     """File below templates/kernels."""
     values: Mapping[str, Any]
+    compact: Blocked | None = None
+    """With less code, and a little slower; None: there is none in between this one and the plain kernel."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,106 @@
+"""How much code the kernels may be: which of them give up their fastest form so that a build fits its flash.
+
+Sizes are estimated from the text that is compiled, without a compiler: an instruction of assembly is four bytes, a line
+of C about ten. All forms of a kernel leave the same bits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from enum import StrEnum
+
+from poet_codegen.board import Board
+from poet_codegen.cycles import CycleTable, cycle_table
+from poet_codegen.graph import Graph, Kind
+from poet_codegen.ops import registry
+from poet_codegen.ops.registry import Kernel, Work
+from poet_codegen.render import render
+
+_INSTRUCTION_BYTES = 4
+_C_LINE_BYTES = 10
+_FUNCTION_BYTES = 60
+_FIRMWARE_BYTES = 48 * 1024
+"""Of everything but kernels, weights and the schedule."""
+_OP_BYTES = 100
+"""Of a step of the schedule, in training and in inference."""
+COMPACT_CYCLES = 1.1
+"""What a compact form takes, over the fast one."""
+
+
+class Form(StrEnum):
+    """How a kernel is written for a core with an FPU."""
+
+    FAST = "fast"
+    COMPACT = "compact"
+    PLAIN = "plain"
+
+
+def in_form(kernel: Kernel, form: Form) -> Kernel:
+    """The kernel with that form as its blocked one; one that has no such form keeps the next faster one."""
+    if form is Form.FAST or kernel.blocked is None:
+        return kernel
+    if form is Form.PLAIN:
+        return replace(kernel, blocked=None)
+    return replace(kernel, blocked=kernel.blocked.compact or kernel.blocked)
+
+
+def form_cycles(table: CycleTable, work: Work, form: Form) -> float:
+    """Cycles of a call of a kernel in a form."""
+    if form is Form.PLAIN:
+        return table.cycles(table.without_blocks(work))
+    return table.cycles(work) * (COMPACT_CYCLES if form is Form.COMPACT else 1.0)
+
+
+def code_bytes(kernel: Kernel) -> int:
+    """About how much code the board's form of a kernel is."""
+    chosen = kernel.blocked or kernel
+    lines = render(f"kernels/{chosen.template}", **chosen.values).splitlines()
+    assembly = sum(line.lstrip().startswith('"') for line in lines)
+    return _FUNCTION_BYTES + _INSTRUCTION_BYTES * assembly + _C_LINE_BYTES * (len(lines) - assembly)
+
+
+def budget_of(board: Board, graph: Graph) -> int:
+    """Bytes that the board's flash leaves for kernels beside the firmware, the schedule and the initial weights."""
+    weights = sum(tensor.size_bytes for tensor in graph.of_kind(Kind.PARAM, Kind.CONSTANT))
+    return board.flash.size_bytes - _FIRMWARE_BYTES - _OP_BYTES * len(graph.nodes) - weights
+
+
+def choose_forms(graphs: Iterable[Graph], board: Board, budget_bytes: int) -> Mapping[str, Form]:
+    """Kernel name -> form, of those that cannot have their fastest one.
+
+    All begin with it. While they are too large, the step to a smaller form that costs the fewest cycles a byte is
+    taken. Where even the smallest forms are too large, these are the answer: the linker says by how much.
+    """
+    if board.cpu.fpu is None:
+        return {}
+    table = cycle_table(board.cpu.cycle_table)
+    kernels: dict[str, tuple[Kernel, Work]] = {}
+    calls: Counter[str] = Counter()
+    for graph in graphs:
+        for node in graph.nodes:
+            rule = registry.get(node.op)
+            for variant in () if rule.is_view else rule.variants(graph, node):
+                kernels[variant.kernel.name] = (variant.kernel, variant.work)
+                calls[variant.kernel.name] += 1
+    sizes = {name: {form: code_bytes(in_form(kernel, form)) for form in Form} for name, (kernel, _) in kernels.items()}
+    cycles = {
+        name: {form: calls[name] * form_cycles(table, work, form) for form in Form}
+        for name, (_, work) in kernels.items()
+    }
+    chosen = dict.fromkeys(kernels, Form.FAST)
+    total = sum(sizes[name][Form.FAST] for name in kernels)
+    while total > budget_bytes:
+        steps = [
+            ((cycles[name][form] - cycles[name][now]) / (sizes[name][now] - sizes[name][form]), name, form)
+            for name, now in chosen.items()
+            for form in Form
+            if sizes[name][form] < sizes[name][now]
+        ]
+        if not steps:
+            break
+        _, name, form = min(steps)
+        total += sizes[name][form] - sizes[name][chosen[name]]
+        chosen[name] = form
+    return {name: form for name, form in chosen.items() if form is not Form.FAST}
