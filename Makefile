@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
 .PHONY: boards boards-run setup demo test lint format clean onnx-conformance import-zoo power-cuts bench-kernels bench-steps bench-solver \
-	bench-solver-exactness bench-energy whole-models
+	bench-solver-exactness bench-energy bench-large whole-models
 
 setup: $(STAMP)-python $(STAMP)-system
 
@@ -43,6 +43,11 @@ bench-steps: setup
 # rows, ARGS=--short takes a minute and writes no result. It needs PyTorch, as below.
 bench-energy: setup
 	$(BIN)/python -m benchmarks.energy $(ARGS)
+
+# Nets in less memory than their largest op takes, executed on QEMU: minutes each, into benchmarks/large.json.
+# ARGS="poet_resnet18_cifar_64" picks. It needs PyTorch, as below.
+bench-large: setup
+	$(BIN)/python -m benchmarks.large $(ARGS)
 
 # Half an hour on an idle machine, resumed likewise; ARGS="bert" picks nets, ARGS=--help tells more. It needs PyTorch:
 # .venv/bin/pip install torch onnxscript

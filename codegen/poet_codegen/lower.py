@@ -24,7 +24,7 @@ from poet_codegen.errors import ModelError
 from poet_codegen.graph import Graph, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
 from poet_codegen.tiling.modes import Place as TilingPlace
-from poet_codegen.tiling.modes import footprint_bytes, tiled_modes
+from poet_codegen.tiling.modes import Tiler, footprint_bytes
 from poet_codegen.tiling.program import Program
 
 ALIGNMENT_BYTES = 4
@@ -121,12 +121,12 @@ def lower(
     programs: dict[tuple[int, int], Program] = {}
     if ram_bytes is not None:
         in_ram = frozenset(t.name for t in arena if homes.get(t.updates or t.name) is Home.RAM)
-        place = TilingPlace(root, index, in_ram)
+        tiler = Tiler(graph, costs, ram_bytes, TilingPlace(root, index, in_ram))
         sizes = {position: tensors[position].size_bytes for position in index.values()}
         for k, op in enumerate(ops):
             if footprint_bytes(op.modes[0], op.outputs, sizes) <= _TILED_FROM * ram_bytes:
                 continue
-            tiled = tiled_modes(graph, nodes[k], costs, ram_bytes, place)
+            tiled = tiler.modes(nodes[k])
             programs |= {(k, len(op.modes) + m): program for m, (_, program) in enumerate(tiled)}
             ops = (*ops[:k], replace(op, modes=(*op.modes, *(mode for mode, _ in tiled))), *ops[k + 1 :])
     compute_s = sum(min(mode.time_s for mode in op.modes) for op in ops)

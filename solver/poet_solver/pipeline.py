@@ -250,7 +250,12 @@ class _Run:
         self.evolve(
             min(0.08 * search.left_s, 0.3 if is_small else 12.0), most=8 * search.net.n_ops if is_small else 10_000
         )
-        self.explore(PAGING_ONLY, search.left_s * 0.05)
+        if has_choice(search.net):
+            # Which operands are streamed matters more than what is run again.
+            search.reported.add(freedom_of(self.technique, PAGING_ONLY).describe())
+            self.explore(PAGING_ONLY, search.left_s * 0.4, lp_share=0.4)
+        else:
+            self.explore(PAGING_ONLY, search.left_s * 0.05)
         if is_small:
             listed = freedom_of(self.technique, LISTED).describe()
             search.reported.add(listed)

@@ -14,8 +14,7 @@ from poet_codegen.graph import AttrValue, DType, Graph, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
 from poet_codegen.ops.update import Update
 from poet_codegen.tiling.conv import conv_of, conv_program, tile_sizes
-from poet_codegen.tiling.modes import kernel_of
-from poet_codegen.tiling.parts import Streams, part_program
+from poet_codegen.tiling.parts import Streams, kernel_of, part_program
 from poet_codegen.tiling.program import Call, Index, Loop, Move, Program, Statement
 
 from .host_kernels import HostKernels
@@ -181,7 +180,7 @@ def programs(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program
         for split in splits:
             units = rng.choice([n for n in range(1, split.count) if split.count % n == 0])
             streams = drawn_streams(rng, graph, node, set(split.elements) - {"rate"})
-            yield graph, node, streams, part_program(graph, node, split, units, streams)
+            yield graph, node, streams, part_program(graph, node, split, units, streams, kernel_of)
 
 
 @pytest.fixture(scope="module")

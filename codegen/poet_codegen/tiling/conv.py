@@ -12,19 +12,16 @@ from math import prod
 
 from poet_codegen.graph import AttrValue, Graph, Node, Tensor
 from poet_codegen.ops import registry
-from poet_codegen.ops.registry import Kernel, Work
 from poet_codegen.ops.split import CONTINUES
 from poet_codegen.ops.update import Update
 from poet_codegen.ops.window import Window
 from poet_codegen.tiling import nest
 from poet_codegen.tiling.bands import Bands, backward_bands, forward_bands
 from poet_codegen.tiling.nest import Axis, Where, add
-from poet_codegen.tiling.parts import Streams
+from poet_codegen.tiling.parts import CallOf, Streams
 from poet_codegen.tiling.program import FLOAT_BYTES, Call, Index, Move, Operand, Program, Shape, Statement
 
 Shapes = Mapping[str, tuple[int, ...]]
-CallOf = Callable[[Graph, Node], tuple[Kernel, Work]]
-"""The kernel of a part, and what it does."""
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from math import prod
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from poet_solver.problem import Mode
 
@@ -15,15 +16,15 @@ from poet_codegen.graph import Graph, Node
 from poet_codegen.ops import registry
 from poet_codegen.ops.registry import Kernel, Work
 from poet_codegen.ops.split import CONTINUES
-from poet_codegen.tiling.conv import Conv, TileSize, conv_of, conv_program, tile_sizes
-from poet_codegen.tiling.parts import Streams, part_program
+from poet_codegen.tiling.conv import conv_of, conv_program, tile_sizes
+from poet_codegen.tiling.parts import CallOf, Streams, kernel_of, part_program
 from poet_codegen.tiling.program import Program, cost
 
 _POINTS = 4
 """Tile sizes kept of each pattern; more gained at most 1 % in trials."""
 _SIZES = 7
 """Tile sizes tried of each pattern."""
-_Way = TypeVar("_Way")
+_Size = TypeVar("_Size")
 
 
 @dataclass(frozen=True)
@@ -47,44 +48,66 @@ class _Choice:
     old_version: tuple[tuple[str, str], ...] = ()
 
 
-def tiled_modes(graph: Graph, node: Node, costs: CostModel, ram_bytes: int, place: Place) -> list[tuple[Mode, Program]]:
-    """Every tiled mode of a node that fits into `ram_bytes`, with its program."""
-    sizes = {position: graph.tensors[name].size_bytes for name, position in place.index.items()}
-    outputs = tuple(place.index[place.root[name]] for name in node.outputs if place.root[name] in place.index)
-    found: list[tuple[Mode, Program]] = []
-    for split in registry.get(node.op).splits(graph, node):
-        for streams in _patterns(node, frozenset(split.elements), place):
-            programs = (part_program(graph, node, split, units, streams) for units in _sizes(split.count))
-            modes = ((mode_of(graph, node, program, streams, costs, place), program) for program in programs)
-            found += _pareto(item for item in modes if footprint_bytes(item[0], outputs, sizes) <= ram_bytes)
-    conv = conv_of(graph, node)
-    if conv is None:
+class Tiler:
+    """Finds the tiled modes of a graph's nodes; nodes that are alike share the search for tile sizes."""
+
+    def __init__(self, graph: Graph, costs: CostModel, ram_bytes: int, place: Place) -> None:
+        self._graph, self._costs, self._ram_bytes, self._place = graph, costs, ram_bytes, place
+        self._sizes = {position: graph.tensors[name].size_bytes for name, position in place.index.items()}
+        self._known: dict[object, list[object]] = {}
+
+    def modes(self, node: Node) -> list[tuple[Mode, Program]]:
+        """Every tiled mode of a node that fits into the budget, with its program."""
+        graph, found = self._graph, []
+        for split in registry.get(node.op).splits(graph, node):
+            for streams in _patterns(node, frozenset(split.elements), self._place):
+                make = partial(part_program, graph, node, split)
+                found += self._best(node, streams, _sizes(split.count), make, split.unit)
+        conv = conv_of(graph, node)
+        if conv is not None:
+            for streams in _patterns(node, frozenset((*node.inputs, *node.outputs)) - {conv.bias}, self._place):
+                found += self._best(node, streams, tile_sizes(conv), partial(conv_program, graph, conv), "tile")
         return found
-    for streams in _patterns(node, frozenset((*node.inputs, *node.outputs)) - {conv.bias}, place):
-        tiled = _conv_programs(
-            graph, conv, streams, costs, lambda mode: footprint_bytes(mode, outputs, sizes) <= ram_bytes, place
-        )
-        found += [(mode_of(graph, node, program, streams, costs, place), program) for program in tiled]
-    return found
 
+    def _best(
+        self,
+        node: Node,
+        streams: Streams,
+        sizes: Iterable[_Size],
+        make: Callable[[_Size, Streams, CallOf], Program | None],
+        unit: str,
+    ) -> list[tuple[Mode, Program]]:
+        """The best of some tile sizes, by sketches that know no kernels: their blocks take long to lay out."""
+        key = (unit, self._signature(node, streams))
+        if key not in self._known:
+            sketches = ((self._mode(node, make(size, streams, _sketch), streams), size) for size in sizes)
+            fitting = ((mode, size) for mode, size in sketches if mode is not None and self._fits(node, mode))
+            self._known[key] = [size for _, size in _pareto(fitting)]
+        found = []
+        for size in self._known[key]:
+            program = make(cast(_Size, size), streams, kernel_of)
+            mode = self._mode(node, program, streams)
+            assert program is not None and mode is not None
+            found.append((mode, program))
+        return found
 
-def _conv_programs(
-    graph: Graph, conv: Conv, streams: Streams, costs: CostModel, fits: Callable[[Mode], bool], place: Place
-) -> list[Program]:
-    """The best tile sizes by a sketch that knows no kernels, whose blocks take long to lay out."""
-    sketches: list[tuple[Mode, TileSize]] = []
-    for size in tile_sizes(conv):
-        sketch = conv_program(graph, conv, size, streams, _sketch)
-        if sketch is not None and (mode := mode_of(graph, conv.node, sketch, streams, costs, place)) and fits(mode):
-            sketches.append((mode, size))
-    programs = (conv_program(graph, conv, size, streams, kernel_of) for _, size in _pareto(sketches))
-    return [program for program in programs if program is not None]
+    def _signature(self, node: Node, streams: Streams) -> object:
+        """What tile sizes depend on."""
+        tensors = [
+            (self._graph.tensors[name].shape, name in streams.inputs, name in streams.outputs, self._is_in_arena(name))
+            for name in (*node.inputs, *node.outputs)
+        ]
+        return node.op, tuple(sorted(node.attrs.items())), tuple(tensors), len(streams.old_version)
 
+    def _is_in_arena(self, name: str) -> bool:
+        return self._place.root[name] in self._place.index
 
-def kernel_of(graph: Graph, node: Node) -> tuple[Kernel, Work]:
-    """The kernel of a part, and what it does."""
-    rule = registry.get(node.op)
-    return rule.kernel(graph, node), rule.work(graph, node)
+    def _mode(self, node: Node, program: Program | None, streams: Streams) -> Mode | None:
+        return mode_of(self._graph, node, program, streams, self._costs, self._place) if program is not None else None
+
+    def _fits(self, node: Node, mode: Mode) -> bool:
+        outputs = (self._place.index[self._place.root[name]] for name in node.outputs if self._is_in_arena(name))
+        return footprint_bytes(mode, outputs, self._sizes) <= self._ram_bytes
 
 
 _SKETCH = Kernel("", "sketch", {}, ())
@@ -170,9 +193,9 @@ def footprint_bytes(mode: Mode, outputs: Iterable[int], sizes: Mapping[int, int]
     return mode.workspace_bytes + sum(sizes[v] for v in (*mode.resident, *made))
 
 
-def _pareto(modes: Iterable[tuple[Mode, _Way]]) -> list[tuple[Mode, _Way]]:
+def _pareto(modes: Iterable[tuple[Mode, _Size]]) -> list[tuple[Mode, _Size]]:
     """Those that no other beats in both workspace and energy, at most _POINTS: the ends, and what lies between."""
-    kept: list[tuple[Mode, _Way]] = []
+    kept: list[tuple[Mode, _Size]] = []
     for mode, program in sorted(modes, key=lambda item: (item[0].workspace_bytes, item[0].energy_j)):
         if not kept or mode.energy_j < kept[-1][0].energy_j * (1 - 1e-3):
             kept.append((mode, program))

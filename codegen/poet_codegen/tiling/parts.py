@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from poet_codegen.graph import Graph, Node
 from poet_codegen.ops import registry
+from poet_codegen.ops.registry import Kernel, Work
 from poet_codegen.ops.split import CONTINUES, Split, part_of
 from poet_codegen.tiling.program import FLOAT_BYTES, Call, Index, Loop, Move, Operand, Program, Shape, Statement
+
+CallOf = Callable[[Graph, Node], tuple[Kernel, Work]]
+"""The kernel of a part, and what it does."""
+
+
+def kernel_of(graph: Graph, node: Node) -> tuple[Kernel, Work]:
+    """The kernel of a part as it is called."""
+    rule = registry.get(node.op)
+    return rule.kernel(graph, node), rule.work(graph, node)
 
 
 @dataclass(frozen=True)
@@ -21,8 +31,8 @@ class Streams:
     """New version -> the old one, which is read from storage where the new one is written there."""
 
 
-def part_program(graph: Graph, node: Node, split: Split, units: int, streams: Streams) -> Program:
-    """The node in split.count / units parts."""
+def part_program(graph: Graph, node: Node, split: Split, units: int, streams: Streams, call_of: CallOf) -> Program:
+    """The node in split.count / units parts; `call_of` gives the kernels."""
     variable = "i"
     tiles = split.count // units
     buffers: dict[str, int] = {}
@@ -49,13 +59,12 @@ def part_program(graph: Graph, node: Node, split: Split, units: int, streams: St
         if continues:
             part = replace(part, attrs={**part.attrs, CONTINUES: 1})
         small_graph, small = part_of(graph, node, part)
-        rule = registry.get(node.op)
-        kernel = rule.kernel(small_graph, small)
+        kernel, work = call_of(small_graph, small)
         operands = tuple(
             Operand(None, Index(buffers[name])) if name in buffers else Operand(name, at(name, tile))
             for name in kernel.arguments
         )
-        steps.append(Call(kernel, rule.work(small_graph, small), operands))
+        steps.append(Call(kernel, work, operands))
         steps += [move(name, name, tile, True) for name in buffers if name in streams.outputs]
         return tuple(steps)
 

@@ -38,9 +38,12 @@ class Arena:
     touched: dict[int, int] = field(default_factory=dict)
     """Tensor -> number of actions when it was last read or made."""
     uses: list[list[int]] = field(default_factory=list)
-    """For every tensor the ops that read it, ascending."""
+    """For every tensor the ops that read it in RAM, ascending."""
+    streamed: frozenset[int] = frozenset()
+    """Tensors that some op streams: they are written to storage when they are made."""
 
     def __post_init__(self) -> None:
+        self.streamed = frozenset(v for row in self.net.modes for v in row[0].streamed)
         self.uses = [[] for _ in self.net.size]
         for k in range(self.net.n_ops):
             for v in self.net.modes[k][0].resident:
@@ -77,10 +80,6 @@ class Arena:
         if len(self.actions) > _MOST_ACTIONS_PER_OP * self.net.n_ops:
             raise GiveUp("the heuristic keeps recomputing")
         mode = self.net.modes[k][0]
-        for v in mode.streamed:
-            if v not in self.stored and v not in self.held:
-                raise GiveUp("a streamed operand was thrown out")
-            self.stored.add(v)
         pinned = pinned | set(mode.resident)
         for v in sorted(mode.resident, key=lambda v: (v in self.held, -self.net.size[v])):
             self.bring(v, pinned)
@@ -91,7 +90,7 @@ class Arena:
         if not self.net.repeatable[k]:
             self.dead |= overwritten
         self.held.update(mode.to_ram)
-        self.stored.update(mode.to_storage)
+        self.stored.update(mode.to_storage, self.streamed.intersection(mode.to_ram))
         self.touch((*mode.resident, *mode.to_ram))
 
     def bring(self, v: int, pinned: set[int]) -> None:

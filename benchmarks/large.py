@@ -1,0 +1,260 @@
+"""`make bench-large`: nets that train in far less memory than their largest op takes, executed on QEMU.
+
+    python -m benchmarks.large [NAME ...] [--time-limit S] [--out build/large]
+
+Each net is exported from PyTorch, planned for a board whose RAM ends where the linker says (arena, stack and all other
+data inside), built, and trained on the emulated board with its pages in a semihosting file, and on this machine by
+the schedule that keeps everything in memory: every loss and every weight must be the same bits. The losses must follow
+PyTorch's within 1e-4. Times and energies are modelled: kernel cycle table, the board file's power and storage model.
+Results go to benchmarks/large.json, row by row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from poet_codegen.build import Sizes, build, write_project
+from poet_codegen.cli.build_commands import keep_everything
+from poet_codegen.emit.project import Pass
+from poet_codegen.folder import BuildFolder
+from poet_codegen.graph import Kind
+from poet_codegen.lower import Home
+from poet_codegen.plan import Plan, make_plan, make_request, save_plan
+from poet_codegen.platformio.host import build_host
+from poet_codegen.recipe import DEFAULT_RECIPE
+from poet_codegen.tiling.program import transfers
+from poet_hil.dataset import load_npz
+from poet_hil.device import DeviceClient
+from poet_hil.link import Link
+from poet_hil.manifest import load_build
+from poet_hil.session import TrainingResult, TrainingSession, TrainPlan
+from poet_hil.target import Target
+from poet_hil.targets.host import HostTarget
+from poet_hil.targets.qemu import QemuTarget
+from poet_solver.schedule import Compute, PageIn, PageOut, Schedule
+
+from benchmarks import large_nets
+
+BOARD = "qemu_mps2_an386"
+RESULTS = Path(__file__).parent / "large.json"
+TOLERANCE = 1e-4
+KIB = 1024
+
+
+@dataclass(frozen=True)
+class Case:
+    """A net in some RAM. Of that, `arena_bytes` are what the firmware's other data and the stack leave."""
+
+    model: str
+    make: Callable[[], torch.nn.Module]
+    sample: tuple[int, ...]
+    classes: int
+    rate: float
+    steps: int
+    ram_bytes: int
+    arena_bytes: int
+
+
+CASES = {
+    "poet_resnet18_cifar_64": Case(
+        "POET's resnet18_cifar", large_nets.poet_resnet18_cifar, (3, 32, 32), 10, 0.005, 20, 64 * KIB, 40_000
+    ),
+    "poet_resnet18_cifar_32": Case(
+        "POET's resnet18_cifar", large_nets.poet_resnet18_cifar, (3, 32, 32), 10, 0.005, 5, 32 * KIB, 8_000
+    ),
+}
+
+
+def run(name: str, case: Case, time_limit_s: float, out: Path) -> dict[str, Any]:
+    """Export, plan, build, train on both; the row."""
+    folder = BuildFolder(out / name)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    begin = large_nets.start(case.make(), case.sample, case.classes, case.steps)
+    model, data = folder.path / "exported.onnx", folder.path / "data.npz"
+    large_nets.export(begin, model)
+    np.savez(data, x_train=begin.x, y_train=begin.y)
+    theirs = large_nets.losses(begin, case.rate)
+
+    request = make_request(
+        model, BOARD, case.arena_bytes, None, Home.STORAGE, DEFAULT_RECIPE, "both", 0, case.ram_bytes
+    )
+    plan = make_plan(request, model, threads=1, time_limit_s=time_limit_s)
+    save_plan(plan, model, folder)
+    sizes = build(plan, folder)
+    began = time.monotonic()
+    ours = train(QemuTarget(load_build(folder.path)), folder.path, data, case)
+    qemu_s = time.monotonic() - began
+
+    keep = keep_everything(plan)
+    whole = BuildFolder(out / f"{name}_keep")
+    write_project(replace(plan, train=Pass(plan.train.graph, plan.train.lowered, keep)), whole.project)
+    build_host(whole.project)
+    reference = train(HostTarget(load_build(whole.path)), whole.path, data, case)
+    same = ours.losses.tobytes() == reference.losses.tobytes() and ours.weights_digest == reference.weights_digest
+    off = np.abs(ours.losses.astype(np.float64) - theirs) / np.abs(theirs)
+    return {
+        "name": name,
+        **measure(case, plan, sizes, keep),
+        "parameters": begin.parameters,
+        "steps": case.steps,
+        "bit_identical": same,
+        "weights_digest": ours.weights_digest,
+        "first_loss": float(ours.losses[0]),
+        "last_loss": float(ours.losses[-1]),
+        "largest_relative_difference": float(np.max(off)),
+        "qemu_s": round(qemu_s, 1),
+    }
+
+
+def train(target: Target, folder: Path, data: Path, case: Case) -> TrainingResult:
+    """What `poet train` does, from the model's own weights."""
+    build_ = load_build(folder)
+    samples = load_npz(data, build_.manifest).train
+    assert samples is not None
+    with target:
+        session = TrainingSession(DeviceClient(Link(target), build_.manifest), folder / "run")
+        return session.train(samples, TrainPlan(case.rate, case.steps, schedule="constant"))
+
+
+def measure(case: Case, plan: Plan, sizes: Sizes, keep: Schedule) -> dict[str, Any]:
+    """What the plan and the linked firmware say."""
+    graph, schedule = plan.train.graph, plan.train.schedule
+    learned = [t for t in graph.of_kind(Kind.PARAM) if t.name in graph.learned()]
+    compute_j = sum(op.modes[0].energy_j for op in plan.train.lowered.problem.ops)
+    compulsory_j = compute_j + sum(
+        2 * plan.board.page_in_cost(t.size_bytes).energy_j + plan.board.page_out_cost(t.size_bytes).energy_j
+        for t in learned
+    )
+    reads, writes = traffic(plan)
+    return {
+        "model": case.model,
+        "board": BOARD,
+        "ram_bytes": case.ram_bytes,
+        "arena_bytes": schedule.arena_bytes,
+        "static_bytes": sizes.ram_static_bytes,
+        "stack_bytes": sizes.stack_bytes,
+        "fits_ram": sizes.ram_static_bytes + sizes.stack_bytes <= case.ram_bytes,
+        "flash_bytes": sizes.flash_bytes,
+        "trained_parameters": sum(t.elements for t in learned),
+        "largest_op_bytes": max(
+            sum(plan.train.lowered.problem.tensors[v].size_bytes for v in {*op.modes[0].resident, *op.outputs})
+            for op in plan.train.lowered.problem.ops
+        ),
+        "keep_everything_bytes": keep.peak_bytes,
+        "peak_bytes": schedule.peak_bytes,
+        "ops": len(plan.train.lowered.problem.ops),
+        "tiled_ops": sum(
+            isinstance(s, Compute) and (s.op, s.mode) in plan.train.lowered.programs for s in schedule.steps
+        ),
+        "read_bytes": reads[1],
+        "reads": reads[0],
+        "written_bytes": writes[1],
+        "writes": writes[0],
+        "energy_j": {**vars(schedule.energy), "total": schedule.energy_j},
+        "time_s": schedule.time_s,
+        "keep_everything_j": keep.energy_j,
+        "compulsory_j": compulsory_j,
+        "over_keep_everything": schedule.energy_j / keep.energy_j - 1.0,
+        "over_compulsory": schedule.energy_j / compulsory_j - 1.0,
+        "gap": schedule.gap,
+        "bounds_j": {schedule.bound_family: schedule.lower_bound_j}
+        | {bound.family: bound.energy_j for bound in schedule.other_bounds},
+        "solve_s": round(schedule.solve_s, 1),
+    }
+
+
+def traffic(plan: Plan) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((reads, bytes), (writes, bytes)) of one step, headers left out."""
+    problem, programs = plan.train.lowered.problem, plan.train.lowered.programs
+    sizes = {name: tensor.size_bytes for name, tensor in plan.train.graph.tensors.items()}
+    counts = [[0, 0], [0, 0]]
+    for step in plan.train.schedule.steps:
+        if isinstance(step, PageIn | PageOut):
+            counts[isinstance(step, PageOut)][0] += 1
+            counts[isinstance(step, PageOut)][1] += problem.tensors[step.tensor].size_bytes
+        elif isinstance(step, Compute) and (step.op, step.mode) in programs:
+            for one in transfers(programs[step.op, step.mode], sizes):
+                counts[one.is_write][0] += one.times
+                counts[one.is_write][1] += one.times * one.data_bytes
+    return (counts[0][0], counts[0][1]), (counts[1][0], counts[1][1])
+
+
+def faults(rows: list[dict[str, Any]]) -> list[str]:
+    """What the rows break of the promises."""
+    found = []
+    for row in rows:
+        if not row["bit_identical"]:
+            found.append(f"{row['name']}: the bits differ from those of keeping everything")
+        if not row["fits_ram"]:
+            found.append(f"{row['name']}: the firmware takes more than {row['ram_bytes']} bytes of RAM")
+        if not row["largest_relative_difference"] <= TOLERANCE:
+            found.append(f"{row['name']}: losses differ from PyTorch's by {row['largest_relative_difference']:.1e}")
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """In Markdown."""
+    head = [
+        "net",
+        "parameters",
+        "RAM",
+        "largest op",
+        "keep everything",
+        "steps",
+        "a step reads, writes",
+        "energy, time",
+    ]
+    lines = [[*head, "over the compulsory", "off PyTorch", "bits"], ["---"] * (len(head) + 3)]
+    lines += [
+        [
+            row["model"],
+            f"{row['parameters']:,}",
+            f"{row['ram_bytes'] // KIB} KiB",
+            f"{row['largest_op_bytes'] // KIB} KiB",
+            f"{row['keep_everything_bytes'] // KIB} KiB",
+            str(row["steps"]),
+            f"{row['read_bytes'] / 1e6:.1f} MB, {row['written_bytes'] / 1e6:.1f} MB",
+            f"{row['energy_j']['total']:.3g} J, {row['time_s']:.3g} s",
+            f"{row['over_compulsory']:+.0%}",
+            f"{row['largest_relative_difference']:.0e}",
+            "equal" if row["bit_identical"] else "DIFFER",
+        ]
+        for row in rows
+    ]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def main() -> None:
+    """Run what is asked and record it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(CASES)}; default: all")
+    parser.add_argument("--time-limit", type=float, default=60.0, help="seconds to search for a schedule")
+    parser.add_argument("--out", type=Path, default=Path("build/large"))
+    options = parser.parse_args()
+    unknown = sorted(set(options.names) - set(CASES))
+    if unknown:
+        parser.error(f"there is no case {unknown[0]!r}; there are {', '.join(CASES)}")
+    torch.set_num_threads(1)
+    for name in options.names or CASES:
+        row = run(name, CASES[name], options.time_limit, options.out)
+        known = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+        rows = [*(other for other in known if other["name"] != name), row]
+        rows.sort(key=lambda one: list(CASES).index(one["name"]))
+        RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+        print(table([row]), flush=True)
+    broken = faults(rows)
+    for line in broken:
+        print(line)
+    raise SystemExit(1 if broken else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The nets of `make bench-large` in PyTorch, with seeded weights and data; frozen normalizations are folded."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+SEED = 2022
+_CALIBRATION = 32
+"""Images whose statistics the normalizations take before they are frozen."""
+
+
+def conv(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
+    """A convolution with bias and its batch normalization, which `frozen` makes one."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2), nn.BatchNorm2d(outputs))
+
+
+class PoetBlock(nn.Module):
+    """POET's residual block: two convolutions with ReLU, and a convolution beside them in every block."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first, self.second = conv(inputs, outputs, stride), conv(outputs, outputs)
+        self.beside = conv(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Image to image."""
+        return torch.relu(torch.relu(self.second(torch.relu(self.first(x)))) + self.beside(x))
+
+
+def poet_resnet18_cifar() -> nn.Module:
+    """POET's "resnet18_cifar" (github.com/ShishirPatil/poet): 16, 32 and 64 channels, 248,746 parameters.
+
+    That counts each normalization's two parameters and two statistics beside the convolution's bias.
+    """
+    blocks = [
+        PoetBlock(inputs, outputs, stride)
+        for inputs, outputs, stride in ((16, 16, 1), (16, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1))
+    ]
+    return nn.Sequential(conv(3, 16), *blocks, nn.AvgPool2d(8), nn.Flatten(), nn.Linear(64, 10))
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training starts: the net, and a sample and a label for each step."""
+
+    net: nn.Module
+    x: NDArray[np.float32]
+    y: NDArray[np.int64]
+    parameters: int
+    """Before folding, statistics included."""
+
+
+def start(net: nn.Module, sample: tuple[int, ...], classes: int, steps: int) -> Start:
+    """The same each time."""
+    rng = np.random.default_rng(SEED)
+    x = rng.standard_normal((steps, *sample)).astype(np.float32)
+    y = rng.integers(0, classes, steps)
+    calibration = torch.from_numpy(rng.standard_normal((_CALIBRATION, *sample)).astype(np.float32))
+    parameters = sum(p.numel() for p in net.parameters())
+    parameters += sum(b.numel() for b in net.buffers() if b.is_floating_point())
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        net.train()(calibration)
+    return Start(frozen(net.eval()), x, y, parameters)
+
+
+def frozen(net: nn.Module) -> nn.Module:
+    """Each convolution with its normalization as one convolution."""
+    for name, module in net.named_children():
+        children = list(module.children())
+        if len(children) == 2 and isinstance(children[0], nn.Conv2d) and isinstance(children[1], nn.BatchNorm2d):
+            setattr(net, name, fuse_conv_bn_eval(children[0], children[1]))
+        else:
+            frozen(module)
+    return net
+
+
+def losses(begin: Start, rate: float) -> NDArray[np.float64]:
+    """Of each step of SGD at batch 1."""
+    net = copy.deepcopy(begin.net)
+    optimizer = torch.optim.SGD(net.parameters(), rate)
+    found = []
+    for x, y in zip(begin.x, begin.y, strict=True):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(net(torch.from_numpy(x)[None]), torch.tensor([y]))
+        loss.backward()
+        optimizer.step()
+        found.append(float(loss.detach()))
+    return np.array(found)
+
+
+def export(begin: Start, path: Path) -> None:
+    """Write the net's ONNX model, each parameter by its name."""
+    sample = torch.from_numpy(begin.x[:1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mode = torch.onnx.TrainingMode.PRESERVE
+        torch.onnx.export(begin.net, (sample,), str(path), dynamo=False, training=mode, do_constant_folding=False)
