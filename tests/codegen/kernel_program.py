@@ -14,8 +14,10 @@ from pathlib import Path
 
 from poet_codegen.emit.wrap import prototype
 from poet_codegen.graph import AttrValue, DType, Graph, Kind, Node, Tensor
+from poet_codegen.lower import view_roots
 from poet_codegen.ops import registry
-from poet_codegen.ops.registry import Kernel
+from poet_codegen.ops.gather import index_range
+from poet_codegen.ops.registry import WORKSPACE, Kernel
 from poet_codegen.platformio.flags import ARITHMETIC, WARNINGS
 from poet_codegen.render import render
 from poet_codegen.resources import data_dir
@@ -24,6 +26,7 @@ from poet_hil.profiler.plugin import build_plugin, plugin_arguments, read_region
 from poet_hil.profiler.timing import Pricer, Profile, timing_table
 
 GUARD_WORDS = 8
+WORD_BYTES = 4
 _LINK = ["--specs=rdimon.specs", "-Wl,--section-start=.vectors=0", "-Wl,-Ttext=0x9000", "-Wl,-Tdata=0x20000000"]
 
 ENABLE_FPU = """    movw r0, #0xed88
@@ -66,7 +69,7 @@ CORES = {
         Core("cortex-m7", ("-mcpu=cortex-m7", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard"), "mps2-an500", True),
         Core("cortex-m3", ("-mcpu=cortex-m3", "-mfloat-abi=soft"), "mps2-an385", False),
         Core("host", (), "", False),
-        Core("sanitizers", ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"), "", False),
+        Core("sanitizers", ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"), "", False),
         # There is no machine with this core and enough memory; a Cortex-M3 runs its instructions, too.
         Core("cortex-m0", ("-mcpu=cortex-m0", "-mfloat-abi=soft"), "mps2-an385", False),
     )
@@ -104,6 +107,7 @@ class Case:
     """The tensors of some nodes, and their kernels with the positions of the tensors that each gets."""
 
     text: str
+    ops: frozenset[str]
     buffers: tuple[Buffer, ...]
     steps: tuple[tuple[Kernel, tuple[int, ...]], ...]
 
@@ -114,24 +118,37 @@ class Case:
         return kernel
 
 
-def graph_case(graph: Graph, sizes: Sequence[str] = (), ends: Mapping[str, int] | None = None) -> Case:
-    """The case of all nodes of a graph, one after the other.
+def graph_case(
+    graph: Graph, sizes: Sequence[str] = (), ends: Mapping[str, int] | None = None, variant: int = 0
+) -> Case:
+    """The case of all nodes of a graph, one after the other, in their variant of that number.
 
     The tensors `sizes` hold no negative values; int32 values of those in `ends` lie below that.
     """
-    kernels = [registry.get(node.op).kernel(graph, node) for node in graph.nodes]
-    made = {name for node in graph.nodes for name in node.outputs}
-    names = list(dict.fromkeys(name for kernel in kernels for name in kernel.arguments))
+    nodes = [node for node in graph.nodes if not registry.get(node.op).is_view]
+    root = view_roots(graph)
+    chosen = [registry.get(node.op).variants(graph, node)[variant] for node in nodes]
+    kernels = [v.kernel for v in chosen]
+    made = {name for node in nodes for name in node.outputs}
+    root[WORKSPACE] = WORKSPACE
+    names = list(dict.fromkeys(root[name] for kernel in kernels for name in kernel.arguments))
     buffers = []
     for name in names:
+        if name == WORKSPACE:
+            words = max(v.workspace_bytes for v in chosen) // WORD_BYTES
+            buffers.append(Buffer(name, words, 0, is_filled=False, is_written=True, is_size=False))
+            continue
         tensor = graph.tensors[name]
         is_version = tensor.updates is not None
-        end = (ends or {}).get(name, 2) if tensor.dtype is DType.INT32 else 0
+        end = 0
+        if tensor.dtype is DType.INT32:
+            bounds = index_range(graph, name)
+            end = bounds[1] if bounds else (ends or {}).get(name, 2)
         is_size = is_version or name in sizes
         buffers.append(Buffer(name, tensor.elements, end, is_version or name not in made, name in made, is_size))
-    text = ", ".join(f"{n.op} {[graph.tensors[name].shape for name in n.inputs]} {dict(n.attrs)}" for n in graph.nodes)
-    steps = tuple((kernel, tuple(names.index(name) for name in kernel.arguments)) for kernel in kernels)
-    return Case(text, tuple(buffers), steps)
+    text = ", ".join(f"{n.op} {[graph.tensors[name].shape for name in n.inputs]} {dict(n.attrs)}" for n in nodes)
+    steps = tuple((kernel, tuple(names.index(root[name]) for name in kernel.arguments)) for kernel in kernels)
+    return Case(text, frozenset(node.op for node in nodes), tuple(buffers), steps)
 
 
 def case(
@@ -141,8 +158,9 @@ def case(
     *,
     sizes: Sequence[int] = (),
     ends: Mapping[int, int] | None = None,
+    variant: int = 0,
 ) -> Case:
-    """The case of a node of `op` on inputs of these shapes.
+    """The case of a node of `op` on inputs of these shapes, in its variant of that number.
 
     Those at the positions `sizes` hold no negative values; those in `ends` are int32 below that.
     """
@@ -158,7 +176,7 @@ def case(
         kind = Kind.UPDATED if name in replaced else Kind.VALUE
         tensors[name] = Tensor(name, shape, kind=kind, updates=replaced.get(name))
     graph = Graph("case", tensors, (node,), node.outputs)
-    return graph_case(graph, [f"in{i}" for i in sizes], {f"in{i}": end for i, end in (ends or {}).items()})
+    return graph_case(graph, [f"in{i}" for i in sizes], {f"in{i}": end for i, end in (ends or {}).items()}, variant)
 
 
 def own_forms(case: Case, number: int) -> list[Form]:
@@ -232,7 +250,7 @@ def _places(case: Case) -> tuple[int, list[int]]:
 def _compiled(sources: dict[str, list[str]], folder: Path, core: Core) -> Path:
     firmware = data_dir("firmware")
     tools = ["arm-none-eabi-gcc", "-mthumb"] if core.machine else ["cc"]
-    tools += [*core.flags, f"-I{firmware / 'include'}"]
+    tools += [f"-I{firmware / 'include'}"]
     # printf takes doubles; casts drop the const of what is only read.
     warnings = [flag for flag in WARNINGS if flag not in ("-Wmissing-prototypes", "-Wdouble-promotion")]
     gnu = [flag for flag in ARITHMETIC if not flag.startswith("-std")]
@@ -241,16 +259,16 @@ def _compiled(sources: dict[str, list[str]], folder: Path, core: Core) -> Path:
         path = folder / name
         path.write_text("\n".join(parts))
         own = [] if name.startswith("foreign") else warnings
-        objects.append(_object(tools, [*gnu, *own], path))
+        objects.append(_object(tools, [*gnu, *own, *core.flags], path))
     for name in ("math.c", "random.c"):
         target = folder / name
         target.write_text((firmware / "src" / name).read_text(encoding="utf-8"))
-        objects.append(_object(tools, [*ARITHMETIC, *WARNINGS], target))
+        objects.append(_object(tools, [*ARITHMETIC, *WARNINGS, *core.flags], target))
     elf = folder / "program.elf"
     if core.machine:
         (folder / "start.s").write_text(_START + (ENABLE_FPU if core.has_fpu else "") + "    bl _start\n")
         objects += [*_LINK, str(folder / "start.s")]
-    subprocess.run([*tools, *objects, "-lm", "-o", str(elf)], check=True)
+    subprocess.run([*tools, *core.flags, *objects, "-lm", "-o", str(elf)], check=True)
     return elf
 
 
