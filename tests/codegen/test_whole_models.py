@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from poet_codegen.graph import Kind
+from poet_codegen.graph import Graph, Kind, Role
 from poet_codegen.plan import build_graphs, import_onnx, prepared
 from poet_codegen.recipe import BatchNorm, Loss, Recipe
 
@@ -32,6 +33,12 @@ def nets() -> dict[str, Any]:
     return runpy.run_path(str(Path(__file__).parents[2] / "examples" / "whole_models" / "nets.py"))
 
 
+def unread_gradients(graph: Graph) -> list[str]:
+    """What the backward pass computes and nobody needs."""
+    read = {name for node in graph.nodes for name in node.inputs}
+    return [name for node in graph.nodes if node.role is Role.BACKWARD for name in node.outputs if name not in read]
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NETS)
 def test_both_exporters_write_the_same_training(name: str, nets: dict[str, Any], tmp_path: Path) -> None:
@@ -46,7 +53,11 @@ def test_both_exporters_write_the_same_training(name: str, nets: dict[str, Any],
         path = tmp_path / f"{exporter}.onnx"
         nets["export"](net, sample, exporter, path)
         recipe = Recipe(batch_norm=batch_norm, loss=loss)
-        train, _ = build_graphs(import_onnx(prepared(path, recipe)), recipe)
+        model = import_onnx(prepared(path, recipe))
+        for chosen in ("last:1", "bias"):
+            assert not unread_gradients(build_graphs(model, replace(recipe, train=chosen))[0])
+        train, _ = build_graphs(model, recipe)
+        assert not unread_gradients(train)
         learned = {t.name: t.shape for t in train.of_kind(Kind.PARAM) if t.name in train.learned()}
         assert {key: shape for key, shape in learned.items() if ".running_" not in key} == trained
         ops.append(sorted(node.op for node in train.nodes if node.op != "Reshape"))
