@@ -71,8 +71,8 @@ onnx-conformance: setup
 import-zoo: setup
 	$(BIN)/python benchmarks/import_zoo.py $(ARGS)
 
-# Half an hour: every write and erase of a short run is cut, QEMU's boards with SD card and NOR flash are killed 25 times
-# each; ARGS="--every 50 --kills 2" takes a minute and writes no file. Writes docs/power-cuts.md.
+# An hour: every write and erase of a short run is cut, QEMU's boards with SD card and NOR flash are killed 25 times each;
+# ARGS='--every 50 --only "host file"' takes a minute. Writes docs/power-cuts.md.
 power-cuts: setup
 	$(BIN)/python benchmarks/power_cuts.py $(ARGS)
 

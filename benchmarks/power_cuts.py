@@ -51,8 +51,8 @@ HEAD = """# Power cuts
 Written by `make power-cuts`: the digits project trains 5 steps, a checkpoint after each, its parameters on storage.
 Power goes, the device boots, goes on by itself from its newest checkpoint, and must end with the bits of an uncut run.
 
-| where | cuts | lost at most the step in flight | ended with the same bits |
-|---|---|---|---|
+| where | how | cuts | lost at most the step in flight | ended with the same bits |
+|---|---|---|---|---|
 """
 
 
@@ -67,12 +67,12 @@ class Medium:
 
 
 HOST = (
-    Medium("host file, every operation", "qemu_netduinoplus2", ""),
-    Medium("host file like NOR flash, every operation", "qemu_emcraft_sf2", "nor:65536"),
+    Medium("host file", "qemu_netduinoplus2", ""),
+    Medium("host file like NOR flash", "qemu_emcraft_sf2", "nor:65536"),
 )
 QEMU = (
-    Medium("QEMU lm3s6965evb, SD card, SIGKILL", "qemu_lm3s6965", None),
-    Medium("QEMU emcraft-sf2, SPI NOR, SIGKILL", "qemu_emcraft_sf2", None),
+    Medium("QEMU lm3s6965evb, SD card", "qemu_lm3s6965", None),
+    Medium("QEMU emcraft-sf2, SPI NOR flash", "qemu_emcraft_sf2", None),
 )
 
 
@@ -87,11 +87,10 @@ class Count:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--every", type=int, default=1, help="cut only every so many-th operation (writes no file)")
+    arguments.add_argument("--every", type=int, default=1, help="cut only every so many-th operation")
     arguments.add_argument("--kills", type=int, default=25, help="of each board in QEMU")
-    arguments.add_argument("--only", default="", help="part of a line's first column (writes no file)")
+    arguments.add_argument("--only", default="", help="part of a line's first column")
     asked = arguments.parse_args()
-    rows = []
     for medium in (*HOST, *QEMU):
         if asked.only not in medium.title:
             continue
@@ -99,14 +98,22 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="poet-cuts-") as folder:
             bench = Bench(medium, Path(folder))
             count = bench.sweep(asked.every) if medium.like is not None else bench.kill(asked.kills)
-        row = f"| {medium.title} | {count.cuts} | {count.resumed} | {count.same} |"
+        which = "every write and erase" if asked.every == 1 else f"one in {asked.every} writes and erases"
+        how = "SIGKILL at random times" if medium.like is None else f"{which}: before, within, with noise"
+        row = f"| {medium.title} | {how} | {count.cuts} | {count.resumed} | {count.same} |"
         print(f"{row} {time.monotonic() - began:.0f} s", flush=True)
-        rows.append(row + "\n")
         if not count.cuts == count.resumed == count.same:
             raise SystemExit("Not every run came out right.")
-    if asked.every == 1 and not asked.only and asked.kills >= 25:
-        REPORT.write_text(HEAD + "".join(rows), encoding="utf-8")
-        print(f"{REPORT.relative_to(ROOT)} has the table.")
+        _write(medium.title, row)
+
+
+def _write(title: str, row: str) -> None:
+    """Put a row into the report in place of that of the same medium."""
+    old = REPORT.read_text(encoding="utf-8").splitlines() if REPORT.exists() else []
+    rows = {medium.title: line for medium in (*HOST, *QEMU) for line in old if line.startswith(f"| {medium.title} |")}
+    rows[title] = row
+    lines = (rows[medium.title] for medium in (*HOST, *QEMU) if medium.title in rows)
+    REPORT.write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
 
 
 class Bench:
