@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: boards boards-run setup demo test lint format clean onnx-conformance import-zoo power-cuts bench-kernels bench-steps bench-solver \
-	bench-solver-exactness bench-energy bench-large whole-models
+.PHONY: boards boards-run setup demo test lint format clean onnx-conformance import-zoo power-cuts \
+	bench-kernels bench-steps bench-solver bench-solver-exactness bench-energy bench-large whole-models hil fuzz soak
 
 setup: $(STAMP)-python $(STAMP)-system
 
@@ -19,6 +19,23 @@ test: setup lint
 	$(BIN)/poet plan examples/digits/digits.onnx --board qemu_netduinoplus2 --ram 24K --dir $(HIL_BUILD)
 	$(BIN)/poet build --dir $(HIL_BUILD)
 	POET_BUILD_DIR=$(HIL_BUILD) $(BIN)/python -m pytest -n 2
+
+# The tests on a device: BOARD=nucleo_f446re PORT=/dev/ttyACM0 (or rfc2217://host:port), or a qemu_ board without a port.
+BOARD := qemu_netduinoplus2
+hil: setup
+	$(BIN)/python -m pytest hil_tests --board $(BOARD) $(if $(PORT),--port $(PORT)) $(ARGS)
+
+# 10,000 disturbed exchanges with the firmware as a program of this machine under sanitizers, and as many in QEMU: an hour,
+# most of it spent waiting for answers that were lost.
+fuzz: setup
+	$(BIN)/poet plan examples/digits/digits.onnx --board qemu_netduinoplus2 --ram 24K --dir build/fuzz
+	$(BIN)/python -m benchmarks.sanitized_host build/fuzz
+	$(BIN)/python -m pytest hil_tests/test_fuzz.py --build-dir build/fuzz --board host --exchanges 10000
+	$(BIN)/python -m pytest hil_tests/test_fuzz.py --board qemu_netduinoplus2 --exchanges 10000
+
+# 20,000 steps in QEMU beside this machine's, bit for bit; minutes.
+soak: setup
+	$(BIN)/python -m pytest -s hil_tests/test_soak.py --board $(BOARD) $(if $(PORT),--port $(PORT)) --soak-steps 20000
 
 # Two hours in all, resumed where it was cut short; ARGS="main" or "linear 0.5" picks rows, ARGS=--help tells more.
 # Writes benchmarks/solver.json and docs/solver-bench.md.

@@ -1,33 +1,48 @@
-"""Tests on a running target: `pytest hil_tests --build-dir build/demo [--board ID|host] [--port PORT]`."""
+"""Tests on a running target: `pytest hil_tests --board ID [--port PORT]`, or on a build: `--build-dir build/demo`."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from poet_hil.device import DeviceClient
 from poet_hil.errors import ManifestError, TargetMissing
 from poet_hil.link import Link
 from poet_hil.manifest import Build, load_build
+from poet_hil.meters.choose import make_meter
+from poet_hil.meters.switch import CommandSwitch, MeterSwitch, PowerSwitch, SwitchedTarget
 from poet_hil.samples import Batch, random_batches
 from poet_hil.target import Target
 from poet_hil.targets.host import HostTarget
-from poet_hil.targets.qemu import QemuTarget
+from poet_hil.targets.qemu import IMAGE_NAME, QemuTarget
 from poet_hil.targets.serial import SerialTarget
 
 BUILD_DIR = "POET_BUILD_DIR"
 # Well above what an answer takes on a busy machine; only tests that lose frames wait as long.
 TIMEOUT_S = 1.0
+SUPPLY_V = 3.3
+SIZES = ((12, "28K"), (6, "8K"))
+"""Channels of the digits' model and RAM to train it in, the first that fits a board."""
+REPOSITORY = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("hardware in the loop")
     group.addoption("--build-dir", help=f"build folder with project/manifest.json (default: ${BUILD_DIR})")
-    group.addoption("--board", help="id of the build's board, or 'host' for its host program")
+    group.addoption(
+        "--board", help="id of a board, for which the digits are built, or of the build's; 'host' for its host program"
+    )
     group.addoption("--exchanges", type=int, default=200, help="disturbed exchanges of test_fuzz.py")
     group.addoption("--soak-steps", type=int, default=100, help="training steps of test_soak.py")
+    group.addoption("--meter", help="what supplies a real board, and can take its power away: ppk2:PORT or joulescope")
+    group.addoption("--power-off", help="command that takes a real board's power away, such as uhubctl's")
+    group.addoption("--power-on", help="command that gives it back")
     group.addoption("--port", help="port of a real board: /dev/ttyACM0, COM3, rfc2217://host:port")
 
 
@@ -48,18 +63,57 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def build(pytestconfig: pytest.Config) -> Build:
-    folder = build_dir(pytestconfig)
+def build(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    folder, board = build_dir(pytestconfig), pytestconfig.getoption("--board")
+    given = pytestconfig.getoption("--build-dir") is not None
+    if board not in (None, "host") and not given:
+        folder = built_for(board, pytestconfig.getoption("--port"), tmp_path_factory.mktemp("build"))
     if folder is None:
-        pytest.skip(f"no build to test: give --build-dir or set {BUILD_DIR}")
+        pytest.skip(f"nothing to test: give --board, or --build-dir, or set {BUILD_DIR}")
     try:
         build = load_build(folder)
     except ManifestError as error:
         pytest.fail(str(error), pytrace=False)
-    board = pytestconfig.getoption("--board")
     if board not in (None, "host", build.manifest.board.id):
         pytest.fail(f"{folder} is a build for {build.manifest.board.id}, not for {board}", pytrace=False)
     return build
+
+
+def built_for(board: str, port: str | None, folder: Path) -> Path:
+    """The digits, planned and built for a board as a user does it, and flashed onto a real one."""
+    if not board.startswith("qemu_") and not port:
+        pytest.skip(f"the board {board} is real: give its --port")
+    for tool in ("arm-none-eabi-gcc", *(["qemu-system-arm"] if board.startswith("qemu_") else [])):
+        if shutil.which(tool) is None:
+            missing(f"{tool} is not installed")
+    where = ["--dir", str(folder)]
+    for channels, ram in SIZES:
+        model = folder / f"digits{channels}.onnx"
+        code = f"import onnx, make_model; onnx.save(make_model.build_model({channels}), {str(model)!r})"
+        subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY / "examples" / "digits", check=True)
+        plan = ["plan", str(model), "--board", board, "--ram", ram, "--technique", "page", "--deadline", "0"]
+        planned = poet(*plan, "--time-limit", "10", *where)
+        if planned.returncode == 0:
+            break
+    else:
+        pytest.fail(f"the digits do not fit {board}: {planned.stderr}", pytrace=False)
+    for command in (["build"], *([["flash", "--port", port]] if port else [])):
+        done = poet(*command, *where)
+        if done.returncode:
+            pytest.fail(f"poet {command[0]}: {done.stderr}", pytrace=False)
+    return folder
+
+
+def poet(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).parent / "poet"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def missing(reason: str) -> NoReturn:
+    """What is not there is a skip, but in CI a failure."""
+    if os.environ.get("CI"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
 
 
 MakeTarget = Callable[[], Target]
@@ -76,11 +130,36 @@ def make_target(pytestconfig: pytest.Config, build: Build, tmp_path_factory: pyt
 
     def make() -> Target:
         if port:
-            return SerialTarget(port, board.baud)
+            switch = power_switch(pytestconfig)
+            serial = SerialTarget(port, board.baud)
+            return serial if switch is None else SwitchedTarget(serial, switch)
         kind = HostTarget if on_host else QemuTarget
         return kind(build, tmp_path_factory.mktemp("run"))
 
     return make
+
+
+def power_switch(config: pytest.Config) -> PowerSwitch | None:
+    """What takes a real board's power away, where the user has said how."""
+    meter, off, on = (config.getoption(name) for name in ("--meter", "--power-off", "--power-on"))
+    if meter:
+        opened = make_meter(meter, SUPPLY_V)
+        opened.open()
+        config.add_cleanup(opened.close)
+        return MeterSwitch(opened)
+    if off and on:
+        return CommandSwitch(off, on)
+    return None
+
+
+@pytest.fixture
+def power_cycled(pytestconfig: pytest.Config, build: Build, target: Target) -> None:
+    """For tests of a real loss of power: a board needs something that takes it away, and storage that outlives it."""
+    if isinstance(target, QemuTarget) and not (target.folder / IMAGE_NAME).exists():
+        pytest.skip(f"QEMU forgets {build.manifest.board.id}'s storage when it ends")
+    has_switch = any(pytestconfig.getoption(name) for name in ("--meter", "--power-off"))
+    if build.manifest.board.kind == "serial" and pytestconfig.getoption("--board") != "host" and not has_switch:
+        pytest.skip("nothing takes the board's power away: give --meter, or --power-off and --power-on")
 
 
 @pytest.fixture(scope="session")
@@ -90,9 +169,7 @@ def target(make_target: MakeTarget, build: Build) -> Iterator[Target]:
         target = make_target()
         target.open()
     except TargetMissing as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error), pytrace=False)
-        pytest.skip(str(error))
+        missing(str(error))
     with target:
         DeviceClient(Link(target), build.manifest).hello()
         yield target

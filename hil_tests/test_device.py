@@ -142,6 +142,7 @@ def test_a_frozen_parameter_is_refused_by_the_device_too(device: DeviceClient, b
     assert caught.value.status == Status.RANGE
 
 
+@pytest.mark.usefixtures("power_cycled")
 def test_a_checkpoint_survives_a_power_cycle(device: DeviceClient, target: Target, samples: list[Sample]) -> None:
     train(device, samples[:2])
     kept = device.read_params()
