@@ -55,8 +55,11 @@ def form_cycles(table: CycleTable, work: Work, form: Form) -> float:
 
 def code_bytes(kernel: Kernel) -> int:
     """About how much code the board's form of a kernel is."""
-    chosen = kernel.blocked or kernel
-    lines = render(f"kernels/{chosen.template}", **chosen.values).splitlines()
+    blocked = kernel.blocked
+    template, values = (
+        (kernel.template, kernel.values) if blocked is None else (blocked.template, blocked.render_values(False))
+    )
+    lines = render(f"kernels/{template}", **values).splitlines()
     assembly = sum(line.lstrip().startswith('"') for line in lines)
     return _FUNCTION_BYTES + _INSTRUCTION_BYTES * assembly + _C_LINE_BYTES * (len(lines) - assembly)
 

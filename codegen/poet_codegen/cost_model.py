@@ -78,7 +78,8 @@ class CostModel:
 
     def table_cycles(self, work: Work) -> float:
         """Cycles by the core's cycle table alone."""
-        return self._table.cycles(work if self.numerics is Numerics.SEPARATE else self._table.without_blocks(work))
+        table = self._table
+        return table.cycles(work) if self.numerics is Numerics.SEPARATE else table.fused_cycles(work)
 
     @property
     def _table(self) -> CycleTable:

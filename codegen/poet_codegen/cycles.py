@@ -25,6 +25,8 @@ class KernelCycles:
     call: _Cycles
     per_mac: _Cycles
     per_element: _Cycles
+    fused_per_mac: _Cycles | None = None
+    """With fused numerics; None: blocks have no such form, and the plain kernel runs."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -45,6 +47,16 @@ class CycleTable:
             raise KeyError(work.kernel)
         own = row.call + work.macs * row.per_mac + work.elements * row.per_element
         return own + sum(self.cycles(part) for part in work.also)
+
+    def fused_cycles(self, work: Work) -> float:
+        """Modelled cycles of one call with fused numerics."""
+        row = self.kernel.get(work.kernel)
+        own = replace(work, also=())
+        if row is None or row.fused_per_mac is None:
+            cycles = self.cycles(self.without_blocks(own))
+        else:
+            cycles = row.call + work.macs * row.fused_per_mac + work.elements * row.per_element
+        return cycles + sum(self.fused_cycles(part) for part in work.also)
 
     def without_blocks(self, work: Work) -> Work:
         """The same work by plain kernels."""

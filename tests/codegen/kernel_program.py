@@ -17,7 +17,7 @@ from poet_codegen.graph import AttrValue, DType, Graph, Kind, Node, Tensor
 from poet_codegen.lower import view_roots
 from poet_codegen.ops import registry
 from poet_codegen.ops.gather import index_range
-from poet_codegen.ops.registry import WORKSPACE, Kernel
+from poet_codegen.ops.registry import WORKSPACE, Blocked, Kernel
 from poet_codegen.platformio.flags import ARITHMETIC, WARNINGS
 from poet_codegen.render import render
 from poet_codegen.resources import data_dir
@@ -179,15 +179,18 @@ def case(
     return graph_case(graph, [f"in{i}" for i in sizes], {f"in{i}": end for i, end in (ends or {}).items()}, variant)
 
 
-def own_forms(case: Case, number: int) -> list[Form]:
-    """The kernels' plain forms, and the blocked ones where there are some."""
+def own_forms(case: Case, number: int, fused: bool = False) -> list[Form]:
+    """The kernels' plain forms, and the blocked ones where there are some, which must have those numerics."""
     forms = []
     for title in ("plain", "blocked"):
         sources, calls = [], []
         for position, (kernel, tensors) in enumerate(case.steps):
-            part = kernel.blocked if title == "blocked" and kernel.blocked else kernel
+            part: Kernel | Blocked = kernel
+            values = kernel.values
+            if title == "blocked" and kernel.blocked:
+                part, values = kernel.blocked, kernel.blocked.render_values(fused)
             name = f"{title}{number}_{position}"
-            sources.append(render(f"kernels/{part.template}", **part.values).replace(kernel.name, name))
+            sources.append(render(f"kernels/{part.template}", **values).replace(kernel.name, name))
             calls.append(f"{name}({', '.join(f'{{{tensor}}}' for tensor in tensors)})")
         if title == "plain" or any(kernel.blocked for kernel, _ in case.steps):
             forms.append(Form(title, tuple(sources), ", ".join(calls)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import json
+import random
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,8 @@ from poet_codegen.recipe import DEFAULT_RECIPE
 from poet_codegen.render import render
 from poet_codegen.resources import data_dir
 
-from tests.codegen.kernel_program import CORES, Case, build_program, case, outcomes, own_forms
+from tests.codegen.kernel_program import CORES, Case, build_program, case, failures, outcomes, own_forms
+from tests.codegen.test_m4f import convolution
 
 WINDOW: dict[str, AttrValue] = {"strides": (1, 1), "dilations": (1, 1), "pads": (1, 1, 1, 1), "groups": 1}
 EPSILON: dict[str, AttrValue] = {"epsilon": 1e-5}
@@ -73,6 +75,24 @@ def test_bits_of_host_and_target(tmp_path: Path) -> None:
     assert checksums(tmp_path / "m7", "cortex-m7", FUSED) == fused
 
 
+@pytest.mark.emulated
+@pytest.mark.parametrize("core", ["cortex-m4", "cortex-m7"])
+def test_fused_blocks_have_the_bits_of_the_plain_kernels(core: str, tmp_path: Path) -> None:
+    rng = random.Random(17)
+    drawn = [
+        convolution(rng, op, 1, rng.choice([1, 2, 3]), (rng.randrange(1, 12), rng.randrange(1, 18)), 3, groups)
+        for op in ("Conv", "ConvInputGrad", "ConvWeightGrad")
+        for groups in (1, 1, 2, 4)
+    ]
+    blocked = [c.kernel.blocked for c in sums_of_products()]
+    cases = [c for c, form in zip(sums_of_products(), blocked, strict=True) if form is not None and form.fuses]
+    assert len(cases) == 8
+    cases += [c for c in drawn if c]
+    forms = [own_forms(c, number, fused=True) for number, c in enumerate(cases)]
+    elf = build_program(cases, forms, tmp_path, CORES[core], head=FUSED)
+    assert failures(cases, outcomes(elf, CORES[core])) == []
+
+
 def test_dense_layer_is_a_chain_of_fmaf(tmp_path: Path) -> None:
     kernel = case("Dense", [(2, 9), (3, 9), (3,)], {"transposed": 1}).kernel
     code, library = tmp_path / "dense.c", tmp_path / "dense.so"
@@ -100,7 +120,7 @@ def test_a_fused_build_is_another_one(digits_path: Path) -> None:
         for numerics in Numerics
     }
     fused, separate = plans[Numerics.FUSED], plans[Numerics.SEPARATE]
-    assert fused.train.schedule.time_s > separate.train.schedule.time_s, "no blocks"
+    assert fused.train.schedule.time_s > separate.train.schedule.time_s, "VFMA takes three cycles on this core"
     code = {numerics: emit_project(plan.build_input()) for numerics, plan in plans.items()}
     assert b"#define POET_FUSED" in code[Numerics.FUSED]["src/poet_kernels.c"]
     assert b"POET_FUSED" not in code[Numerics.SEPARATE]["src/poet_kernels.c"]
@@ -109,11 +129,15 @@ def test_a_fused_build_is_another_one(digits_path: Path) -> None:
     assert len({m["model_digest"] for m in manifests}) == 2
 
 
-def test_blocks_round_apart() -> None:
-    kernel = case("Conv", [(1, 8, 16, 16), (8, 8, 3, 3), (8,)], WINDOW).kernel
+def test_blocks_have_the_arithmetic_of_the_build() -> None:
     board = load_board("qemu_netduinoplus2")
-    assert kernel.blocked and "POET_M4F" in kernel_source(kernel, board, Numerics.SEPARATE)
-    assert "POET_M4F" not in kernel_source(kernel, board, Numerics.FUSED)
+    kernel = case("Conv", [(1, 8, 16, 16), (8, 8, 3, 3), (8,)], WINDOW).kernel
+    separate, fused = (kernel_source(kernel, board, numerics) for numerics in Numerics)
+    assert "vfma" not in separate and "vmul" in separate
+    assert "vfma" in fused and "vmul" not in fused
+    without = case("SoftmaxGrad", [(3, 20), (3, 20)], {"axes": (1, 2)}).kernel
+    assert without.blocked and not without.blocked.fuses
+    assert "POET_M4F" not in kernel_source(without, board, Numerics.FUSED)
 
 
 def test_a_core_without_fpu_refuses(digits_path: Path) -> None:

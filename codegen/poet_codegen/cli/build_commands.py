@@ -157,8 +157,9 @@ def plan_command(
     numerics: Annotated[
         Numerics,
         typer.Option(
-            help="How sums of products round: separate (after the product and after the sum: fast on every core) or "
-            "fused (once, by fused multiply-adds: other bits, the same on host and board; cores with an FPU)."
+            help="How sums of products round: separate (after the product and after the sum: the fast one on a "
+            "Cortex-M4F) or fused (once, by fused multiply-adds: the fast one on a Cortex-M7; cores with an FPU). "
+            "Their bits differ; each has the same on host and board."
         ),
     ] = Numerics.SEPARATE,
     out: Annotated[Path, typer.Option("--dir", "--out", help="Build folder to write.")] = Path("build"),

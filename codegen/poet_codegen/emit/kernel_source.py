@@ -19,8 +19,10 @@ _CALLED = ("src/math.c", "include/poet/math.h", "src/random.c", "include/poet/ra
 
 
 def takes_blocked(kernel: Kernel, board: Board, numerics: Numerics) -> bool:
-    """Whether the board runs a kernel's blocked form. Blocks round products and sums apart."""
-    return kernel.blocked is not None and board.cpu.fpu is not None and numerics is Numerics.SEPARATE
+    """Whether the board runs a kernel's blocked form. Not all have one for fused numerics."""
+    if kernel.blocked is None or board.cpu.fpu is None:
+        return False
+    return numerics is Numerics.SEPARATE or kernel.blocked.fuses
 
 
 def kernel_source(kernel: Kernel, board: Board, numerics: Numerics) -> str:
@@ -29,7 +31,7 @@ def kernel_source(kernel: Kernel, board: Board, numerics: Numerics) -> str:
     if not takes_blocked(kernel, board, numerics):
         return plain
     assert kernel.blocked is not None
-    blocked = render(f"kernels/{kernel.blocked.template}", **kernel.blocked.values)
+    blocked = render(f"kernels/{kernel.blocked.template}", **kernel.blocked.render_values(numerics is Numerics.FUSED))
     return f"#ifdef POET_M4F\n{blocked}#else\n{plain}#endif\n"
 
 

@@ -96,12 +96,12 @@ class ChannelBlock:
             code += 8 * products + 4 * loads
         return cycles, code
 
-    def lines(self) -> list[str]:
+    def lines(self, fused: bool) -> list[str]:
         """The assembly. Operands: x, w, y, count, and start with a bias.
 
         x is the first column of the channel (one past the last where columns are read downwards).
         """
-        asm = Assembly(range(_FREE, REGISTERS))
+        asm = Assembly(range(_FREE, REGISTERS), fused)
         weights, start = self._sums, self._sums + self._taps
         asm.line(f"vldmia %[w], {register_list(weights, self._taps)}")
         if self.has_bias:

@@ -41,9 +41,13 @@ def two_sizes(extent: int, most: int) -> Iterator[list[tuple[int, int]]]:
 
 
 class Assembly:
-    """Lines of assembly; operands of the C statement around them are written as %[name]."""
+    """Lines of assembly; operands of the C statement around them are written as %[name].
 
-    def __init__(self, temporaries: Sequence[int]) -> None:
+    `fused`: a product is added without rounding it before, which a Cortex-M7 does in a cycle, and other bits.
+    """
+
+    def __init__(self, temporaries: Sequence[int], fused: bool = False) -> None:
+        self._fused = fused
         self.lines: list[str] = []
         self._temporaries = tuple(temporaries)
         self._next = 0
@@ -61,8 +65,10 @@ class Assembly:
         """s[total] = s[start] + s[a] * s[b]; without a start the product alone."""
         if start is None:
             self.line(f"vmul.f32 s{total}, s{a}, s{b}")
-        else:
-            self._multiply(total, start, a, b)
+            return
+        if self._fused:
+            self.line(f"vmov.f32 s{total}, s{start}")
+        self._multiply(total, start, a, b)
 
     def finish_sums(self) -> None:
         """Write the sums that are pending; needed before anything else reads them, or control leaves this line."""
@@ -70,6 +76,9 @@ class Assembly:
             self._add_oldest()
 
     def _multiply(self, total: int, base: int, a: int, b: int) -> None:
+        if self._fused:
+            self.line(f"vfma.f32 s{total}, s{a}, s{b}")
+            return
         temporary = self._temporaries[self._next % len(self._temporaries)]
         self._next += 1
         self.line(f"vmul.f32 s{temporary}, s{a}, s{b}")

@@ -213,10 +213,10 @@ class ProductBlock:
         """The same of b."""
         return _far(self.product.b, self.columns)
 
-    def lines(self) -> list[str]:
+    def lines(self, fused: bool) -> list[str]:
         """The assembly. Operands: those of `operands`; y is where sums go, start what the first of them begins with."""
         product = self.product
-        asm = Assembly(range(REGISTERS - TEMPORARIES, REGISTERS))
+        asm = Assembly(range(REGISTERS - TEMPORARIES, REGISTERS), fused)
         starts = self._load_start(asm)
         at = 0
         first = starts if self._first_adds_start else None

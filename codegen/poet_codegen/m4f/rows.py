@@ -109,7 +109,7 @@ class RowSums:
         """Registers that the inputs stream through."""
         return _stream(self.channels_out, self.block.outputs, self.window)
 
-    def lines(self) -> list[str]:
+    def lines(self, fused: bool) -> list[str]:
         """The assembly. Operands: x, w0.., y, start, x_skip, w_skip, channel, and row and rows unless `one_row`.
 
         x is the first column of the first row (one past the last where columns are read downwards); start points to the
@@ -119,7 +119,7 @@ class RowSums:
         weights = sums
         inputs = weights + self.channels_out * self.window
         temporaries = range(REGISTERS - TEMPORARIES, REGISTERS)
-        asm = Assembly(temporaries)
+        asm = Assembly(temporaries, fused)
         self._start(asm, weights)
         asm.line(f"mov %[channel], #{self.channels}")
         asm.line("1:")

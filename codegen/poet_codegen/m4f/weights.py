@@ -105,12 +105,12 @@ class WeightBlock:
                 code += 8 * products + 4 * len(rows.inside) * (streams + 1) + 4 * self.channels_out
         return cycles, code
 
-    def lines(self) -> list[str]:
+    def lines(self, fused: bool) -> list[str]:
         """The assembly. Operands: x, dy0.., sums, pixel, row, and image where there are several."""
         sums = 0
         gradients = self.channels_out * self.taps
         inputs = gradients + self.channels_out * self.pixels
-        asm = Assembly(range(REGISTERS - TEMPORARIES, REGISTERS))
+        asm = Assembly(range(REGISTERS - TEMPORARIES, REGISTERS), fused)
         asm.line("mov %[pixel], #0")
         asm.line("vmov s0, %[pixel]")
         for register in range(1, gradients):

@@ -173,7 +173,7 @@ class ConvBiasGrad(Gradient):
         name = f"bias_{sink.stem}_{dy[0]}x{dy[1]}x{prod(dy[2:])}{sink.suffix}"
         values = {"name": name, "batch": dy[0], "channels": dy[1], "pixels": prod(dy[2:]), **sink.texts("sum", "o")}
         loops = blocked_sums(dy[0], dy[1], prod(dy[2:]))
-        blocked = Blocked("bias_grad_m4f.c.j2", {**values, "loops": loops}) if loops else None
+        blocked = Blocked("bias_grad_m4f.c.j2", {**values, "loops": loops}, fuses=True) if loops else None
         return Kernel("bias_grad.c.j2", name, values, (*node.inputs, *sink.arguments), blocked)
 
     def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:

@@ -60,7 +60,10 @@ def weight_gradient_form(
         return _pointwise_weight_gradient(node, name, dw, dy, sink)
     images = (x[0], prod(x[1:]), prod(dy[1:]))
     forms = [blocked_weights(window, source, target, *images, most) for most in (FAST_BYTES, COMPACT_BYTES)]
-    found = [Blocked("conv2d_weight_grad_m4f.c.j2", {**values, "b": blocks}) if blocks else None for blocks in forms]
+    found = [
+        Blocked("conv2d_weight_grad_m4f.c.j2", {**values, "b": blocks}, fuses=True) if blocks else None
+        for blocks in forms
+    ]
     return replace(found[0], compact=found[1]) if found[0] else None
 
 
@@ -147,7 +150,7 @@ def _blocked(node: Node, blocks: BlockedSums | None, w: Shape, batch: int, names
         return None
     groups = node.int("groups")
     values = {"b": blocks, "batch": batch, "groups": groups, "group_weights": w[0] // groups * prod(w[1:])}
-    return Blocked("conv2d_m4f.c.j2", values | names)
+    return Blocked("conv2d_m4f.c.j2", values | names, fuses=True)
 
 
 def _depthwise(
@@ -158,4 +161,4 @@ def _depthwise(
     compact: Blocked | None,
 ) -> Blocked:
     planes = {"planes": target[0] * target[1], "channels": target[1], "outputs_per_input": outputs_per_input}
-    return Blocked("depthwise_m4f.c.j2", {"calls": calls, **planes, **names}, compact)
+    return Blocked("depthwise_m4f.c.j2", {"calls": calls, **planes, **names}, compact, fuses=True)

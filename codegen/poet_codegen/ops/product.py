@@ -36,8 +36,8 @@ def product_form(name: str, product: Product, form: ProductForm) -> Blocked | No
     if blocks is None:
         return None
     values = {"name": name, "f": form}
-    smaller = Blocked("product_m4f.c.j2", {**values, "b": compact}) if compact else None
-    return Blocked("product_m4f.c.j2", {**values, "b": blocks}, smaller)
+    smaller = Blocked("product_m4f.c.j2", {**values, "b": compact}, fuses=True) if compact else None
+    return Blocked("product_m4f.c.j2", {**values, "b": blocks}, smaller, fuses=True)
 
 
 def gradient_form(
@@ -61,5 +61,5 @@ def gradient_form(
     )
     calls = blocked_outer(product.rows, product.columns, product.end) if product.depth * form.matrices == 1 else None
     if calls:
-        return Blocked("outer_m4f.c.j2", {"name": name, "calls": calls, "f": full})
+        return Blocked("outer_m4f.c.j2", {"name": name, "calls": calls, "f": full}, fuses=True)
     return product_form(name, product, full)

@@ -59,6 +59,12 @@ class Blocked:
     values: Mapping[str, Any]
     compact: Blocked | None = None
     """With less code, and a little slower; None: there is none in between this one and the plain kernel."""
+    fuses: bool = False
+    """There is one for fused numerics, too; its template is told by `fused`."""
+
+    def render_values(self, fused: bool) -> dict[str, Any]:
+        """What the template renders with for these numerics."""
+        return {**self.values, "fused": fused}
 
 
 @dataclass(frozen=True)
