@@ -12,7 +12,7 @@ from poet_codegen.board import Board
 from poet_codegen.code_budget import Form, form_cycles, in_form
 from poet_codegen.costs import Costs, KernelCost, Transfer
 from poet_codegen.cycles import CycleTable, cycle_table
-from poet_codegen.emit.kernel_source import kernel_digest, kernels_digest
+from poet_codegen.emit.kernel_source import kernel_digest, kernels_digest, takes_blocked
 from poet_codegen.graph import Graph, Node
 from poet_codegen.numerics import Numerics
 from poet_codegen.ops import registry
@@ -84,6 +84,17 @@ class CostModel:
     @property
     def _table(self) -> CycleTable:
         return cycle_table(self.board.cpu.cycle_table)
+
+    def form(self, kernel: Kernel) -> Form:
+        """How a kernel is written on this board."""
+        if not takes_blocked(kernel, self.board, self.numerics):
+            return Form.PLAIN
+        return self.forms.get(kernel.name, Form.FAST)
+
+    @property
+    def floor_per_mac(self) -> float | None:
+        """The fewest cycles that a multiply-add can take on this core, loads hidden; None: not known."""
+        return self._table.floor.get(self.numerics)
 
     def page_in(self, size_bytes: int, header_bytes: int) -> PageCost:
         """Cost of reading a tensor of `size_bytes`: the device's transfer, and the processor's checksum over it."""

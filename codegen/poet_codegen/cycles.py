@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from poet_codegen.errors import BoardError
+from poet_codegen.numerics import Numerics
 from poet_codegen.ops.registry import Work
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -37,6 +38,8 @@ class CycleTable:
     spread: Annotated[float, Field(gt=0.0)]
     """Relative: true cycles are thought to lie in the model x (1 ± spread)."""
     kernel: dict[str, KernelCycles] = Field(default_factory=dict)
+    floor: dict[Numerics, _Cycles] = Field(default_factory=dict)
+    """The fewest cycles of a multiply-add: its arithmetic alone."""
     default: KernelCycles | None = None
     """Of kernels without a row, on cores where arithmetic takes so long that little else counts."""
 

@@ -85,9 +85,11 @@ def test_costs_add_up(plan: Plan, timeline: Timeline) -> None:
     assert len(costs.rows) == len(KINDS)
     assert math.isclose(sum(row.energy_part for row in costs.rows), 1.0)
     assert math.isclose(sum(row.time_part for row in costs.rows), 1.0)
-    ops = op_table(plan.train, timeline)
+    ops = op_table(plan.train, timeline, plan.costs)
     assert len(ops.ops) == len(plan.train.lowered.nodes)
     assert sum(row.runs for row in ops.ops) + sum(row.ins + row.outs for row in ops.pages) == len(timeline.steps)
+    assert {row.form for row in ops.ops} <= {"fast", "plain"} and all(row.cycles for row in ops.ops)
+    assert {(row.floor, row.unit) for row in ops.ops} == {("2", "MAC"), ("", "element")}
     energies = [row.part_percent for row in ops.ops]
     assert energies == sorted(energies, reverse=True)
 

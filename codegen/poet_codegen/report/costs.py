@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from poet_solver.problem import Place, Problem
 from poet_solver.schedule import Costs, Schedule
 
+from poet_codegen.cost_model import CostModel
 from poet_codegen.emit.project import Pass
+from poet_codegen.ops import registry
 from poet_codegen.report.text import Scale, count, percent, shown
 from poet_codegen.report.timeline import Do, Timeline, TimelineStep
 
@@ -48,6 +50,14 @@ class OpRow:
 
     name: str
     op: str
+    form: str
+    """How its kernel is written."""
+    cycles: str
+    """Modelled cycles of one run per multiply-add, or per element where it has none; empty where it also transfers."""
+    unit: str
+    """'MAC' or 'element'."""
+    floor: str
+    """The fewest cycles that a multiply-add can take on the core; empty where there is none or it is not known."""
     runs: int
     recomputed: int
     energy: str
@@ -128,7 +138,7 @@ def cost_table(schedule: Schedule) -> CostTable:
     )
 
 
-def op_table(source: Pass, timeline: Timeline) -> OpTable:
+def op_table(source: Pass, timeline: Timeline, costs: CostModel) -> OpTable:
     """Operations and paged tensors of a schedule, by energy."""
     ops = _grouped(timeline, lambda s: s.op != "", lambda s: (s.writes, s.reads, s.title, s.op))
     pages = _grouped(timeline, lambda s: s.op == "", lambda s: (*s.writes, *s.reads))
@@ -144,6 +154,7 @@ def op_table(source: Pass, timeline: Timeline) -> OpTable:
             OpRow(
                 shown(group[0].title),
                 group[0].op,
+                *_kernel_words(source, group[0], costs),
                 len(group),
                 sum(step.do is Do.RECOMPUTE for step in group),
                 energy.number(_energy(group)),
@@ -165,6 +176,25 @@ def op_table(source: Pass, timeline: Timeline) -> OpTable:
             for group in pages
         ),
     )
+
+
+def _kernel_words(source: Pass, step: TimelineStep, costs: CostModel) -> tuple[str, str, str, str]:
+    """An operation's form, cycles per unit, unit and floor, by its first run."""
+    assert step.computes is not None
+    op, mode = step.computes
+    node, program = source.lowered.nodes[op], source.lowered.programs.get((op, mode))
+    if program is not None:
+        return program.title, "", "", ""
+    variant = registry.get(node.op).variants(source.graph, node)[mode]
+    work, form = variant.work, costs.form(variant.kernel).value
+    if variant.title:
+        form += f", {variant.title}"
+    units = work.macs or work.elements
+    if not units:
+        return form, "", "", ""
+    cycles = f"{step.time_s / costs.board.seconds_per_cycle / units:.2f}"
+    floor = costs.floor_per_mac if work.macs else None
+    return form, cycles, "MAC" if work.macs else "element", "" if floor is None else f"{floor:g}"
 
 
 def _grouped(

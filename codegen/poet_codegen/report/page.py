@@ -101,7 +101,7 @@ def render_report(
         warnings=tuple(shown(note, 400) for note in plan.costs.notes(plan.train.graph)),
         cost_source=shown(plan.costs.source, 400),
         costs=cost_table(schedule),
-        ops=op_table(plan.train, timeline),
+        ops=op_table(plan.train, timeline, plan.costs),
         peak=build_peak(plan.train, timeline, budget),
         arena=exact_bytes(schedule.arena_bytes),
         budget=exact_bytes(budget) + ("" if shows_budget(budget, schedule.arena_bytes) else ", above the figure"),

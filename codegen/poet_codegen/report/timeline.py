@@ -76,6 +76,8 @@ class TimelineStep:
     time_s: float
     reads: tuple[int, ...]
     writes: tuple[int, ...]
+    computes: tuple[int, int] | None = None
+    """The problem's op, and its mode; None for a page step."""
 
     @property
     def words(self) -> str:
@@ -147,9 +149,9 @@ def _describe(source: Pass, step: Compute | PageIn | PageOut, index: int, live: 
         mode = op.modes[step.mode]
         size = sum(problem.tensors[v].size_bytes for v in op.outputs)
         do = Do.RECOMPUTE if again else Do.COMPUTE
-        return TimelineStep(
-            index, do, node.label, node.op, size, live, mode.energy_j, mode.time_s, mode.resident, op.outputs
-        )
+        costs = (mode.energy_j, mode.time_s)
+        chosen = (step.op, step.mode)
+        return TimelineStep(index, do, node.label, node.op, size, live, *costs, mode.resident, op.outputs, chosen)
     tensor = problem.tensors[step.tensor]
     is_in = isinstance(step, PageIn)
     cost = tensor.page_in if is_in else tensor.page_out
