@@ -183,3 +183,16 @@ def test_a_wrong_anchor_is_caught() -> None:
                     row = view.row(wrong)
                     caught += not row.index or found.points[:, list(row.index)].sum(axis=1).min() < 1
     assert caught > 20
+
+
+def test_a_page_out_must_not_stand_for_pages_that_need_none() -> None:
+    """What starts on storage is paged in without a page-out: the enumeration can tell."""
+    caught = 0
+    for seed in SEEDS:
+        found = case(seed)
+        view = StageView(found.model)
+        for anchor in anchors_of(found.net, list(range(found.net.n_ops))):
+            if not all(is_stored_by_paging(found.net, w) for w in anchor.tensors):
+                row = view.row(replace(anchor, stored=anchor.tensors))
+                caught += not row.index or found.points[:, list(row.index)].sum(axis=1).min() < 1
+    assert caught > 20
