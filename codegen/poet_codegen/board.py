@@ -160,6 +160,8 @@ class PlatformIO:
     board: _Name
     upload_protocols: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], ...] = ()
     """The first one is the default; none: nothing to upload to."""
+    openocd_target: _Name | None = None
+    """OpenOCD's name of the part, for uploads where PlatformIO's registry cannot be reached."""
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +17,7 @@ from poet_codegen.platformio import firmware as firmware_build
 from poet_codegen.platformio.firmware import build_firmware, upload_firmware
 from poet_codegen.platformio.host import build_host
 from poet_codegen.platformio.skeleton import project_skeleton
-from poet_codegen.platformio.standins import prepare_core_dir
+from poet_codegen.platformio.standins import install_standins, prepare_offline
 
 MakeProject = Callable[..., Path]
 
@@ -114,7 +116,7 @@ def test_packages_from_the_registry_serve_where_no_compiler_is_on_path(
 ) -> None:
     project = make_project(board)
     core_dir = tmp_path / "empty-core"
-    prepare_core_dir(core_dir, board)
+    install_standins(core_dir, [board])
     programs = core_dir / "packages/toolchain-gccarmnoneeabi/bin"
     programs.mkdir()
     for name in ("gcc", "objcopy", "size"):
@@ -147,6 +149,49 @@ def test_a_build_that_hangs_is_ended(board: Board, make_project: MakeProject, mo
     monkeypatch.setattr(firmware_build, "BUILD_TIMEOUT_S", 0.05)
     with pytest.raises(ToolError, match="took longer than"):
         build_firmware(make_project(board), board)
+
+
+@pytest.mark.usefixtures("arm_gcc")
+def test_plain_pio_builds_and_uploads_where_there_is_no_registry(
+    make_project: MakeProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `poet doctor --offline` prepares; the upload reaches an OpenOCD that writes down how it was called."""
+    board = load_board("nrf52840_dk")
+    core_dir, written = prepare_offline([load_board(name) for name in list_boards() if load_board(name).port])
+    assert core_dir == tmp_path / "empty-core"
+    assert written == ("tool-scons", "toolchain-gccarmnoneeabi", "nordicnrf52", "ststm32")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    openocd = programs / "openocd"
+    openocd.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > "{tmp_path}/called"\n')
+    openocd.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    project = make_project(board)
+    command = [sys.executable, "-m", "platformio", "run", "-d", str(project), "-t", "upload"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    elf = ".pio/build/nrf52840_dk/firmware.elf"
+    assert (project / elf).is_file()
+    called = (tmp_path / "called").read_text().splitlines()
+    assert called[:2] == ["-f", "interface/jlink.cfg"] and "target/nrf52.cfg" in called
+    assert called[-1] == f"program {{{elf}}} verify reset exit"
+
+    settings = project / "platformio.ini"
+    settings.write_text(settings.read_text().replace("upload_protocol = jlink", "upload_protocol = nrfjprog"))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode != 0 and "not by 'nrfjprog'" in done.stderr
+
+
+def test_packages_of_the_registry_stay_as_they_are(tmp_path: Path) -> None:
+    core_dir = tmp_path / "core"
+    official = core_dir / "platforms/ststm32/platform.json"
+    official.parent.mkdir(parents=True)
+    official.write_text('{"description": "ST STM32"}')
+    board = load_board("disco_f407vg")
+    assert install_standins(core_dir, [board]) == ("tool-scons", "toolchain-gccarmnoneeabi")
+    assert official.read_text() == '{"description": "ST STM32"}'
+    # Its own are written again, for another version of PlatformIO or other boards.
+    assert install_standins(core_dir, [board]) == ("tool-scons", "toolchain-gccarmnoneeabi")
 
 
 def test_no_project_here(board: Board, tmp_path: Path) -> None:
@@ -190,6 +235,7 @@ def test_skeleton_is_the_same_every_time_and_has_what_the_board_needs(board: Boa
     for line in (
         "platform = platformio/ststm32@^19.0.0",
         "platform_packages = platformio/toolchain-gccarmnoneeabi@>=1.120201.0,<1.130000.0",
+        "board_upload.maximum_ram_size = 131072",
         "    -ffp-contract=off",
         "    -DPOET_QEMU=1u",
         "    -Wl,--defsym=_poet_ram_bytes=0x20000",

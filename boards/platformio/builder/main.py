@@ -4,7 +4,9 @@ It serves where PlatformIO's registry cannot be reached. platform.json and the b
 beside it by poet_codegen.platformio.standins; the same platformio.ini works with the official platform.
 """
 
-from SCons.Script import AlwaysBuild, Builder, Default, DefaultEnvironment
+import sys
+
+from SCons.Script import COMMAND_LINE_TARGETS, AlwaysBuild, Builder, Default, DefaultEnvironment
 
 env = DefaultEnvironment()
 cpu = f"-mcpu={env.BoardConfig().get('build.cpu')}"
@@ -40,7 +42,31 @@ env.Append(
     },
 )
 
+# Debug probes that OpenOCD speaks to; J-Links too, whose own tools are PlatformIO's packages.
+OPENOCD_INTERFACES = {"stlink": "stlink", "cmsis-dap": "cmsis-dap", "jlink": "jlink"}
+
+
+def upload_action():
+    """What uploads by the project's upload_protocol, or says why nothing does."""
+    protocol = env.GetProjectOption("upload_protocol", "")
+    target = env.BoardConfig().get("debug.openocd_target", None)
+    if protocol not in OPENOCD_INTERFACES or target is None:
+        known = ", ".join(OPENOCD_INTERFACES)
+        sys.stderr.write(
+            f"Without PlatformIO's registry, uploading goes through the system's OpenOCD, by {known}; not by "
+            f"'{protocol}'. Change upload_protocol in platformio.ini, or install PlatformIO's own packages.\n"
+        )
+        env.Exit(1)
+    interface = f"interface/{OPENOCD_INTERFACES[protocol]}.cfg"
+    transport = ["-c", "transport select swd"] if protocol == "jlink" else []
+    arguments = ["openocd", "-f", interface, *transport, "-f", f"target/{target}.cfg"]
+    program = "program {$SOURCE} verify reset exit"
+    return " ".join(f'"{word}"' for word in [*arguments, "-c", program])
+
+
 elf = env.BuildProgram()
 image = env.ElfToBin("$BUILD_DIR/${PROGNAME}", elf)
+if "upload" in COMMAND_LINE_TARGETS:
+    AlwaysBuild(env.Alias("upload", elf, env.VerboseAction(upload_action(), "Uploading $SOURCE")))
 AlwaysBuild(env.Alias("size", elf, env.VerboseAction("$SIZEPRINTCMD", "Calculating size $SOURCE")))
 Default([env.Alias("buildprog", image), "size"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 from rich.markup import escape
 from rich.table import Table
@@ -9,6 +11,7 @@ from rich.table import Table
 from poet_codegen.board import list_boards, load_board
 from poet_codegen.cli.console import console
 from poet_codegen.doctor import diagnose
+from poet_codegen.platformio.standins import prepare_offline
 
 _RUNS = {"qemu": "in QEMU", "serial": "at a serial port", "plan": "planning only"}
 
@@ -42,8 +45,28 @@ def boards_command() -> None:
     console().print(table)
 
 
-def doctor_command() -> None:
+def doctor_command(
+    offline: Annotated[
+        bool,
+        typer.Option(
+            "--offline",
+            help="Prepare PlatformIO's core directory first, so that plain `pio run` builds where its registry cannot "
+            "be reached: stand-ins around the Arm compiler on PATH, no telemetry, no update check.",
+        ),
+    ] = False,
+) -> None:
     """Check what planning, building and running need, and say how to get what is missing."""
+    if offline:
+        boards = [board for board in map(load_board, list_boards()) if board.kind != "plan"]
+        core_dir, written = prepare_offline(boards)
+        what = (
+            f"stand-ins for {', '.join(written)}"
+            if written
+            else "the registry's packages are there; nothing is missing"
+        )
+        console().print(
+            f"[bold]{escape(str(core_dir))}[/]: {what}. `pio run -d build/project` builds without a network."
+        )
     checks = diagnose()
     for check in checks:
         mark = "[green]ok  [/]" if check.ok else "[red]miss[/]"

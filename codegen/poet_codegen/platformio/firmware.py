@@ -25,8 +25,8 @@ from poet_codegen.platformio.elf import Footprint, read_footprint
 from poet_codegen.platformio.standins import (
     check_platformio,
     environment,
+    install_standins,
     missing_packages,
-    prepare_core_dir,
     user_core_dir,
 )
 from poet_codegen.platformio.tools import find_arm_gcc
@@ -111,7 +111,7 @@ def _core_dir(work: Path, project_dir: Path, board: Board) -> tuple[Path, str]:
             ) from error
         return core_dir, f"PlatformIO's packages in {core_dir}"
     core_dir = work / "core"
-    prepare_core_dir(core_dir, board)
+    install_standins(core_dir, [board])
     return core_dir, f"arm-none-eabi-gcc {gcc.version} ({gcc.path})"
 
 

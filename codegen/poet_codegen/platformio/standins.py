@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from poet_codegen.board import Board
 from poet_codegen.errors import ToolError
+from poet_codegen.platformio.tools import run_tool
 from poet_codegen.resources import data_dir
 
 PLATFORM_VERSIONS = {"ststm32": "19.0.0", "nordicnrf52": "10.0.0"}
@@ -25,6 +28,7 @@ TOOLCHAIN_RANGE = ">=1.120201.0,<1.130000.0"
 TOOLCHAIN_VERSION = "1.120201.0"
 """PlatformIO writes gcc 12.2.1 as 1.120201.0; left to itself the platform would take gcc 7."""
 
+_STANDIN = "Stand-in for bare builds with the system's Arm compiler, written by poet-mcu"
 _SCONS_SCRIPT = "from SCons.Script.Main import main\n\nmain()\n"
 
 
@@ -46,18 +50,39 @@ def scons_version() -> str:
     return requirement.lstrip("~^=")
 
 
-def prepare_core_dir(core_dir: Path, board: Board) -> None:
-    """Write the stand-ins for a build of `board` into a PlatformIO core directory, which is made."""
+def install_standins(core_dir: Path, boards: Sequence[Board]) -> tuple[str, ...]:
+    """Write the stand-ins for builds of `boards` into a PlatformIO core directory, which is made where there is none.
+
+    Returns what was written. Packages of the registry that are there already stay as they are, and do.
+    """
     check_platformio()
-    platform = board.firmware.platformio.platform
-    scons = _package(core_dir / "packages", "tool-scons", "tool", scons_version())
-    (scons / "scons.py").write_text(_SCONS_SCRIPT)
-    _package(core_dir / "packages", TOOLCHAIN, "tool", TOOLCHAIN_VERSION)
-    folder = core_dir / "platforms" / platform
-    shutil.copytree(data_dir("boards") / "platformio", folder, ignore=shutil.ignore_patterns("__pycache__"))
-    _write_json(folder / "platform.json", _platform_manifest(platform))
-    _write_json(folder / ".piopm", _receipt("platform", platform, PLATFORM_VERSIONS[platform]))
-    _write_json(folder / "boards" / f"{board.firmware.platformio.board}.json", _board_manifest(board))
+    written = []
+    for name, version in (("tool-scons", scons_version()), (TOOLCHAIN, TOOLCHAIN_VERSION)):
+        folder = core_dir / "packages" / name
+        if _is_free(folder / "package.json"):
+            _write_package(folder, name, version)
+            written.append(name)
+    if "tool-scons" in written:
+        (core_dir / "packages" / "tool-scons" / "scons.py").write_text(_SCONS_SCRIPT)
+    for platform in sorted({board.firmware.platformio.platform for board in boards}):
+        folder = core_dir / "platforms" / platform
+        if _is_free(folder / "platform.json"):
+            _write_platform(folder, platform, [b for b in boards if b.firmware.platformio.platform == platform])
+            written.append(platform)
+    return tuple(written)
+
+
+def prepare_offline(boards: Sequence[Board]) -> tuple[Path, tuple[str, ...]]:
+    """Make plain `pio run` build without the registry: stand-ins in the user's core directory, and settings.
+
+    Returns that directory and what was written. Raises ToolError when PlatformIO is missing.
+    """
+    core_dir = user_core_dir()
+    written = install_standins(core_dir, boards)
+    # Both would ask a server first, and wait for it.
+    for setting, value in (("enable_telemetry", "no"), ("check_platformio_interval", "36500")):
+        run_tool([sys.executable, "-m", "platformio", "settings", "set", setting, value])
+    return core_dir, written
 
 
 def environment(core_dir: Path, workspace_dir: Path) -> dict[str, str]:
@@ -106,13 +131,23 @@ def _installed(folder: Path, name: str, manifest: str) -> Path | None:
     return next((path / manifest for path in candidates if (path / manifest).is_file()), None)
 
 
-def _package(folder: Path, name: str, kind: str, version: str) -> Path:
-    package = folder / name
-    package.mkdir(parents=True)
-    description = {"name": name, "version": version, "description": "Stand-in, written by poet-mcu"}
-    _write_json(package / "package.json", description)
-    _write_json(package / ".piopm", _receipt(kind, name, version))
-    return package
+def _is_free(manifest: Path) -> bool:
+    """Whether nothing is there, or an earlier stand-in."""
+    return not manifest.is_file() or json.loads(manifest.read_text(encoding="utf-8")).get("description") == _STANDIN
+
+
+def _write_package(folder: Path, name: str, version: str) -> None:
+    _write_json(folder / "package.json", {"name": name, "version": version, "description": _STANDIN})
+    _write_json(folder / ".piopm", _receipt("tool", name, version))
+
+
+def _write_platform(folder: Path, platform: str, boards: Sequence[Board]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(data_dir("boards") / "platformio", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    _write_json(folder / "platform.json", _platform_manifest(platform))
+    _write_json(folder / ".piopm", _receipt("platform", platform, PLATFORM_VERSIONS[platform]))
+    for board in boards:
+        _write_json(folder / "boards" / f"{board.firmware.platformio.board}.json", _board_manifest(board))
 
 
 def _receipt(kind: str, name: str, version: str) -> dict[str, Any]:
@@ -125,7 +160,7 @@ def _platform_manifest(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "title": f"{name} (stand-in)",
-        "description": "Bare builds with the system's Arm compiler, written by poet-mcu",
+        "description": _STANDIN,
         "version": PLATFORM_VERSIONS[name],
         "packages": {TOOLCHAIN: toolchain},
     }
@@ -138,6 +173,7 @@ def _board_manifest(board: Board) -> dict[str, Any]:
             "f_cpu": f"{board.cpu.clock_hz}L",
             "mcu": board.firmware.platformio.board.lower(),
         },
+        "debug": {"openocd_target": board.firmware.platformio.openocd_target},
         "frameworks": [],
         "name": board.title,
         "upload": {"maximum_ram_size": board.ram.size_bytes, "maximum_size": board.flash.size_bytes},
