@@ -22,17 +22,15 @@ s) / d). With d = 1 that is the row itself; the other divisors are the sizes of 
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from ortools.math_opt.python import mathopt
 
 from poet_solver.cuts import Anchor, Separator, StagePoint
 from poet_solver.interrupt import Interrupt
-from poet_solver.lp import OBJECTIVE_SCALE, add_rows, build_lp, has_stalled, safe_objective
+from poet_solver.lp import OBJECTIVE_SCALE, LinearSolver, add_rows, build_lp, has_stalled, safe_objective
 from poet_solver.model import INF, Row
 from poet_solver.net import Net
 
@@ -257,18 +255,13 @@ def bound_all_schedules(
     if time.monotonic() > deadline:
         return base
     lp, variables = build_lp([1.0] * len(blocks.energy), [energy * unit for energy in blocks.energy], blocks.rows())
-    solver = mathopt.IncrementalSolver(lp, mathopt.SolverType.HIGHS)
+    solver = LinearSolver(lp)
     separator = Separator(net, blocks.block)
     best = base
     history: list[float] = []
-    while not interrupt.stop and (left := deadline - time.monotonic()) > 0.05:
-        result = solver.solve(
-            params=mathopt.SolveParameters(
-                time_limit=datetime.timedelta(seconds=left), lp_algorithm=mathopt.LPAlgorithm.DUAL_SIMPLEX
-            ),
-            interrupter=interrupt.linear,
-        )
-        if result.termination.reason != mathopt.TerminationReason.OPTIMAL:
+    while not interrupt.stop and deadline - time.monotonic() > 0.05:
+        result = solver.solve(deadline, interrupt)
+        if result is None:
             break
         bound = base + safe_objective(result.objective_value()) / unit
         if bound > best:

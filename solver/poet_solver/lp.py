@@ -30,8 +30,6 @@ Floats = NDArray[np.float64]
 OBJECTIVE_SCALE = 100.0
 """The base energy in units of the LP's objective (see poet_solver.cpsat on scaling)."""
 
-_ALGORITHM = mathopt.LPAlgorithm.DUAL_SIMPLEX
-
 _PATIENCE = 6
 """Rounds within which the LP must close at least `_LEAST_GAIN` of the gap."""
 _LEAST_GAIN = 0.01
@@ -78,7 +76,7 @@ def relax(
     unit = OBJECTIVE_SCALE / max(model.base_energy_j, 1e-3 * total, 1e-300)
     objective = [energy * unit if up else 0.0 for energy, up in zip(model.energy_j, model.upper, strict=True)]
     lp, variables = build_lp(list(map(float, model.upper)), objective, [*model.rows, *model.budgets])
-    solver = mathopt.IncrementalSolver(lp, mathopt.SolverType.HIGHS)
+    solver = LinearSolver(lp)
     byte = 1.0 / max(1, model.net.ram_bytes)
     best = Relaxation(model.base_energy_j, np.zeros(len(model.upper)), (), (), (), None, False)
     anchors = list(known)
@@ -92,14 +90,10 @@ def relax(
     history: list[float] = []
     interrupt = interrupt or Interrupt()
     while not interrupt.stop:
-        left = deadline - time.monotonic()
-        if left <= 0.05:
+        if deadline - time.monotonic() <= 0.05:
             break
-        result = solver.solve(
-            params=mathopt.SolveParameters(time_limit=datetime.timedelta(seconds=left), lp_algorithm=_ALGORITHM),
-            interrupter=interrupt.linear,
-        )
-        if result.termination.reason != mathopt.TerminationReason.OPTIMAL:
+        result = solver.solve(deadline, interrupt)
+        if result is None:
             break
         x = np.array(result.variable_values(variables))
         bound = model.base_energy_j + safe_objective(result.objective_value()) / unit
@@ -121,6 +115,30 @@ def relax(
         cuts += new_cuts
         anchors += new_anchors
     return replace(best, anchors=tuple(anchors), cuts=tuple(cuts), memory_rows=tuple(rows))
+
+
+class LinearSolver:
+    """HiGHS on an LP to which rows are added: dual simplex, and primal from the round on in which that fails."""
+
+    def __init__(self, lp: mathopt.Model) -> None:
+        self._lp = lp
+        self._algorithm = mathopt.LPAlgorithm.DUAL_SIMPLEX
+        self._solver = mathopt.IncrementalSolver(lp, mathopt.SolverType.HIGHS)
+
+    def solve(self, deadline: float, interrupt: Interrupt) -> mathopt.SolveResult | None:
+        """Solve the LP as it is now; None when there is no optimum by `deadline` (monotonic seconds)."""
+        left = datetime.timedelta(seconds=max(0.05, deadline - time.monotonic()))
+        parameters = mathopt.SolveParameters(time_limit=left, lp_algorithm=self._algorithm)
+        try:
+            result = self._solver.solve(params=parameters, interrupter=interrupt.linear)
+        except AttributeError:
+            # HiGHS failed (seen: kError of MobileNetV1 in 384 KiB), and OR-tools 9.15 stumbles over its status.
+            if self._algorithm is mathopt.LPAlgorithm.PRIMAL_SIMPLEX:
+                return None
+            self._algorithm = mathopt.LPAlgorithm.PRIMAL_SIMPLEX
+            self._solver = mathopt.IncrementalSolver(self._lp, mathopt.SolverType.HIGHS)
+            return self.solve(deadline, interrupt)
+        return result if result.termination.reason == mathopt.TerminationReason.OPTIMAL else None
 
 
 def has_stalled(history: Sequence[float], goal_j: float) -> bool:
