@@ -6,6 +6,9 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from poet_codegen.graph import AttrValue
 from poet_codegen.m4f.pipeline import Assembly
 from poet_codegen.ops.optimizers import rule_of, state_of, update_attrs
@@ -20,6 +23,12 @@ RECIPES = (
     Recipe(optimizer=Optimizer.ADAM),
     Recipe(optimizer=Optimizer.ADAMW, accumulate=3),
 )
+
+
+SHAPES = given(rng=st.randoms(use_true_random=True))
+PROGRAMS = settings(max_examples=2, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+"""Each example is a program of many shapes: to build and emulate one takes seconds."""
+Folders = pytest.TempPathFactory
 
 
 def convolution(
@@ -46,10 +55,11 @@ def convolution(
     return made if made.kernel.blocked else None
 
 
-def test_random_convolutions_have_the_bits_of_the_plain_kernels(tmp_path: Path) -> None:
-    rng = random.Random(5)
+@PROGRAMS
+@SHAPES
+def test_random_convolutions_have_the_bits_of_the_plain_kernels(rng: random.Random, tmp_path_factory: Folders) -> None:
     cases: list[Case] = []
-    while len(cases) < 90:
+    while len(cases) < 50:
         op = rng.choice(["Conv", "ConvInputGrad", "ConvWeightGrad"])
         size = (rng.choice([1, 2, 3, 5, 8, 11, 16]), rng.choice([1, 2, 3, 5, 7, 8, 12, 16, 17, 24, 33]))
         drawn = convolution(
@@ -62,13 +72,14 @@ def test_random_convolutions_have_the_bits_of_the_plain_kernels(tmp_path: Path) 
             rng.choice([1, 1, 2]),
         )
         cases += [drawn] if drawn else []
-    assert differing(cases, tmp_path) == []
+    assert differing(cases, tmp_path_factory.mktemp("shapes")) == []
 
 
-def test_random_dense_layers_have_the_bits_of_the_plain_kernels(tmp_path: Path) -> None:
-    rng = random.Random(7)
+@PROGRAMS
+@SHAPES
+def test_random_dense_layers_have_the_bits_of_the_plain_kernels(rng: random.Random, tmp_path_factory: Folders) -> None:
     cases: list[Case] = []
-    while len(cases) < 80:
+    while len(cases) < 45:
         batch, inputs, outputs = rng.choice([1, 1, 2, 3, 4, 7, 8]), rng.randrange(1, 41), rng.randrange(1, 41)
         transposed = rng.choice([0, 1])
         w = (outputs, inputs) if transposed else (inputs, outputs)
@@ -77,7 +88,7 @@ def test_random_dense_layers_have_the_bits_of_the_plain_kernels(tmp_path: Path) 
         forward = case("Dense", [(batch, inputs), w, *bias], attrs)
         cases += [forward, case("DenseInputGrad", [(batch, outputs), w], attrs)]
         cases.append(case("DenseWeightGrad", [(batch, inputs), (batch, outputs)], attrs))
-    assert differing(cases, tmp_path) == []
+    assert differing(cases, tmp_path_factory.mktemp("shapes")) == []
 
 
 def update_case(
@@ -114,10 +125,13 @@ def test_updates_fused_with_weight_gradients_have_the_bits_of_the_plain_kernels(
     assert differing([c for c in cases if c.kernel.blocked], tmp_path) == []
 
 
-def test_random_matrix_products_have_the_bits_of_the_plain_kernels(tmp_path: Path) -> None:
-    rng = random.Random(11)
+@PROGRAMS
+@SHAPES
+def test_random_matrix_products_have_the_bits_of_the_plain_kernels(
+    rng: random.Random, tmp_path_factory: Folders
+) -> None:
     cases: list[Case] = []
-    while len(cases) < 40:
+    while len(cases) < 25:
         lead = rng.choice([(), (3,), (2, 2)])
         rows, columns, depth = (rng.randrange(1, 18) for _ in range(3))
         trans_b = rng.choice([0, 1])
@@ -130,7 +144,7 @@ def test_random_matrix_products_have_the_bits_of_the_plain_kernels(tmp_path: Pat
         if lead and not trans_a and rng.random() < 0.3:
             summed, b = {}, b[-2:]
         cases.append(case("MatMul", [a, b], attrs | summed))
-    assert differing(cases, tmp_path) == []
+    assert differing(cases, tmp_path_factory.mktemp("shapes")) == []
 
 
 def test_common_convolutions_have_blocks(tmp_path: Path) -> None:
