@@ -29,10 +29,22 @@ static uint32_t frequency(uint32_t clock_hz)
     return SPI0_FREQUENCY_125_KHZ << doublings;
 }
 
+static void drive_high(uint32_t pin)
+{
+    GPIO_OUTSET(pin) = GPIO_BIT(pin);
+    GPIO_DIRSET(pin) = GPIO_BIT(pin);
+}
+
 void poet_spi_init(uint32_t clock_hz)
 {
-    select(false);
-    GPIO_DIRSET(POET_SPI_CS_PIN) = GPIO_BIT(POET_SPI_CS_PIN);
+    /* Lines of a quad chip that stop it while they are low. */
+#ifdef POET_SPI_HIGH_PIN_1
+    drive_high(POET_SPI_HIGH_PIN_1);
+#endif
+#ifdef POET_SPI_HIGH_PIN_2
+    drive_high(POET_SPI_HIGH_PIN_2);
+#endif
+    drive_high(POET_SPI_CS_PIN); /* not selected */
     GPIO_OUTCLR(POET_SPI_SCK_PIN) = GPIO_BIT(POET_SPI_SCK_PIN);
     GPIO_DIRSET(POET_SPI_SCK_PIN) = GPIO_BIT(POET_SPI_SCK_PIN);
     GPIO_DIRSET(POET_SPI_MOSI_PIN) = GPIO_BIT(POET_SPI_MOSI_PIN);
