@@ -87,13 +87,16 @@ def choose_forms(graphs: Iterable[Graph], board: Board, budget_bytes: int) -> Ma
             for variant in () if rule.is_view else rule.variants(graph, node):
                 kernels[variant.kernel.name] = (variant.kernel, variant.work)
                 calls[variant.kernel.name] += 1
+    fast = {name: code_bytes(kernel) for name, (kernel, _) in kernels.items()}
+    total = sum(fast.values())
+    if total <= budget_bytes:
+        return {}
     sizes = {name: {form: code_bytes(in_form(kernel, form)) for form in Form} for name, (kernel, _) in kernels.items()}
     cycles = {
         name: {form: calls[name] * form_cycles(table, work, form) for form in Form}
         for name, (_, work) in kernels.items()
     }
     chosen = dict.fromkeys(kernels, Form.FAST)
-    total = sum(sizes[name][Form.FAST] for name in kernels)
     while total > budget_bytes:
         steps = [
             ((cycles[name][form] - cycles[name][now]) / (sizes[name][now] - sizes[name][form]), name, form)
