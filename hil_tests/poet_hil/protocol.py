@@ -81,17 +81,18 @@ _STATUS_TEXT: dict[int, str] = {
     Status.STORAGE: "its storage failed to read, write or erase. Check that the storage device is there and "
     "neither worn out nor full (for an emulated board: that the run folder can be written), then run "
     "`poet flash` and train again.",
-    Status.STORAGE_FULL: "its storage is smaller than the schedule needs. Plan with another storage device "
-    "or a larger RAM budget.",
-    Status.CORRUPT: "a page came back from storage with a wrong CRC and was not used. Restore the last "
-    "checkpoint, or `poet flash` and train again; if it happens again, the storage device is failing.",
+    Status.STORAGE_FULL: "its storage is smaller than the schedule needs, or has no room for checkpoints beside its "
+    "pages. Plan with another storage device or a larger RAM budget.",
+    Status.CORRUPT: "a page came back from storage with a wrong CRC and was not used. Go back to the last checkpoint "
+    "with `poet restore`, or `poet flash` and train again; if it happens again, the storage device is failing.",
     Status.NOT_FINITE: "the loss is NaN or infinite, so the step changed no parameter. Train with a lower learning "
     "rate, from these weights, a checkpoint or fresh ones (`poet flash`), and check the input's scale.",
-    Status.NO_CHECKPOINT: "there is no checkpoint to restore. Train from the start.",
+    Status.NO_CHECKPOINT: "there is no checkpoint to restore. Train from the start; `poet train --checkpoint-every 10` "
+    "commits one every ten steps.",
     Status.INPUT: "an input holds an index that is not in the table it picks from. Give indices from 0 up to the "
     "table's rows less 1.",
     Status.NOT_READY: "it has no input or label yet, or its parameters are not to be trusted since a step "
-    "failed. Restore its checkpoint, or start anew with `poet flash`.",
+    "failed. Restore its checkpoint with `poet restore`, or start anew with `poet flash`.",
     Status.NO_DEVICE: "no storage device answers. Check that the card or chip is in its place, powered and wired to "
     "the pins of the board file, then reset the board.",
     Status.WRONG_DEVICE: "another storage device answers than the board file or the driver expects. Put in a card "
