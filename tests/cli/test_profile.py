@@ -32,7 +32,7 @@ def test_a_plan_with_costs_predicts_the_step(tmp_path: Path) -> None:
     poet("build", "--dir", str(first))
     time_off, energy_off = _off(first)
     assert max(time_off, energy_off) < 0.25
-    said = poet("profile", "--dir", str(first), "--runs", "2")
+    said = poet("profile", "--dir", str(first), "--runs", "2", "--own-modes")
     assert "modelled: instructions executed in QEMU" in said
     costs = read_costs(first / "costs.json")
     assert {entry.source for entry in (*costs.kernels, *costs.pages)} == {"modelled"}
