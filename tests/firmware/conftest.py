@@ -104,11 +104,13 @@ def run_compiler(arguments: list[str], folder: Path) -> subprocess.CompletedProc
     return subprocess.run([compiler, *arguments], cwd=folder, capture_output=True, text=True, check=False)
 
 
-def compile_target(machine: Machine, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Objects of the firmware with the fake model."""
+def compile_target(
+    machine: Machine, folder: Path, *options: str, storage: str = "semihosting"
+) -> subprocess.CompletedProcess[str]:
+    """Objects of the firmware with the fake model and a storage driver."""
     flags = [*WARNINGS, *machine.core, "-g", "-ffunction-sections", "-fdata-sections", *machine.options]
     flags += [f"-I{FIRMWARE / 'include'}", *(f"-I{FIRMWARE / 'port' / part}" for part in machine.parts)]
-    sources = [*runtime_sources(machine.parts, "semihosting"), str(HERE / "fake_model.c")]
+    sources = [*runtime_sources(machine.parts, storage), str(HERE / "fake_model.c")]
     return run_compiler([*flags, *options, "-c", *sources], folder)
 
 

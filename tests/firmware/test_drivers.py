@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import socket
+import struct
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +13,19 @@ from pathlib import Path
 import pytest
 from poet_hil.protocol import Status, status_text
 
-from .conftest import AN386, MICROBIT, NETDUINO, SMARTFUSION, STELLARIS, Machine, target_tool
+from .conftest import (
+    AN386,
+    MICROBIT,
+    NETDUINO,
+    SMARTFUSION,
+    STELLARIS,
+    Machine,
+    compile_target,
+    link_target,
+    target_tool,
+)
 from .console import Console, Info, StatusError, build_for_machine, build_with_model, start_on_machine, start_with_model
+from .line import INIT, TRAIN, Device
 
 KB = 1024
 
@@ -261,6 +275,38 @@ def test_no_card_in_the_emulated_slot(emulate: Start) -> None:
     console = emulate(EMULATED["sd card"], arguments=())
     fails(Status.NO_DEVICE, console.init)
     fails(Status.NO_DEVICE, console.write, 0, b"x")
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize(("image_bytes", "status"), [(0, Status.NO_DEVICE), (1 << 20, Status.OK)])
+def test_a_device_says_at_boot_what_is_wrong_with_its_card(image_bytes: int, status: Status, tmp_path: Path) -> None:
+    """The whole firmware, with the fake model: it answers, and INIT, which `poet flash` asks, says what is missing."""
+    built = compile_target(STELLARIS, tmp_path, "-O2", storage="sd_spi")
+    assert (built.returncode, built.stderr) == (0, "")
+    elf = tmp_path / "firmware.elf"
+    built = link_target(STELLARIS, sorted(tmp_path.glob("*.o")), elf)
+    assert (built.returncode, built.stderr) == (0, "")
+    drive = []
+    if image_bytes:
+        (tmp_path / "image.bin").write_bytes(bytes(image_bytes))
+        drive = ["-drive", "if=sd,file=image.bin,format=raw"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    serial = f"tcp:127.0.0.1:{port},server=on,wait=off,nodelay=on"
+    command = [target_tool("qemu-system-arm"), "-M", STELLARIS.name, "-display", "none", "-monitor", "none"]
+    process = subprocess.Popen(
+        [*command, "-serial", serial, "-kernel", str(elf), *drive], cwd=tmp_path, text=True, stdin=subprocess.DEVNULL
+    )
+    device = Device(process, port, tmp_path / "image.bin")
+    try:
+        client = device.connect()
+        assert client.status().last_error == status
+        assert client.ask(INIT).status == status
+        client.write_sample(1.0)
+        assert client.ask(TRAIN, struct.pack("<f", 0.01)).status == (Status.OK if image_bytes else Status.NOT_READY)
+    finally:
+        device.stop()
 
 
 @pytest.mark.emulated
