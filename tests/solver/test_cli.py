@@ -53,6 +53,25 @@ def test_min_ram() -> None:
     assert "3,256" in text and "7,416" in text
 
 
+def test_a_wear_budget_keeps_pages_on_storage_few(tmp_path: Path) -> None:
+    """The first value is read again after two that leave it no room: it is paged out, or computed again."""
+    page = {"time_s": 1e-3, "energy_j": 1e-3}
+    tensors = [
+        {"name": name, "size_bytes": size, "page_in": page, "page_out": {**page, "wear_bytes": 4096}}
+        for name, size in zip("abcd", (100, 100, 100, 0), strict=True)
+    ]
+    reads: list[list[int]] = [[], [0], [1], [0, 2]]
+    modes = [{"time_s": 1.0, "energy_j": 1.0, "resident": read} for read in reads]
+    ops = [{"name": f"op {k}", "outputs": [k], "modes": [mode]} for k, mode in enumerate(modes)]
+    file = tmp_path / "p.json"
+    file.write_text(json.dumps({"name": "p", "tensors": tensors, "ops": ops, "ram_bytes": 200}))
+    with pytest.raises(PoetError, match="wear"):
+        run("solve", str(file), "--ram", "200", "--wear", "1", "--technique", "page", "--time-limit", "5")
+    assert "4096 bytes erased" in run("solve", str(file), "--ram", "200", "--wear", "4K", "--time-limit", "5")
+    out = run("solve", str(file), "--ram", "200", "--wear", "1", "--time-limit", "5")
+    assert "bytes erased" not in out and "recompute" in out
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("0.5", 3708), ("50%", 3708), ("1.0", 7416), ("4096", 4096), ("4K", 4096), ("1M", 1 << 20), ("2KiB", 2048)],
@@ -75,6 +94,7 @@ def test_deadline_in_words() -> None:
         (("--ram", "much"), "--ram much"),
         (("--ram", "0"), "--ram 0"),
         (("--ram", "-5K"), "--ram -5K"),
+        (("--wear", "much"), "--wear much"),
         (("--deadline", "soon"), "--deadline soon"),
         (("--deadline", "0.5"), "below the compute time"),
         (("--deadline", "0s"), "below the compute time itself, 0.041"),
