@@ -3,7 +3,7 @@
 All forms of a kernel are compiled with the firmware's flags and executed in one run on QEMU, on the same random inputs;
 every form of ours has the bits of the plain one, and the others are close to it. Cycles are the executed instructions
 priced with the core's timing table (flash wait states and caches are not in it); a core without a table is counted in
-instructions. Writes benchmarks/kernels.json.
+instructions. Inputs are between -4 and 4. Writes each core's figures to benchmarks/kernels.json.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,17 +21,19 @@ from rich.table import Table
 
 from benchmarks import emx
 from benchmarks.kernel_rows import Row, rows
-from tests.codegen.kernel_program import CORES, Form, own_forms, profiles
+from tests.codegen.kernel_program import CORES, Core, Form, own_forms, profiles
 
 RESULTS = Path(__file__).parent / "kernels.json"
 NAIVE = Path(__file__).parent / "naive.h"
 _CORES = [name for name, core in CORES.items() if core.machine]
 _PER_PROGRAM = 40
 """Rows compiled together."""
+_TWIN = "emx_twin"
 
 
-def _forms(row: Row, number: int, with_emx: bool) -> list[Form]:
-    forms = own_forms(row.case, number)
+def _forms(row: Row, number: int, twins: Mapping[str, str], core: Core) -> list[Form]:
+    # Blocks are assembly of cores with an FPU.
+    forms = [form for form in own_forms(row.case, number) if core.has_fpu or form.title == "plain"]
     if row.naive:
         letters = [f"t{i}" for i in range(len(row.case.buffers))]
         head = f"void naive{number}(" + ", ".join(
@@ -41,10 +43,10 @@ def _forms(row: Row, number: int, with_emx: bool) -> list[Form]:
         text = f"{head})\n{{\n    {row.naive.format(*letters)};\n}}\n"
         call = f"naive{number}({', '.join(f'{{{i}}}' for i in range(len(letters)))})"
         forms.append(Form("naive", (text,), call, is_exact=False))
-    if row.twin is not None and with_emx:
-        name = f"emx{number}"
-        call = f"{name}({', '.join(f'{{{i}}}' for i in row.twin_tensors)})"
-        forms.append(Form("emx", (emx.generated(row.twin, name),), call, is_exact=False, is_foreign=True))
+    if row.title in twins:
+        source = twins[row.title].replace(_TWIN, f"emx{number}")
+        call = f"emx{number}({', '.join(f'{{{i}}}' for i in row.twin_tensors)})"
+        forms.append(Form("emx", (source,), call, is_exact=False, is_foreign=True))
     return forms
 
 
@@ -59,7 +61,7 @@ class Result:
     @property
     def ours(self) -> Profile:
         """The form that the core's firmware has."""
-        return self.forms.get("blocked", self.forms["plain"]) if CORES[self.core].has_fpu else self.forms["plain"]
+        return self.forms.get("blocked", self.forms["plain"])
 
     def cost(self, form: str) -> float | None:
         """Modelled cycles of a form, or its instructions where the core has no table."""
@@ -76,12 +78,12 @@ def _cost(profile: Profile) -> float:
     return float(profile.instructions if profile.cycles is None else profile.cycles)
 
 
-def measure(chosen: Sequence[Row], core: str, with_emx: bool) -> list[Result]:
-    """Run the rows on a core."""
+def measure(chosen: Sequence[Row], core: str, twins: Mapping[str, str]) -> list[Result]:
+    """Run the rows on a core; `twins` has the other generator's C by the row's title."""
     results: list[Result] = []
     for first in range(0, len(chosen), _PER_PROGRAM):
         part = chosen[first : first + _PER_PROGRAM]
-        forms = [_forms(row, number, with_emx) for number, row in enumerate(part)]
+        forms = [_forms(row, number, twins, CORES[core]) for number, row in enumerate(part)]
         with tempfile.TemporaryDirectory(prefix="poet-kernels-") as folder:
             measured = profiles([row.case for row in part], forms, Path(folder), CORES[core], NAIVE.read_text())
         results += [Result(row, core, made) for row, made in zip(part, measured, strict=True)]
@@ -142,16 +144,20 @@ def main() -> None:
     with_emx = emx.is_installed()
     if not with_emx:
         console.print("emx-onnx-cgen is not installed: its column stays empty. `pip install -e '.[bench]'` brings it.")
-    records = {}
+    twins = {row.title: emx.generated(row.twin, _TWIN) for row in chosen if row.twin is not None and with_emx}
     for core in cores:
-        results = measure(chosen, core, with_emx)
+        results = measure(chosen, core, twins)
         console.print(_table(core, results))
-        records[core] = [_record(result) for result in results]
-    if not (arguments.only or arguments.short or arguments.cores) and with_emx:
-        made = {"cycles": "modelled", "emx": emx.title(), "cores": records}
-        # Those of `make bench-steps` stay.
-        made |= {key: value for key, value in json.loads(RESULTS.read_text()).items() if key == "steps"}
-        RESULTS.write_text(json.dumps(made, indent=1) + "\n")
+        if with_emx and not (arguments.only or arguments.short):
+            _write(core, results)
+
+
+def _write(core: str, results: Sequence[Result]) -> None:
+    """Put a core's rows in the place of older ones; what `make bench-steps` wrote stays."""
+    made = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    cores = made.get("cores", {}) | {core: [_record(result) for result in results]}
+    made |= {"cycles": "modelled", "emx": emx.title(), "cores": {name: cores[name] for name in _CORES if name in cores}}
+    RESULTS.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

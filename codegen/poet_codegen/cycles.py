@@ -28,6 +28,8 @@ class KernelCycles:
     per_element: _Cycles
     fused_per_mac: _Cycles | None = None
     """With fused numerics; None: blocks have no such form, and the plain kernel runs."""
+    source: str = ""
+    """What measured the row, where it is not the table's source: a command."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -45,7 +47,8 @@ class CycleTable:
 
     def cycles(self, work: Work) -> float:
         """Modelled cycles of one call. KeyError for a kernel without a row: every op has one, or there is a default."""
-        row = self.kernel.get(work.kernel, self.default)
+        # A kernel whose plain form has no row of its own has but one form, or costs the same.
+        row = self.kernel.get(work.kernel) or self.kernel.get(work.kernel.removesuffix("_plain"), self.default)
         if row is None:
             raise KeyError(work.kernel)
         own = row.call + work.macs * row.per_mac + work.elements * row.per_element

@@ -139,7 +139,7 @@ _activation(
     "1.0f / (1.0f + poet_expf(-{x}))",
     "y",
     "{dy} * {y} * (1.0f - {y})",
-    cycles="exponential",
+    cycles="sigmoid",
 )
 _activation(
     "Tanh",
@@ -148,7 +148,7 @@ _activation(
     "poet_tanhf({x})",
     "y",
     "{dy} * (1.0f - {y} * {y})",
-    cycles="exponential",
+    cycles="tanh",
 )
 # d erf(x)/dx = 2 / sqrt(pi) e^(-x^2)
 _activation(
@@ -158,7 +158,7 @@ _activation(
     "poet_erff({x})",
     "x",
     "{dy} * (1.1283792f * poet_expf(-{x} * {x}))",
-    cycles="exponential",
+    cycles="tanh",
     slope_cycles="exponential",
 )
 # dy/dx = Phi(x) + x phi(x)
@@ -171,7 +171,7 @@ _activation(
     "{dy} * (poet_normal_cdff({x}) + {x} * density)",
     declare_slope=("const float density = 0.3989423f * poet_exp_of_negative(-0.5f * {x} * {x});",),
     cycles="exponential",
-    slope_cycles="power",
+    slope_cycles="two_exponentials",
     made=Gelu,
 )
 # y = x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3), and (1 + tanh u) / 2 = 1 / (1 + e^-2u)
@@ -185,8 +185,8 @@ _activation(
     "{dy} * (gate + {x} * gate * (1.0f - gate) * slope)",
     declare=(_GATE,),
     declare_slope=(_GATE, "const float slope = 1.5957691f * (1.0f + 0.134145f * {x} * {x});"),
-    cycles="exponential",
-    slope_cycles="exponential",
+    cycles="sigmoid",
+    slope_cycles="two_exponentials",
     made=None,
 )
 

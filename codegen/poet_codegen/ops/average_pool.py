@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from poet_codegen.graph import Graph, Node, Tensor
@@ -65,7 +66,7 @@ class AveragePoolGrad(Op):
 
     def work(self, graph: Graph, node: Node) -> Work:
         """One addition for each element of dy and tap."""
-        return _work(graph, node, node.inputs[0])
+        return replace(_work(graph, node, node.inputs[0]), kernel="average_pool_grad")
 
     def kernel(self, graph: Graph, node: Node) -> Kernel:
         """templates/kernels/average_pool.c.j2."""

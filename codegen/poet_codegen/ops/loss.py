@@ -66,7 +66,7 @@ class CrossEntropy(LossOp):
 
     def work(self, graph: Graph, node: Node) -> Work:
         """One exponential an element."""
-        return Work("softmax", elements=graph.tensors[node.inputs[0]].elements)
+        return Work("cross_entropy", elements=graph.tensors[node.inputs[0]].elements)
 
     def kernel(self, graph: Graph, node: Node) -> Kernel:
         """templates/kernels/softmax_cross_entropy.c.j2."""
@@ -122,9 +122,9 @@ _LOSSES: tuple[LossOp, ...] = (
     CrossEntropy("SoftmaxCrossEntropy", Loss.CROSS_ENTROPY, soft=False),
     CrossEntropy("SoftCrossEntropy", Loss.SOFT_CROSS_ENTROPY, soft=True),
     # mean of (y - t)^2
-    ElementLoss("MeanSquaredError", Loss.MSE, "mean_squared_error", "elementwise"),
+    ElementLoss("MeanSquaredError", Loss.MSE, "mean_squared_error", "elementwise_plain"),
     # mean of -t log(sigmoid(x)) - (1 - t) log(1 - sigmoid(x)): an exponential and a logarithm an element
-    ElementLoss("BinaryCrossEntropy", Loss.BCE, "binary_cross_entropy", "softmax"),
+    ElementLoss("BinaryCrossEntropy", Loss.BCE, "binary_cross_entropy", "cross_entropy"),
 )
 for _op in _LOSSES:
     register(_op)

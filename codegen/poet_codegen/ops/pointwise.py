@@ -88,7 +88,8 @@ class Pointwise(Op):
 
     def work(self, graph: Graph, node: Node) -> Work:
         """One formula for each element of the broadcast shape."""
-        return Work(self.formula.cycles, elements=prod(self._space(graph, node)))
+        row = self.formula.cycles if self.kernel(graph, node).blocked else f"{self.formula.cycles}_plain"
+        return Work(row, elements=prod(self._space(graph, node)))
 
     def _space(self, graph: Graph, node: Node) -> Shape:
         space = broadcast(graph.tensors[name].shape for name in node.inputs)

@@ -61,7 +61,7 @@ class Reduce(Op):
 
     def work(self, graph: Graph, node: Node) -> Work:
         """One addition for each element of x."""
-        return Work("reduce", elements=graph.tensors[node.inputs[0]].elements)
+        return Work("reduce_plain", elements=graph.tensors[node.inputs[0]].elements)
 
     def kernel(self, graph: Graph, node: Node) -> Kernel:
         """templates/kernels/map.c.j2."""

@@ -45,7 +45,7 @@ class Transpose(Op):
 
     def work(self, graph: Graph, node: Node) -> Work:
         """One copy for each element."""
-        return Work("elementwise", elements=graph.tensors[node.outputs[0]].elements)
+        return Work("copy", elements=graph.tensors[node.outputs[0]].elements)
 
     def kernel(self, graph: Graph, node: Node) -> Kernel:
         """templates/kernels/map.c.j2."""

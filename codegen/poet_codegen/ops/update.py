@@ -127,7 +127,7 @@ class Update(Op):
         """
         elements = graph.tensors[node.inputs[0]].elements
         if self._gradient is None:
-            base = Work("elementwise", elements=elements)
+            base = Work("elementwise_plain", elements=elements)
         else:
             base = self._gradient.fused_work(graph, self._gradient_node(node), self._is_sparse(node))
         rows = (*self.rule.cycles, *(("elementwise",) if _micro_batches(node) > 1 else ()))
