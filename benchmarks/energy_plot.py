@@ -11,6 +11,7 @@ _COLOURS = {"page": "#3b76c4", "remat": "#d08a2e", "capuchin": "#8a8a8a", "both"
 _WORDS = {"page": "paging only", "remat": "recomputation only", "capuchin": "Capuchin", "both": "both"}
 _TICKS = (0.01, 0.1, 1.0, 10.0, 100.0)
 _LEAST, _MOST = 0.003, 100.0
+_LEGEND_W = 600
 
 
 def plot(rows: list[dict[str, Any]]) -> str:
@@ -20,7 +21,7 @@ def plot(rows: list[dict[str, Any]]) -> str:
         panels.setdefault((row["title"], f"{row['core'].upper()}, {row['storage'].upper()}"), []).append(row)
     down = list(dict.fromkeys(net for net, _ in panels))
     across = list(dict.fromkeys(where for _, where in panels))
-    width = _LEFT + len(across) * (_PANEL_W + _GAP)
+    width = max(_LEFT + len(across) * (_PANEL_W + _GAP), _LEGEND_W)
     height = _TOP + len(down) * (_PANEL_H + _GAP) + 20
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '

@@ -92,7 +92,7 @@ def built_for(board: str, port: str | None, folder: Path) -> Path:
         code = f"import onnx, make_model; onnx.save(make_model.build_model({channels}), {str(model)!r})"
         subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY / "examples" / "digits", check=True)
         plan = ["plan", str(model), "--board", board, "--ram", ram, "--technique", "page", "--deadline", "0"]
-        planned = poet(*plan, "--time-limit", "10", *where)
+        planned = poet(*plan, "--time-limit", "5", *where)
         if planned.returncode == 0:
             break
     else:
