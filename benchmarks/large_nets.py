@@ -48,6 +48,29 @@ def poet_resnet18_cifar() -> nn.Module:
     return nn.Sequential(conv(3, 16), *blocks, nn.AvgPool2d(8), nn.Flatten(), nn.Linear(64, 10))
 
 
+class BasicBlock(nn.Module):
+    """ResNet's block (arXiv 1512.03385)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first, self.second = conv(inputs, outputs, stride), conv(outputs, outputs)
+        self.beside = conv(inputs, outputs, stride, 1) if stride > 1 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Image to image."""
+        return torch.relu(self.second(torch.relu(self.first(x))) + self.beside(x))
+
+
+def resnet18_32() -> nn.Module:
+    """ResNet-18 for 32x32 images of 10 classes: a 3x3 stem without pooling, 11.2 million parameters."""
+    blocks: list[nn.Module] = []
+    inputs = 64
+    for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        blocks += [BasicBlock(inputs, outputs, stride), BasicBlock(outputs, outputs, 1)]
+        inputs = outputs
+    return nn.Sequential(conv(3, 64), nn.ReLU(), *blocks, nn.AvgPool2d(4), nn.Flatten(), nn.Linear(512, 10))
+
+
 @dataclass(frozen=True)
 class Start:
     """Where training starts: the net, and a sample and a label for each step."""

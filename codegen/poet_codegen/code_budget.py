@@ -25,6 +25,8 @@ _FIRMWARE_BYTES = 48 * 1024
 """Of everything but kernels, weights and the schedule."""
 _OP_BYTES = 100
 """Of a step of the schedule, in training and in inference."""
+_WEIGHTS_SHARE = 0.75
+"""Of flash, at most for initial weights."""
 COMPACT_CYCLES = 1.1
 """What a compact form takes, over the fast one."""
 
@@ -64,9 +66,16 @@ def code_bytes(kernel: Kernel) -> int:
     return _FUNCTION_BYTES + _INSTRUCTION_BYTES * assembly + _C_LINE_BYTES * (len(lines) - assembly)
 
 
+def weights_fit(board: Board, weight_bytes: int) -> bool:
+    """Whether so many bytes of initial weights leave the board's flash enough for code; else storage brings them."""
+    return weight_bytes <= _WEIGHTS_SHARE * board.flash.size_bytes
+
+
 def budget_of(board: Board, graph: Graph) -> int:
     """Bytes that the board's flash leaves for kernels beside the firmware, the schedule and the initial weights."""
     weights = sum(tensor.size_bytes for tensor in graph.of_kind(Kind.PARAM, Kind.CONSTANT))
+    if not weights_fit(board, weights):
+        weights = 0  # they come with the storage image
     return board.flash.size_bytes - _FIRMWARE_BYTES - _OP_BYTES * len(graph.nodes) - weights
 
 

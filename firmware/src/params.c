@@ -22,6 +22,13 @@ void poet_params_changed(void)
     checked_index = NONE_CHECKED;
 }
 
+const float poet_initial_on_storage[1];
+
+static bool is_elsewhere(const poet_param_t *param)
+{
+    return param->initial == poet_initial_on_storage;
+}
+
 static poet_status_t init_one(const poet_param_t *param)
 {
     switch (param->home) {
@@ -46,6 +53,11 @@ static poet_status_t init_one(const poet_param_t *param)
 poet_status_t poet_params_init(void)
 {
     poet_params_changed();
+    for (uint32_t i = 0; i < poet_model.param_count; i++) {
+        if (is_elsewhere(&poet_model.params[i])) {
+            return POET_ERR_NO_CHECKPOINT;
+        }
+    }
     for (uint32_t i = 0; i < poet_model.param_count; i++) {
         POET_TRY(init_one(&poet_model.params[i]));
     }

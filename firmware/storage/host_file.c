@@ -24,7 +24,7 @@
 #include "poet/storage.h"
 
 #ifndef POET_STORAGE_BYTES
-#define POET_STORAGE_BYTES 0x04000000u
+#define POET_STORAGE_BYTES 0x40000000u
 #endif
 
 #define POWER_CUT_EXIT_CODE 42

@@ -164,6 +164,13 @@ class Energy(_Frozen):
     source: str
 
 
+class Initial(_Frozen):
+    """Initial weights that flash had no room for: a checkpoint in `file`, whose place on storage is `address`."""
+
+    file: str
+    address: Bytes
+
+
 class Manifest(_Frozen):
     """manifest.json. Sizes are in bytes, paths relative to the manifest's folder."""
 
@@ -186,6 +193,7 @@ class Manifest(_Frozen):
     budget_bytes: Bytes
     peak_bytes: Bytes
     energy_j: Energy
+    initial: Initial | None = None
     firmware_elf: str
     host_executable: str
 
@@ -203,7 +211,7 @@ class Manifest(_Frozen):
         ):
             if len(set(names)) != len(names):
                 raise ValueError(f"two {what} have the same name")
-        for path in (self.firmware_elf, self.host_executable):
+        for path in (self.firmware_elf, self.host_executable, *([self.initial.file] if self.initial else [])):
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
                 raise ValueError(f"{path!r} is not a path inside the project folder")
         return self

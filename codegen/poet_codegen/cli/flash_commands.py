@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from poet_hil import launcher
+from poet_hil import launcher, storage_image
 from poet_hil.errors import TargetMissing
 from poet_hil.manifest import load_build
 from poet_hil.targets.serial import SerialTarget
@@ -54,6 +54,8 @@ def flash_command(
     with error_console().status("Starting") as status:
         if board.kind == "qemu":
             launcher.stop(build)
+            if build.manifest.initial is not None and not resume:
+                storage_image.forget(build.run_dir)
             running = launcher.start_detached(build, kind="qemu")
         else:
             # Before anything is written: a port that is missing or busy would only show after the upload.
@@ -64,7 +66,7 @@ def flash_command(
                 upload_firmware(folder.project, described, lambda line: status.update(escape(line)))
             running = launcher.remember_port(build, port)
     with attached(build) as device:
-        if not resume:
+        if not resume and build.manifest.initial is None:
             device.init()
         hello = device.hello()
     screen = console()

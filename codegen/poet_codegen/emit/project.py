@@ -12,6 +12,8 @@ from poet_solver.problem import PageCost
 from poet_solver.schedule import Compute, Schedule
 
 from poet_codegen.board import PAGE_HEADER_BYTES, Board
+from poet_codegen.code_budget import weights_fit
+from poet_codegen.emit import initial
 from poet_codegen.emit.kernel_source import kernel_digest, kernel_source, kernels_digest
 from poet_codegen.emit.layout import Constant, Layout, ParamRow, PassLayout, build_layout, input_name, tensor_names
 from poet_codegen.emit.pages import Pages
@@ -19,7 +21,7 @@ from poet_codegen.emit.steps import EmittedStep, emit_steps, kernels_of
 from poet_codegen.emit.wrap import prototype, wrap_kernel
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import Array, DType, Graph, Kind, Tensor, model_digest
-from poet_codegen.lower import Lowered
+from poet_codegen.lower import Home, Lowered
 from poet_codegen.numerics import Numerics
 from poet_codegen.ops.gather import index_range
 from poet_codegen.ops.registry import Kernel
@@ -102,6 +104,8 @@ class Emission:
     """Of int32 labels; 0 for float32 ones."""
     loss: str
     numerics: str
+    on_storage: frozenset[str]
+    """Parameters whose initial values flash has no room for."""
 
 
 def emit_project(build: BuildInput) -> dict[str, bytes]:
@@ -118,7 +122,12 @@ def emit_project(build: BuildInput) -> dict[str, bytes]:
         "src/poet_weights.c": render("c/poet_weights.c.j2", e=emission, values=weights),
         "manifest.json": json.dumps(_manifest(build, emission), indent=1) + "\n",
     }
-    return {path: text.encode() for path, text in files.items()}
+    encoded = {path: text.encode() for path, text in files.items()}
+    if emission.on_storage:
+        params = [(row.name, row.size_bytes) for row in emission.params if row.home != "rom"]
+        digest = bytes.fromhex(emission.model_digest)
+        encoded[initial.FILE] = initial.initial_checkpoint(digest, params, build.weights)
+    return encoded
 
 
 def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
@@ -133,6 +142,9 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
     sources = tuple(wrap_kernel(kernel_source(kernel, build.board, build.numerics)) for kernel in kernels)
     model = model_digest(train.graph, build.weights, build.numerics)
     schedule = train.schedule.digest()
+    fixed = [row for row in layout.params if not row.is_state]
+    fits = weights_fit(build.board, sum(row.size_bytes for row in fixed))
+    on_storage = frozenset(row.name for row in fixed if row.home == Home.STORAGE.value and not fits)
     label, output = train.graph.one(Kind.LABEL), infer.graph.tensors[infer.graph.outputs[0]]
     emission = Emission(
         tool_version=build.tool_version,
@@ -161,11 +173,12 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
         classes=output.elements // label.elements if label.dtype is DType.INT32 else 0,
         loss=build.loss,
         numerics=build.numerics.value,
+        on_storage=on_storage,
     )
     values = {
         row.name: [c_float(float(v)) for v in np.ravel(build.weights[row.name])]
         for row in layout.params
-        if not row.is_state
+        if not row.is_state and row.name not in on_storage
     }
     return emission, values
 
@@ -258,6 +271,7 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
             "idle": energy.idle,
             "source": build.cost_source,
         },
+        "initial": {"file": initial.FILE, "address": e.pages_on.storage_bytes} if e.on_storage else None,
         "firmware_elf": "firmware.elf",
         "host_executable": "host/firmware",
     }

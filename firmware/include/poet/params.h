@@ -11,7 +11,13 @@
 /* Largest piece that read and write take: what fits into a frame. */
 #define POET_PARAMS_CHUNK_BYTES 512u
 
-/* Put the initial values in place. The arena's other bytes stay as they are. */
+/*
+ * In place of initial values that flash has no room for: they are in the storage image, as a checkpoint of no steps,
+ * which boot restores.
+ */
+extern const float poet_initial_on_storage[1];
+
+/* Put the initial values in place. POET_ERR_NO_CHECKPOINT when some are not in flash: boot restores them, or nobody. The arena's other bytes stay as they are. */
 poet_status_t poet_params_init(void);
 
 /*

@@ -9,11 +9,11 @@ from pathlib import Path
 from poet_hil.errors import TargetError, TargetMissing
 from poet_hil.manifest import Build, Image
 from poet_hil.process import Program
+from poet_hil.storage_image import IMAGE_NAME, add_initial_weights
 from poet_hil.targets.process import ProcessTarget
 
 EXECUTABLE = "qemu-system-arm"
 LOG_NAME = "qemu.log"
-IMAGE_NAME = "poet_storage.bin"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -44,6 +44,7 @@ def qemu_program(build: Build, more_arguments: Sequence[str] = ()) -> Program:
     def prepare(folder: Path) -> None:
         if qemu.image is not None:
             _make_image(folder / IMAGE_NAME, qemu.image)
+        add_initial_weights(build, folder)
 
     return Program(f"QEMU {qemu.machine}", argv, prepare)
 
