@@ -6,7 +6,7 @@ Each net is exported from PyTorch, planned for a board whose RAM ends where the 
 data inside), built, and trained on the emulated board with its pages in a semihosting file, and on this machine by
 the schedule that keeps everything in memory: every loss and every weight must be the same bits. The losses must follow
 PyTorch's within 1e-4. Times and energies are modelled: kernel cycle table, the board file's power and storage model.
-Results go to benchmarks/large.json, row by row.
+Results go to benchmarks/large.json and into README's table, row by row.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import struct
 import time
 from collections.abc import Callable
@@ -50,6 +51,8 @@ from benchmarks import large_nets
 
 BOARD = "qemu_mps2_an386"
 RESULTS = Path(__file__).parent / "large.json"
+README = Path(__file__).parents[1] / "README.md"
+TABLE = re.compile(r"(<!-- make bench-large -->\n).*?(<!-- end -->)", re.DOTALL)
 TOLERANCE = 1e-4
 _BOOT_S = 300.0
 KIB = 1024
@@ -135,7 +138,7 @@ class Trained:
 
 
 def train(target: Target, plan: Plan, run: Path, begin: large_nets.Start, rate: float) -> Trained:
-    """A step a sample, from the model's own weights; parameters are read off the image, for the link would take long."""
+    """A step a sample, from the model's own weights; the image has the parameters that the link would take long for."""
     forget(run)
     with target:
         device = DeviceClient(Link(target), load_build(run.parent).manifest)
@@ -291,6 +294,9 @@ def main() -> None:
         rows = [*(other for other in known if other["name"] != name), row]
         rows.sort(key=lambda one: list(CASES).index(one["name"]))
         RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+        text = README.read_text(encoding="utf-8")
+        shown = table(rows)
+        README.write_text(TABLE.sub(lambda found: found[1] + shown + found[2], text), encoding="utf-8")
         print(table([row]), flush=True)
     broken = faults(rows)
     for line in broken:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from poet_codegen.emit import project
 from poet_codegen.lower import Home
 from poet_codegen.plan import Plan, make_plan, make_request
 from poet_codegen.recipe import DEFAULT_RECIPE, Optimizer, Recipe
@@ -98,3 +99,17 @@ def test_bits_do_not_depend_on_tiles(
         tiled += len(chosen & small.train.lowered.programs.keys())
         assert run(small, tmp_path / str(budget)) == reference
     assert tiled > 2, "the budgets were to force tiles"
+
+
+def test_initial_weights_may_come_with_storage(
+    make_model: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where flash has no room for them: boot finds a checkpoint of no steps on storage, and the bits are the same."""
+    path = tmp_path / "m.onnx"
+    onnx.save(layers(make_model), path)
+    request = make_request(path, BOARD, 2500, None, Home.STORAGE, DEFAULT_RECIPE, "both", 0)
+    plan = make_plan(request, path, threads=1, time_limit_s=3)
+    in_flash = run(plan, tmp_path / "flash")
+    monkeypatch.setattr(project, "weights_fit", lambda board, size_bytes: False)
+    assert run(plan, tmp_path / "storage") == in_flash
+    assert "poet_initial_w" not in (tmp_path / "storage" / "project" / "src" / "poet_weights.c").read_text()
