@@ -277,6 +277,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def show(shown: str) -> None:
+    """Put the table into the README."""
+    text = README.read_text(encoding="utf-8")
+    README.write_text(TABLE.sub(lambda found: found[1] + shown + found[2], text), encoding="utf-8")
+
+
 def main() -> None:
     """Run what is asked and record it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -294,9 +300,7 @@ def main() -> None:
         rows = [*(other for other in known if other["name"] != name), row]
         rows.sort(key=lambda one: list(CASES).index(one["name"]))
         RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
-        text = README.read_text(encoding="utf-8")
-        shown = table(rows)
-        README.write_text(TABLE.sub(lambda found: found[1] + shown + found[2], text), encoding="utf-8")
+        show(table(rows))
         print(table([row]), flush=True)
     broken = faults(rows)
     for line in broken:
