@@ -10,10 +10,18 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from poet_codegen.build import write_project
 from poet_codegen.emit import project
 from poet_codegen.lower import Home
 from poet_codegen.plan import Plan, make_plan, make_request
+from poet_codegen.platformio.host import build_host
 from poet_codegen.recipe import DEFAULT_RECIPE, Optimizer, Recipe
+from poet_hil.device import DeviceClient
+from poet_hil.errors import LinkError
+from poet_hil.link import Link
+from poet_hil.manifest import load_build
+from poet_hil.targets.host import HostTarget
+from poet_solver.problem import Mode
 from poet_solver.schedule import Compute
 
 from .test_on_host import BOARD, Maker, run
@@ -113,3 +121,56 @@ def test_initial_weights_may_come_with_storage(
     monkeypatch.setattr(project, "weights_fit", lambda board, size_bytes: False)
     assert run(plan, tmp_path / "storage") == in_flash
     assert "poet_initial_w" not in (tmp_path / "storage" / "project" / "src" / "poet_weights.c").read_text()
+
+
+def test_power_cuts_in_the_middle_of_tiled_updates_lose_no_bit(
+    make_model: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint after every second step; power goes at writes all over the run, some of them torn."""
+    path = tmp_path / "m.onnx"
+    onnx.save(layers(make_model), path)
+    request = make_request(path, BOARD, 2500, None, Home.STORAGE, DEFAULT_RECIPE, "both", 0)
+    plan = make_plan(request, path, threads=1, time_limit_s=3)
+    assert any(mode.outputs_to_storage for mode in chosen_updates(plan)), "the budget was to force tiled updates"
+    samples = np.random.default_rng(5).standard_normal((4, 1, 20)).astype(np.float32)
+    write_project(plan, tmp_path / "project")
+    build_host(tmp_path / "project")
+    build = load_build(tmp_path)
+
+    def train(folder: Path) -> tuple[bool, dict[str, bytes]]:
+        """Go on from the newest checkpoint; (whether power went, parameters at the end)."""
+        folder.mkdir(exist_ok=True)
+        with HostTarget(build, folder) as target:
+            device = DeviceClient(Link(target), build.manifest)
+            try:
+                for step in range(device.hello().steps_done, len(samples)):
+                    device.write_sample(samples[step], np.zeros(1, np.int64))
+                    device.train(0.05)
+                    if step % 2:
+                        device.checkpoint()
+                return False, {name: value.tobytes() for name, value in device.read_params().items()}
+            except LinkError:
+                return True, {}
+
+    _, whole = train(tmp_path / "whole")
+    died = 0
+    for fault in ("cut@40", "tear@90", "cut@140"):
+        folder = tmp_path / fault.replace("@", "_")
+        monkeypatch.setenv("POET_STORAGE_FAULT", fault)
+        is_cut, ended = train(folder)
+        monkeypatch.delenv("POET_STORAGE_FAULT")
+        if is_cut:
+            died += 1
+            _, ended = train(folder)
+        assert ended == whole, fault
+    assert died > 1
+
+
+def chosen_updates(plan: Plan) -> list[Mode]:
+    """Modes of the updates, as the schedule runs them."""
+    problem = plan.train.lowered.problem
+    return [
+        problem.ops[step.op].modes[step.mode]
+        for step in plan.train.schedule.steps
+        if isinstance(step, Compute) and not problem.ops[step.op].repeatable
+    ]
