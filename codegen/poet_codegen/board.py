@@ -206,7 +206,7 @@ class Board:
     @model_validator(mode="after")
     def _check(self) -> Board:
         names = [region.name for region in self.memory]
-        for wanted in ("flash", "ram") if self.port is not None else ("ram",):
+        for wanted in ("flash", "ram"):
             if names.count(wanted) != 1:
                 raise ValueError(f"memory must have exactly one region named '{wanted}'")
         by_origin = sorted(self.memory, key=lambda region: region.origin)
@@ -245,11 +245,6 @@ class Board:
                 "tells what a step would cost there; to train, plan for a board that 'poet boards' says runs."
             )
         return Firmware(self.port, self.uart, self.platformio)
-
-    @property
-    def has_flash(self) -> bool:
-        """Whether there is flash: not on all boards that are for planning only."""
-        return any(region.name == "flash" for region in self.memory)
 
     @property
     def flash(self) -> MemoryRegion:

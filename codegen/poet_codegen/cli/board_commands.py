@@ -38,7 +38,7 @@ def boards_command() -> None:
             name,
             f"{board.cpu.core} {board.cpu.clock_hz / 1e6:.0f} MHz",
             _memory(board.ram.size_bytes),
-            _memory(board.flash.size_bytes) if board.has_flash else "",
+            _memory(board.flash.size_bytes),
             escape(", ".join(f"{storage.driver} ({storage.models})" for storage in board.storage_devices)),
             _RUNS[board.kind],
         )
