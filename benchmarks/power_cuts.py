@@ -116,6 +116,13 @@ def _write(title: str, row: str) -> None:
     REPORT.write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
 
 
+Event = Callable[[int], None]
+
+
+def _nothing(step: int) -> None:
+    pass
+
+
 class Bench:
     """A build, its samples, and the bits that it must end with."""
 
@@ -129,15 +136,16 @@ class Bench:
         self.x = [rng.standard_normal(shape).astype(np.float32) for _ in range(STEPS)]
         self.y = [rng.integers(0, manifest.label.classes, manifest.label.count) for _ in range(STEPS)]
         self._renew()
-        began = time.monotonic()
         with self._device() as (device, _):
-            self.train(device, lambda _: None)
-            self.seconds = time.monotonic() - began
+            began = time.monotonic()
+            self.train(device)
+            self.seconds_a_step = (time.monotonic() - began) / STEPS
             self.expected = self._digest(device)
 
-    def train(self, device: DeviceClient, committed: Callable[[int], None]) -> None:
+    def train(self, device: DeviceClient, before: Event = _nothing, committed: Event = _nothing) -> None:
         """Go on from where the device is to the last step."""
         for step in range(device.hello().steps_done, STEPS):
+            before(step)
             device.write_sample(self.x[step], self.y[step])
             device.train(0.05)
             device.checkpoint()
@@ -149,43 +157,47 @@ class Bench:
         for number, kind in enumerate(KINDS):
             for k in itertools.count(1 + number * every // len(KINDS), every):
                 self._renew()
-                if not self._cut(count, f"{kind}@{k}", lambda started: None):
+                if not self._cut(count, f"{kind}@{k}"):
                     break
         return count
 
     def kill(self, kills: int) -> Count:
-        """Kill the process at random times within a run's length."""
+        """Kill the process at random times in random steps."""
         count = Count()
         rng = random.Random(1)
         while count.cuts < kills:
             self._renew()
-            after_s = rng.uniform(0.05, 1.0) * self.seconds
-
-            def later(started: process.Started, after_s: float = after_s) -> None:
-                threading.Timer(after_s, started.process.send_signal, [signal.SIGKILL]).start()
-
-            self._cut(count, "", later)
+            self._cut(count, "", kill_in=rng.randrange(STEPS), after_s=rng.uniform(0.0, self.seconds_a_step))
         return count
 
-    def _cut(self, count: Count, fault: str, arm: Callable[[process.Started], None]) -> bool:
+    def _cut(self, count: Count, fault: str, kill_in: int | None = None, after_s: float = 0.0) -> bool:
         """One run that is cut, and what comes of it. False when it came to its end before."""
-        answered = [0]
+        answered = 0
+
+        def committed(step: int) -> None:
+            nonlocal answered
+            answered = step
+
         try:
             with self._device(fault) as (device, started):
-                arm(started)
-                self.train(device, lambda step: answered.__setitem__(0, step))
+
+                def before(step: int) -> None:
+                    if step == kill_in:
+                        threading.Timer(after_s, started.process.send_signal, [signal.SIGKILL]).start()
+
+                self.train(device, before, committed)
                 return False
         except LinkError:
             pass
         count.cuts += 1
         with self._device() as (device, _):
             resumed = device.hello().steps_done
-            count.resumed += resumed in (answered[0], answered[0] + 1)
-            self.train(device, lambda _: None)
+            count.resumed += resumed in (answered, answered + 1)
+            self.train(device)
             same = self._digest(device) == self.expected
             count.same += same
-        if not same or resumed < answered[0]:
-            print(f"{self.medium.title} {fault}: answered {answered[0]}, resumed {resumed}, same bits: {same}")
+        if not same or resumed < answered:
+            print(f"{self.medium.title} {fault}: answered {answered}, resumed {resumed}, same bits: {same}")
         return True
 
     def _digest(self, device: DeviceClient) -> str:
