@@ -30,6 +30,7 @@
 #define POWER_CUT_EXIT_CODE 42
 #define MOST_PATH 4096u
 #define PIECE_BYTES 256u
+#define GAP_BYTES 65536u
 
 typedef enum { FAULT_NONE, FAULT_FAIL, FAULT_CUT, FAULT_TEAR, FAULT_NOISE, FAULT_FLIP } fault_t;
 
@@ -142,8 +143,12 @@ static poet_status_t extend_to(uint32_t address)
     if (fseek(file, 0, SEEK_END) != 0) {
         return POET_ERR_STORAGE;
     }
-    for (long end = ftell(file); is_nor() && end < (long)address; end++) {
-        if (fputc(POET_STORAGE_ERASED, file) == EOF) {
+    static uint8_t erased[GAP_BYTES];
+    memset(erased, POET_STORAGE_ERASED, sizeof erased);
+    for (long end = ftell(file); is_nor() && end < (long)address; end = ftell(file)) {
+        const size_t gap = (size_t)((long)address - end);
+        const size_t part = gap < sizeof erased ? gap : sizeof erased;
+        if (fwrite(erased, 1, part, file) != part) {
             return POET_ERR_STORAGE;
         }
     }
