@@ -107,7 +107,7 @@ CASES = {
     ),
     "mobilenet_v1": Case(
         "MobileNetV1 0.25", nets.MobileNetV1, 1, (3, 96, 96), images, functional.cross_entropy, 0.001,
-        F767, (384, 330), "blocks.[1-9].*,blocks.1?.*,classifier.*", 5, BatchNorm.FROZEN,
+        F767, (384, 330), pretrained_steps=5, batch_norm=BatchNorm.FROZEN,
     ),
     "autoencoder": Case(
         "Deep autoencoder", nets.autoencoder, 8, (640,), spectra, functional.mse_loss, 0.05,
