@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+import time
 import tty
 
 AVERAGE_START, AVERAGE_STOP, DEVICE_RUNNING_SET, REGULATOR_SET, SET_POWER_MODE, GET_META_DATA = 6, 7, 12, 13, 17, 25
@@ -38,10 +39,17 @@ class Ppk2StandIn:
 
     def play(self, counts: int, samples: int, marker: bool) -> None:
         """Send samples of a current of `counts` ADC counts; blocks until the host took them."""
-        assert self.running.wait(5.0)
+        assert self.running.wait(20.0)
         for start in range(0, samples, 512):
             words = [self._word(counts, marker) for _ in range(min(512, samples - start))]
             os.write(self._master, struct.pack(f"<{len(words)}I", *words))
+
+    def wait_for(self, command: bytes) -> None:
+        """Until a command has come: what the host writes is read by a thread."""
+        deadline = time.monotonic() + 10.0
+        while command not in self.commands:
+            assert time.monotonic() < deadline, self.commands
+            time.sleep(0.01)
 
     def skip(self) -> None:
         """Lose a sample."""

@@ -110,6 +110,7 @@ def test_a_ppk2_measures_each_schedule_step(ppk2: Ppk2StandIn, manifest: Manifes
     with make_meter(f"ppk2:{ppk2.port}", supply_v=2.0) as meter:
         taken = [meter.watch(device, play(ppk2, counts, samples)) for _ in range(2)]
         meter.power(False)
+        ppk2.wait_for(bytes([DEVICE_RUNNING_SET, 0]))
         expected = np.array(counts) * AMPERES_A_COUNT * 2.0 * samples / RATE_HZ
         for step in taken:
             assert step.energy_j == pytest.approx(expected, rel=1e-6)

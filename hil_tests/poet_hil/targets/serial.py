@@ -16,7 +16,8 @@ from poet_hil.protocol import DELIMITER, FRAME_BYTES, Command, Frame, encode
 from poet_hil.target import Target, log_tail
 
 _READ_POLL_S = 0.05
-_WRITE_TIMEOUT_S = 5.0
+# Long, for pyserial counts the time that this process had to wait for a processor, too.
+_WRITE_TIMEOUT_S = 30.0
 _BUSY_WORDS = ("lock", "busy", "in use", "access is denied")
 
 
