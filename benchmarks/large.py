@@ -88,7 +88,7 @@ def run(name: str, case: Case, time_limit_s: float, out: Path) -> dict[str, Any]
     """Export, plan, build, train on both; the row."""
     folder = BuildFolder(out / name)
     folder.path.mkdir(parents=True, exist_ok=True)
-    begin = large_nets.start(case.make(), case.sample, case.classes, case.steps)
+    begin = large_nets.start(case.make, case.sample, case.classes, case.steps)
     model = folder.path / "exported.onnx"
     large_nets.export(begin, model)
     theirs = large_nets.losses(begin, case.rate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,8 +83,10 @@ class Start:
     """Before folding, statistics included."""
 
 
-def start(net: nn.Module, sample: tuple[int, ...], classes: int, steps: int) -> Start:
+def start(make: Callable[[], nn.Module], sample: tuple[int, ...], classes: int, steps: int) -> Start:
     """The same each time."""
+    torch.manual_seed(SEED)
+    net = make()
     rng = np.random.default_rng(SEED)
     x = rng.standard_normal((steps, *sample)).astype(np.float32)
     y = rng.integers(0, classes, steps)
