@@ -33,7 +33,9 @@ uint64_t poet_hal_ticks(void)
         count = SYST_CVR;
         wraps++;
     }
-    const uint64_t ticks = (uint64_t)wraps * SYSTICK_PERIOD + (SYSTICK_PERIOD - 1u - count);
+    /* The interrupt comes with the count of 0, which is also what there is before the first load: 0 begins a period. */
+    const uint32_t since_wrap = count == 0u ? 0u : SYSTICK_PERIOD - count;
+    const uint64_t ticks = (uint64_t)wraps * SYSTICK_PERIOD + since_wrap;
     /* An emulator may show the new count before it raises the interrupt. */
     if (ticks > last_ticks) {
         last_ticks = ticks;
