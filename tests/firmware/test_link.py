@@ -230,9 +230,9 @@ def test_a_loss_that_is_not_finite_is_an_error_and_no_step(client: Client) -> No
 
 
 def test_unknown_types_and_other_versions_are_answered(client: Client) -> None:
-    for kind in (0x00, 0x0E, 0x7D, 0x7E, 0x7F):
+    for kind in (0x00, 0x0F, 0x7D, 0x7E, 0x7F):
         assert client.ask(kind).status == ERR_UNKNOWN
-    for abi in (0, 1, 3, 255):
+    for abi in (0, 1, 2, 4, 255):
         assert client.ask(HELLO, abi=abi).status == ERR_ABI
     client.send(encode(0xFF, 7))
     frame = client.receive()
