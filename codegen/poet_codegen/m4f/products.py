@@ -25,6 +25,8 @@ _MOST_COLUMNS = 20
 _MOST_DEPTH_STEP = 12
 _MOST_CORE_REGISTERS = 11
 """That a block's operands take: what is left of 16 beside those that the compiler keeps for the loops."""
+_MOST_INLINED_CORE_REGISTERS = 10
+"""With more, the compiler may find no registers in the midst of loops: such a block is a function of its own."""
 _MOST_LOOP_BYTES = 1024
 """Of a loop's body: an STM32F4 fetches that much without waiting for its flash."""
 _MOST_BODY_BYTES = 2048
@@ -192,6 +194,11 @@ class ProductBlock:
         """The assembly's operands in core registers, written and read ones."""
         written = [name for name, _, _ in self.pointers] + ["y", "count"] + ["image"] * (self.product.images > 1)
         return (*written, *self.inputs)
+
+    @property
+    def is_inlined(self) -> bool:
+        """Whether the block's code stands in the loops over blocks."""
+        return len(self.operands) <= _MOST_INLINED_CORE_REGISTERS
 
     @property
     def inputs(self) -> tuple[str, ...]:
