@@ -29,7 +29,8 @@ static uint32_t ring_unit(uint32_t unit, uint32_t turn)
 /* Units of a page. */
 static uint32_t span(uint32_t size_bytes)
 {
-    return (POET_PAGE_HEADER_BYTES + size_bytes + poet_model.page_unit_bytes - 1u) / poet_model.page_unit_bytes;
+    return (POET_PAGE_HEADER_BYTES + size_bytes + poet_model.page_unit_bytes - 1u) /
+           poet_model.page_unit_bytes;
 }
 
 static uint32_t place_of(uint32_t address)
