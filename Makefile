@@ -18,7 +18,7 @@ HIL_BUILD := build/hil
 test: setup lint
 	$(BIN)/poet plan examples/digits/digits.onnx --board qemu_netduinoplus2 --ram 24K --dir $(HIL_BUILD)
 	$(BIN)/poet build --dir $(HIL_BUILD)
-	POET_BUILD_DIR=$(HIL_BUILD) $(BIN)/python -m pytest -n 2
+	POET_BUILD_DIR=$(HIL_BUILD) $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The tests on a device: BOARD=nucleo_f446re PORT=/dev/ttyACM0 (or rfc2217://host:port), or a qemu_ board without a port.
 BOARD := qemu_netduinoplus2
