@@ -108,7 +108,7 @@ def test_a_step_without_finite_loss_keeps_parameters_that_are_streamed(
 
 
 def test_slots_are_shared_where_there_is_not_room_for_all(digits_path: Path, tmp_path: Path) -> None:
-    plan = plan_of(digits_path, flash_board(tmp_path, 128), 29696, Home.RAM, "page")
+    plan = plan_of(digits_path, flash_board(tmp_path, 128), 21504, Home.RAM, "page")
     roomy = pages_of(plan)
     assert roomy.stride == 1 and roomy.homes == {}
     params = sum(plan.train.graph.tensors[name].size_bytes for name in plan.train.graph.learned())

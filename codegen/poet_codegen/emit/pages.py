@@ -253,6 +253,7 @@ def _check(pages: Pages, passes: Sequence[tuple[Lowered, Schedule]]) -> None:
         for trains, (lowered, schedule) in zip((True, False), passes, strict=True):
             for _, uses in groupby(page_uses(lowered, schedule), key=lambda use: use.step):
                 reads: list[tuple[str, list[int], tuple[str, int]]] = []
+                written: set[str] = set()
                 for use in uses:
                     owner = _home_of(lowered, use.name)
                     is_old = trains and owner == use.name
@@ -266,9 +267,10 @@ def _check(pages: Pages, passes: Sequence[tuple[Lowered, Schedule]]) -> None:
                         find(use.name, spot, content)
                         continue
                     ring |= dict.fromkeys(spot, content)
+                    written.add(content[0])
                     # What an op streams in must still be there; only where nothing is erased it may write in place.
                     for name, read, old in reads:
-                        if pages.stride or old[0] != content[0]:
+                        if pages.stride or old[0] not in written:
                             find(name, read, old)
         for name, unit in pages.homes.items():
             find(name, place(turn, unit, _page_units(train, name, pages.unit_bytes)), (name, turn))
