@@ -1,7 +1,6 @@
 #include "clock.h"
 
-#include <stdbool.h>
-
+#include "hse.h"
 #include "registers.h"
 
 #if !POET_QEMU
@@ -10,21 +9,6 @@
 #define PLL_P 2u
 #define PLL_Q 9u         /* USB and SDIO, which nobody uses, at no more than 48 MHz */
 #define PLL_R (2u << 28) /* the reset value: 0 is not allowed where the field is there */
-
-/* About 100 ms on the 16 MHz that the core starts with; crystals need about 2 ms. */
-#define HSE_TRIES 200000u
-
-static bool start_hse(void)
-{
-    RCC_CR |= RCC_CR_HSEON | (POET_HSE_BYPASS ? RCC_CR_HSEBYP : 0u);
-    for (uint32_t i = 0; i < HSE_TRIES; i++) {
-        if (RCC_CR & RCC_CR_HSERDY) {
-            return true;
-        }
-    }
-    RCC_CR &= ~RCC_CR_HSEON;
-    return false;
-}
 
 /* The core voltage of the highest clocks; while the PLL runs and before it is used. */
 static void start_overdrive(void)
@@ -46,7 +30,7 @@ void poet_clock_init(void)
     const uint32_t multiply = POET_CPU_HZ / (PLL_INPUT_HZ / PLL_P);
     const uint32_t fixed = (multiply << 6) | ((PLL_P / 2u - 1u) << 16) | (PLL_Q << 24) | PLL_R;
     /* Where the outer clock does not start, the internal oscillator feeds the PLL instead. */
-    if (start_hse()) {
+    if (poet_hse_start()) {
         RCC_PLLCFGR = fixed | RCC_PLLCFGR_HSE | (POET_HSE_HZ / PLL_INPUT_HZ);
     } else {
         RCC_PLLCFGR = fixed | (HSI_HZ / PLL_INPUT_HZ);

@@ -1,27 +1,11 @@
 #include "clock.h"
 
-#include <stdbool.h>
-
+#include "hse.h"
 #include "registers.h"
 
 #define HSI_HZ 64000000u
 #define PLL_INPUT_HZ 2000000u
 #define PLL_P 2u
-
-/* About 25 ms on the 64 MHz that the core starts with; a signal needs less than 1 ms. */
-#define HSE_TRIES 200000u
-
-static bool start_hse(void)
-{
-    RCC_CR |= RCC_CR_HSEON | (POET_HSE_BYPASS ? RCC_CR_HSEBYP : 0u);
-    for (uint32_t i = 0; i < HSE_TRIES; i++) {
-        if (RCC_CR & RCC_CR_HSERDY) {
-            return true;
-        }
-    }
-    RCC_CR &= ~RCC_CR_HSEON;
-    return false;
-}
 
 void poet_clock_init(void)
 {
@@ -34,7 +18,7 @@ void poet_clock_init(void)
     }
 
     /* Where the outer clock does not start, the internal oscillator feeds the PLL instead. */
-    if (start_hse()) {
+    if (poet_hse_start()) {
         RCC_PLLCKSELR = RCC_PLLCKSELR_HSE | ((POET_HSE_HZ / PLL_INPUT_HZ) << RCC_PLLCKSELR_M1_SHIFT);
     } else {
         RCC_PLLCKSELR = RCC_PLLCKSELR_HSI | ((HSI_HZ / PLL_INPUT_HZ) << RCC_PLLCKSELR_M1_SHIFT);
