@@ -3,10 +3,9 @@
  */
 #include "poet/spi.h"
 
-#include <stddef.h>
-
 #include "port.h"
 #include "registers.h"
+#include "spi_polled.h"
 
 #define SSI_PINS 0x34u    /* PA2 clock, PA4 in, PA5 out */
 #define INPUT_PIN 0x10u   /* PA4 */
@@ -42,30 +41,31 @@ void poet_spi_init(uint32_t clock_hz)
     SSI0_CR1 = SSI_CR1_ENABLE;
 }
 
-/* Keeps no more in flight than the FIFO holds, so that nothing received is lost. */
-static void move(const uint8_t *out, uint8_t *in, uint32_t size_bytes)
+static bool has_room(void)
 {
-    uint32_t sent = 0;
-    for (uint32_t received = 0; received < size_bytes;) {
-        if (sent < size_bytes && sent - received < FIFO_BYTES && (SSI0_STATUS & SSI_STATUS_TX_NOT_FULL)) {
-            SSI0_DATA = out != NULL ? out[sent] : 0xFFu;
-            sent++;
-        }
-        if (SSI0_STATUS & SSI_STATUS_RX_NOT_EMPTY) {
-            const uint8_t byte = (uint8_t)SSI0_DATA;
-            if (in != NULL) {
-                in[received] = byte;
-            }
-            received++;
-        }
-    }
+    return SSI0_STATUS & SSI_STATUS_TX_NOT_FULL;
+}
+
+static void send(uint8_t byte)
+{
+    SSI0_DATA = byte;
+}
+
+static bool has_received(void)
+{
+    return SSI0_STATUS & SSI_STATUS_RX_NOT_EMPTY;
+}
+
+static uint8_t receive(void)
+{
+    return (uint8_t)SSI0_DATA;
 }
 
 void poet_spi_transfer(const poet_spi_part_t *parts, uint32_t part_count, poet_spi_end_t end)
 {
     select(true);
     for (uint32_t i = 0; i < part_count; i++) {
-        move(parts[i].out, parts[i].in, parts[i].size_bytes);
+        poet_spi_move(&parts[i], FIFO_BYTES);
     }
     if (end == POET_SPI_RELEASE) {
         select(false);
@@ -74,5 +74,6 @@ void poet_spi_transfer(const poet_spi_part_t *parts, uint32_t part_count, poet_s
 
 void poet_spi_clock(uint32_t size_bytes)
 {
-    move(NULL, NULL, size_bytes);
+    const poet_spi_part_t part = {NULL, NULL, size_bytes};
+    poet_spi_move(&part, FIFO_BYTES);
 }

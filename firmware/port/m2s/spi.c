@@ -4,10 +4,9 @@
  */
 #include "poet/spi.h"
 
-#include <stddef.h>
-
 #include "port.h"
 #include "registers.h"
+#include "spi_polled.h"
 
 #define FIFO_BYTES 4u
 #define MODE (SPI_CONTROL_MASTER | SPI_CONTROL_SELECT_ALL)
@@ -23,23 +22,24 @@ void poet_spi_init(uint32_t clock_hz)
     SPI0_SELECT = 1u;
 }
 
-/* Keeps no more in flight than the FIFO holds, so that nothing received is lost. */
-static void move(const uint8_t *out, uint8_t *in, uint32_t size_bytes)
+static bool has_room(void)
 {
-    uint32_t sent = 0;
-    for (uint32_t received = 0; received < size_bytes;) {
-        if (sent < size_bytes && sent - received < FIFO_BYTES && !(SPI0_STATUS & SPI_STATUS_TX_FULL)) {
-            SPI0_TX = out != NULL ? out[sent] : 0xFFu;
-            sent++;
-        }
-        if (!(SPI0_STATUS & SPI_STATUS_RX_EMPTY)) {
-            const uint8_t byte = (uint8_t)SPI0_RX;
-            if (in != NULL) {
-                in[received] = byte;
-            }
-            received++;
-        }
-    }
+    return !(SPI0_STATUS & SPI_STATUS_TX_FULL);
+}
+
+static void send(uint8_t byte)
+{
+    SPI0_TX = byte;
+}
+
+static bool has_received(void)
+{
+    return !(SPI0_STATUS & SPI_STATUS_RX_EMPTY);
+}
+
+static uint8_t receive(void)
+{
+    return (uint8_t)SPI0_RX;
 }
 
 void poet_spi_transfer(const poet_spi_part_t *parts, uint32_t part_count, poet_spi_end_t end)
@@ -52,7 +52,7 @@ void poet_spi_transfer(const poet_spi_part_t *parts, uint32_t part_count, poet_s
     SPI0_CONTROL = MODE;
     SPI0_CONTROL = MODE | SPI_CONTROL_ENABLE | (size_bytes << SPI_CONTROL_COUNT_SHIFT);
     for (uint32_t i = 0; i < part_count; i++) {
-        move(parts[i].out, parts[i].in, parts[i].size_bytes);
+        poet_spi_move(&parts[i], FIFO_BYTES);
     }
 }
 

@@ -3,10 +3,9 @@
  */
 #include "poet/spi.h"
 
-#include <stddef.h>
-
 #include "port.h"
 #include "registers.h"
+#include "spi_polled.h"
 
 #define UNDER_WAY 2u /* both directions are double-buffered */
 
@@ -59,31 +58,33 @@ void poet_spi_init(uint32_t clock_hz)
     SPI0_ENABLE = SPI0_ENABLE_ENABLED;
 }
 
-static void move(const uint8_t *out, uint8_t *in, uint32_t size_bytes)
+static bool has_room(void)
 {
-    uint32_t sent = 0;
-    for (uint32_t received = 0; received < size_bytes;) {
-        if (sent < size_bytes && sent - received < UNDER_WAY) {
-            SPI0_TXD = out != NULL ? out[sent] : 0xFFu;
-            sent++;
-        }
-        if (SPI0_EVENTS_READY) {
-            /* Cleared first: reading the byte brings the next one, and its event. */
-            SPI0_EVENTS_READY = 0;
-            const uint8_t byte = (uint8_t)SPI0_RXD;
-            if (in != NULL) {
-                in[received] = byte;
-            }
-            received++;
-        }
-    }
+    return true;
+}
+
+static void send(uint8_t byte)
+{
+    SPI0_TXD = byte;
+}
+
+static bool has_received(void)
+{
+    return SPI0_EVENTS_READY;
+}
+
+static uint8_t receive(void)
+{
+    /* Cleared first: reading the byte brings the next one, and its event. */
+    SPI0_EVENTS_READY = 0;
+    return (uint8_t)SPI0_RXD;
 }
 
 void poet_spi_transfer(const poet_spi_part_t *parts, uint32_t part_count, poet_spi_end_t end)
 {
     select(true);
     for (uint32_t i = 0; i < part_count; i++) {
-        move(parts[i].out, parts[i].in, parts[i].size_bytes);
+        poet_spi_move(&parts[i], UNDER_WAY);
     }
     if (end == POET_SPI_RELEASE) {
         select(false);
@@ -92,5 +93,6 @@ void poet_spi_transfer(const poet_spi_part_t *parts, uint32_t part_count, poet_s
 
 void poet_spi_clock(uint32_t size_bytes)
 {
-    move(NULL, NULL, size_bytes);
+    const poet_spi_part_t part = {NULL, NULL, size_bytes};
+    poet_spi_move(&part, UNDER_WAY);
 }

@@ -3,10 +3,9 @@
  */
 #include "poet/spi.h"
 
-#include <stddef.h>
-
 #include "port.h"
 #include "registers.h"
+#include "spi_polled.h"
 
 static void select(bool low)
 {
@@ -26,29 +25,32 @@ void poet_spi_init(uint32_t clock_hz)
     SPI_CONTROL = SPI_CONTROL_ENABLE;
 }
 
-static void move(const uint8_t *out, uint8_t *in, uint32_t size_bytes)
+/* FILL IN: these four, for spi_polled.h. */
+static bool has_room(void)
 {
-    uint32_t sent = 0;
-    for (uint32_t received = 0; received < size_bytes;) {
-        if (sent < size_bytes && sent - received < SPI_FIFO_BYTES && (SPI_STATUS & SPI_STATUS_ROOM)) {
-            SPI_DATA = out != NULL ? out[sent] : 0xFFu;
-            sent++;
-        }
-        if (SPI_STATUS & SPI_STATUS_RECEIVED) {
-            const uint8_t byte = (uint8_t)SPI_DATA;
-            if (in != NULL) {
-                in[received] = byte;
-            }
-            received++;
-        }
-    }
+    return SPI_STATUS & SPI_STATUS_ROOM;
+}
+
+static void send(uint8_t byte)
+{
+    SPI_DATA = byte;
+}
+
+static bool has_received(void)
+{
+    return SPI_STATUS & SPI_STATUS_RECEIVED;
+}
+
+static uint8_t receive(void)
+{
+    return (uint8_t)SPI_DATA;
 }
 
 void poet_spi_transfer(const poet_spi_part_t *parts, uint32_t part_count, poet_spi_end_t end)
 {
     select(true);
     for (uint32_t i = 0; i < part_count; i++) {
-        move(parts[i].out, parts[i].in, parts[i].size_bytes);
+        poet_spi_move(&parts[i], SPI_FIFO_BYTES);
     }
     if (end == POET_SPI_RELEASE) {
         select(false);
@@ -57,5 +59,6 @@ void poet_spi_transfer(const poet_spi_part_t *parts, uint32_t part_count, poet_s
 
 void poet_spi_clock(uint32_t size_bytes)
 {
-    move(NULL, NULL, size_bytes);
+    const poet_spi_part_t part = {NULL, NULL, size_bytes};
+    poet_spi_move(&part, SPI_FIFO_BYTES);
 }
