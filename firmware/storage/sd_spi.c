@@ -318,6 +318,10 @@ static poet_status_t write_blocks(uint32_t block, const uint8_t *data, uint32_t 
 /* CMD0, until the card is in SPI mode and idle. */
 static poet_status_t reset_card(void)
 {
+    poet_spi_clock(WAKE_UP_BYTES);
+    /* One that was writing when the board was reset still is. Whether it is one, only CMD0 tells. */
+    (void)wait_ready(WRITE_MS);
+    release();
     for (uint32_t i = 0; i < TRIES; i++) {
         poet_spi_clock(WAKE_UP_BYTES);
         const uint8_t answer = command(GO_IDLE_STATE, 0);

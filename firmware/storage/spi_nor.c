@@ -314,10 +314,12 @@ static poet_status_t bring_up(void)
     uint32_t dwords[BASIC_DWORDS];
     poet_spi_init(POET_SPI_HZ);
     wake_up();
+    /* What was going on when the board was reset goes on, and a busy chip answers to its status alone. */
+    const poet_status_t ready = wait_done(ERASE_MS);
     receive(READ_ID, id, sizeof id);
     chip.id = ((uint32_t)id[0] << 16) | ((uint32_t)id[1] << 8) | id[2];
     if (chip.id == 0 || chip.id == 0xFFFFFFu) {
-        return POET_ERR_NO_DEVICE;
+        return ready == POET_ERR_TIMEOUT ? ready : POET_ERR_NO_DEVICE;
     }
     if (POET_NOR_JEDEC_ID != 0 && chip.id != POET_NOR_JEDEC_ID) {
         return POET_ERR_WRONG_DEVICE;
@@ -329,7 +331,7 @@ static poet_status_t bring_up(void)
     if (!understood) {
         return POET_ERR_WRONG_DEVICE;
     }
-    /* What was going on when the board was reset goes on. */
+    /* Now that its maker is known: whether the last erase or program went wrong. */
     POET_TRY(wait_done(ERASE_MS));
     POET_TRY(choose_commands());
     info.erase_bytes = chip.geometry.erases[0].size_bytes;

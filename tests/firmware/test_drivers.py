@@ -172,11 +172,11 @@ def names(*of: str) -> dict[str, int]:
 SD = names(
     *("FINE", "MISSING", "NEVER_READY", "MULTIMEDIA_CARD", "WRONG_ECHO", "LOCK_IN_CSD", "LOCKED", "BUSY_FOR_EVER"),
     *("NEVER_READS", "UNREADABLE", "WORN", "NOISE_IN", "NOISE_OUT", "BYTE_ADDRESSED", "KILOBYTES", "POWER_CYCLED"),
-    "WRITE_ERROR",
+    *("WRITE_ERROR", "WRITING"),
 )
 NOR = names(
     *("FINE", "MISSING", "CHIP", "BUSY_FOR_EVER", "PROTECTED", "LOCKED", "STUCK_BIT", "ERASE_FAILS"),
-    *("SAYS_IT_FAILED", "ASLEEP"),
+    *("SAYS_IT_FAILED", "ASLEEP", "ERASING"),
 )
 NVMC = names("FINE", "PAGE_BYTES", "BUSY_FOR_EVER", "PROTECTED", "STUCK_BIT", "ERASE_FAILS", "FLASH_BYTES")
 BUS = names("FINE", "MISSING", "PROTECTED", "STUCK_BIT", "TOO_SMALL")
@@ -440,6 +440,12 @@ def test_a_card_that_was_out_is_missed(device: Start) -> None:
     assert console.read(0, 512) == bytes(512)
 
 
+def test_a_card_that_still_writes_after_the_board_was_reset(device: Start) -> None:
+    console = device("sd_spi", (SD["WRITING"], 400_000))
+    console.init()
+    assert console.read(0, 512) == bytes(512)
+
+
 # ---- NOR flash ----
 
 
@@ -504,6 +510,12 @@ def test_the_board_may_name_its_chip(tmp_path: Path) -> None:
 
 def test_a_chip_in_deep_power_down_is_woken(device: Start) -> None:
     console = device("spi_nor", NOR["ASLEEP"])
+    console.init()
+    assert console.read(0, 1) == b"\xff"
+
+
+def test_a_chip_that_still_erases_after_the_board_was_reset(device: Start) -> None:
+    console = device("spi_nor", (NOR["ERASING"], 3_000_000))
     console.init()
     assert console.read(0, 1) == b"\xff"
 

@@ -29,6 +29,7 @@ enum {
     KILOBYTES,       /* capacity */
     POWER_CYCLED,    /* out and in again */
     WRITE_ERROR,     /* refuses a block without a reason */
+    WRITING,         /* so many microseconds: the board was reset, the card goes on */
 };
 
 #define BLOCK 512u
@@ -97,6 +98,8 @@ void model_go_wrong(uint32_t way, uint32_t with)
         blocks = with * 2u;
     } else if (way == POWER_CYCLED) {
         power_on();
+    } else if (way == WRITING) {
+        busy_until = model_time() + with;
     }
 }
 
