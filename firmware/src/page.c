@@ -8,7 +8,7 @@
 
 /*
  * A page: u32 CRC of the data, u32 size_bytes, u32 turn, u32 CRC of what is before and of the page's place on the
- * device; then the data. Turns count training steps over the device's life.
+ * device; then the data. Turns count training steps: over the device's life where the window moves, else since boot.
  */
 #define TURN_AT 8u
 #define HEADER_CRC_AT 12u
@@ -221,17 +221,40 @@ poet_status_t poet_page_seal(uint32_t address, uint32_t size_bytes, uint32_t crc
     return write_at(address, header, sizeof header);
 }
 
-poet_status_t poet_page_crc(uint32_t address, uint32_t size_bytes, uint32_t *crc)
+/* What is older than `most_age` turns is what a write should have replaced. */
+static poet_status_t crc_of(uint32_t address, uint32_t size_bytes, uint32_t most_age, uint32_t *crc)
 {
     uint8_t header[POET_PAGE_HEADER_BYTES];
     POET_TRY(read_at(address, header, sizeof header));
-    /* A parameter may be of the turn before; what is older is what a write should have replaced. */
     const uint32_t age = state.turn - poet_bytes_get_u32(header + TURN_AT);
-    if (!is_header(header, place_of(address)) || poet_bytes_get_u32(header + 4) != size_bytes || age > 1u) {
+    if (!is_header(header, place_of(address)) || poet_bytes_get_u32(header + 4) != size_bytes || age > most_age) {
         return POET_ERR_CORRUPT;
     }
     *crc = poet_bytes_get_u32(header);
     return POET_OK;
+}
+
+/* Whether a step finds at `address` a parameter as the step before left it. */
+static bool is_from_before(uint32_t address)
+{
+    const uint32_t moved = poet_model.page_stride * poet_model.page_unit_bytes;
+    for (uint32_t i = 0; i < poet_model.param_count; i++) {
+        const poet_param_t *param = &poet_model.params[i];
+        if (param->home == POET_HOME_STORAGE && param->at + moved == address) {
+            return true;
+        }
+    }
+    return false;
+}
+
+poet_status_t poet_page_crc(uint32_t address, uint32_t size_bytes, uint32_t *crc)
+{
+    return crc_of(address, size_bytes, is_from_before(address) ? 1u : 0u, crc);
+}
+
+poet_status_t poet_page_crc_of_turn(uint32_t address, uint32_t size_bytes, uint32_t *crc)
+{
+    return crc_of(address, size_bytes, 0u, crc);
 }
 
 poet_status_t poet_page_read(uint32_t address, uint32_t offset, void *data, uint32_t size_bytes)

@@ -88,7 +88,7 @@ static poet_status_t check_page(uint32_t index)
         crc = poet_crc32(crc, chunk, part);
     }
     uint32_t sealed_crc;
-    POET_TRY(poet_page_crc(param->at, param->size_bytes, &sealed_crc));
+    POET_TRY(poet_page_crc_of_turn(param->at, param->size_bytes, &sealed_crc));
     if (crc != sealed_crc) {
         return POET_ERR_CORRUPT;
     }
@@ -120,7 +120,7 @@ static poet_status_t replace_part(const poet_param_t *param, uint32_t offset, co
     /* Reading the whole page again for every part would make writing a large parameter quadratic. */
     uint8_t old_part[POET_PARAMS_CHUNK_BYTES];
     uint32_t crc;
-    POET_TRY(poet_page_crc(param->at, param->size_bytes, &crc));
+    POET_TRY(poet_page_crc_of_turn(param->at, param->size_bytes, &crc));
     POET_TRY(poet_page_read(param->at, offset, old_part, size_bytes));
     POET_TRY(poet_page_write(param->at, offset, data, size_bytes));
     crc = poet_crc32_replace(crc, poet_crc32(0, old_part, size_bytes), poet_crc32(0, data, size_bytes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import socket
@@ -33,6 +34,16 @@ WARNINGS = [
     "-fno-fast-math",
 ]
 SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+PAGE_MODEL = """
+#include <stddef.h>
+#include "poet/model.h"
+static const poet_param_t params[] = {{"weight", NULL, 100, 2048, POET_HOME_STORAGE}};
+const poet_model_t poet_model = {.params = params, .param_count = 1, .page_unit_bytes = 64, .page_units = 64,
+                                 .page_window_units = 64};
+"""
+"""A model of which one parameter is on storage that can be written over, at PAGE_HOME; its other pages are scratch."""
+PAGE_HOME, PAGE_HOME_BYTES = 2048, 100
 
 
 @dataclass(frozen=True)
@@ -254,3 +265,26 @@ def unit(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[tuple[str, 
         return results
 
     return run
+
+
+@pytest.fixture(scope="session")
+def page_library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """Pages and streams, on the host file, as a library."""
+    target = tmp_path_factory.mktemp("pages") / "pages.so"
+    model = target.with_name("model.c")
+    model.write_text(PAGE_MODEL)
+    sources = [FIRMWARE / "src" / f"{name}.c" for name in ("stream", "page", "erase", "crc32")]
+    sources += [FIRMWARE / "storage" / "host_file.c", model]
+    command = ["cc", *WARNINGS, "-fPIC", "-shared", f"-I{FIRMWARE / 'include'}", *map(str, sources), "-o", str(target)]
+    subprocess.run(command, check=True)
+    return ctypes.CDLL(str(target))
+
+
+@pytest.fixture
+def page_storage(page_library: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The library's storage file, of this test."""
+    path = tmp_path / "storage.bin"
+    monkeypatch.setenv("POET_STORAGE", str(path))
+    assert page_library.poet_storage_init() == 0
+    yield path
+    assert page_library.poet_storage_sync() == 0

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import random
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .conftest import FIRMWARE, WARNINGS
 from .line import ERR_CORRUPT
 
 PAGE = 64
 HEADER_BYTES = 16
-MODEL = """
-#include <stddef.h>
-#include "poet/model.h"
-const poet_model_t poet_model = {.page_unit_bytes = 64, .page_units = 64, .page_window_units = 64};
-"""
 ROWS, WIDTH = 13, 5
 """Bytes: a plane has ROWS rows of WIDTH."""
 
@@ -34,27 +26,6 @@ class Stream(ctypes.Structure):
     """poet_stream_t."""
 
     _fields_ = [(name, ctypes.c_uint32) for name in ("address", "size_bytes", "seen_bytes", "crc")]
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    target = tmp_path_factory.mktemp("stream") / "stream.so"
-    model = target.with_name("model.c")
-    model.write_text(MODEL)
-    sources = [FIRMWARE / "src" / f"{name}.c" for name in ("stream", "page", "erase", "crc32")]
-    sources += [FIRMWARE / "storage" / "host_file.c", model]
-    command = ["cc", *WARNINGS, "-fPIC", "-shared", f"-I{FIRMWARE / 'include'}", *map(str, sources), "-o", str(target)]
-    subprocess.run(command, check=True)
-    return ctypes.CDLL(str(target))
-
-
-@pytest.fixture
-def storage(library: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    path = tmp_path / "storage.bin"
-    monkeypatch.setenv("POET_STORAGE", str(path))
-    assert library.poet_storage_init() == 0
-    yield path
-    assert library.poet_storage_sync() == 0
 
 
 def tiles(rng: random.Random, planes: int) -> list[tuple[int, Shape]]:
@@ -77,7 +48,8 @@ def tiles(rng: random.Random, planes: int) -> list[tuple[int, Shape]]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_tiles_and_pages_are_the_same_bytes(library: ctypes.CDLL, storage: Path, seed: int) -> None:
+def test_tiles_and_pages_are_the_same_bytes(page_library: ctypes.CDLL, page_storage: Path, seed: int) -> None:
+    library, storage = page_library, page_storage
     rng = random.Random(seed)
     planes = rng.randint(1, 4)
     data = rng.randbytes(planes * ROWS * WIDTH)

@@ -47,8 +47,14 @@ poet_status_t poet_page_begin(uint32_t address, uint32_t size_bytes);
 poet_status_t poet_page_write(uint32_t address, uint32_t offset, const void *data, uint32_t size_bytes);
 poet_status_t poet_page_seal(uint32_t address, uint32_t size_bytes, uint32_t crc);
 
-/* The CRC in a page's header. POET_ERR_CORRUPT when the header is not that of this page, at this size. */
+/*
+ * The CRC in a page's header. POET_ERR_CORRUPT when the header is not that of this page, at this size, or not of this
+ * turn; where a step finds a parameter, it may be of the turn before.
+ */
 poet_status_t poet_page_crc(uint32_t address, uint32_t size_bytes, uint32_t *crc);
+
+/* The same between two steps, when parameters are of this turn, too. */
+poet_status_t poet_page_crc_of_turn(uint32_t address, uint32_t size_bytes, uint32_t *crc);
 
 /* Part of a page's data, unchecked. */
 poet_status_t poet_page_read(uint32_t address, uint32_t offset, void *data, uint32_t size_bytes);
