@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import struct
 import subprocess
@@ -10,13 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from poet_hil.protocol import Status
+import pytest
+from poet_hil.protocol import Status, status_text
 
-from .conftest import FIRMWARE, HERE, SANITIZERS, WARNINGS, Machine, link_target, run_compiler
+from .builds import FIRMWARE, HERE, SANITIZERS, WARNINGS, Machine, link_target, run_compiler
 
 DEVICES = HERE / "devices"
 MOST_DATA_BYTES = 3072
 TIMEOUT_S = 20.0
+BOOT_S = 0.3
+"""What comes before the UART is up is lost."""
+MODELS = {"sd_spi": "sd_card", "spi_nor": "nor_flash", "nrf_nvmc": "nrf_flash", "memory_mapped": "bus_memory"}
+"""Driver -> the model of its device."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class Console:
         """Reboot the emulated board; what was on the line is gone."""
         request = struct.pack("<cII", b"X", 0, 0)
         self._send(struct.pack("<I", len(request)) + request)
+        time.sleep(BOOT_S)
 
 
 def build_with_model(driver: str, model: str, folder: Path, *options: str) -> Path:
@@ -176,6 +183,70 @@ def start_on_machine(qemu: str, machine: Machine, elf: Path, folder: Path, *argu
         finally:
             process.kill()
 
-    # What comes before the UART is up is lost.
-    time.sleep(0.3)
+    time.sleep(BOOT_S)
     return Console(line.sendall, receive, stop)
+
+
+Start = Callable[..., Console]
+
+
+def names(*of: str) -> dict[str, int]:
+    """The enum at the head of a model."""
+    return {name: index for index, name in enumerate(of)}
+
+
+def fails(status: Status, call: Callable[..., object], *arguments: object) -> None:
+    """The call returns this status, which has a text of its own."""
+    with pytest.raises(StatusError) as caught:
+        call(*arguments)
+    assert caught.value.status is status
+    assert "which is not known here" not in status_text(status)
+
+
+def exercise(console: Console, seed: int, rounds: int, most_bytes: int) -> dict[int, bytes]:
+    """Write, read back, cross all boundaries, erase, anywhere on the device; returns what was left where."""
+    random_ = random.Random(seed)
+    info = console.info()
+    left: dict[int, bytes] = {}
+    if info.erase_bytes == 1:
+        # Two windows: at the start, and over the last byte.
+        window = min(6 * most_bytes, info.size_bytes // 2)
+        for base in (0, info.size_bytes - window):
+            kept = bytearray(console.read(base, window))
+            for _ in range(rounds):
+                size = random_.choice((1, 7, 8, 511, 512, 513, random_.randrange(1, most_bytes)))
+                at = random_.choice((0, window - size, random_.randrange(window - size + 1)))
+                data = random_.randbytes(size)
+                console.write(base + at, data)
+                kept[at : at + size] = data
+                at = random_.randrange(window)
+                size = random_.randrange(1, min(most_bytes, window - at) + 1)
+                assert console.read(base + at, size) == kept[at : at + size]
+            left[base] = bytes(kept)
+    else:
+        unit = info.erase_bytes
+        most_bytes = min(most_bytes, unit - 64)
+        for base in (0, info.size_bytes - 2 * unit):
+            console.erase(base, 2 * unit)
+            # Up to the unit's end and over it, in pieces that leave no gap, and of which two at most share a word.
+            first = base + unit - most_bytes
+            data = random_.randbytes(2 * most_bytes)
+            at = 0
+            while at < len(data):
+                size = max(info.write_bytes, random_.choice((1, 2, 3, 5, 255, 256, 257, random_.randrange(most_bytes))))
+                console.write(first + at, data[at : at + size])
+                at += size
+            assert console.read(first, len(data)) == data
+            assert console.read(first - 64, 64) == b"\xff" * 64
+            assert console.read(first + len(data), 64) == b"\xff" * 64
+            left[first] = data
+            fails(Status.RANGE, console.erase, base + 1, unit)
+            # The other unit keeps what it has.
+            console.erase(base, unit)
+            left[first] = b"\xff" * most_bytes + data[most_bytes:]
+            assert console.read(first, len(data)) == left[first]
+    console.sync()
+    for outside in (info.size_bytes - 1, info.size_bytes, 0xFFFF_FFFF):
+        fails(Status.STORAGE_FULL, console.write, outside, b"ab")
+        fails(Status.STORAGE_FULL, console.call, "R", outside, 2)
+    return left

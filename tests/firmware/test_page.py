@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import PAGE_HOME, PAGE_HOME_BYTES
+from .builds import PAGE_HOME, PAGE_HOME_BYTES
 from .line import ERR_CORRUPT
 
 SCRATCH = 256

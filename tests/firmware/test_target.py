@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import NETDUINO, Machine, compile_target, link_target, target_tool
+from .builds import NETDUINO, Machine, compile_target, link_target, target_tool
 from .line import (
     ARENA_PEAK_BYTES,
     CHECKPOINT,
