@@ -13,6 +13,7 @@
 #include "poet/storage.h"
 
 static struct {
+    poet_status_t storage; /* of the device and its pages, at boot */
     bool params_good; /* false before they are initialised and after a run that stopped half way */
     uint32_t inputs_written; /* a bit for each */
     bool label_written;
@@ -33,6 +34,8 @@ static poet_status_t start_anew(void)
     state.params_good = false;
     state.steps_done = 0;
     state.resumed_sequence = 0;
+    /* A model that pages nothing runs without storage; only checkpoints will fail then. */
+    POET_TRY(poet_model.storage_bytes == 0u ? POET_OK : state.storage);
     POET_TRY(poet_params_init());
     state.params_good = true;
     return POET_OK;
@@ -44,24 +47,25 @@ poet_status_t poet_run_start(void)
     if (poet_model.abi != POET_ABI) {
         return POET_ERR_ABI;
     }
-    /* A model that pages nothing runs without storage; only checkpoints will fail then. */
     poet_checkpoint_init();
-    poet_status_t status = poet_storage_init();
-    status = status == POET_OK ? poet_page_init() : status;
-    if (status != POET_OK) {
-        POET_TRY(poet_model.storage_bytes == 0u ? POET_OK : status);
+    state.storage = poet_storage_init();
+    if (state.storage == POET_OK) {
+        state.storage = poet_page_init();
+    }
+    if (state.storage != POET_OK) {
         return start_anew();
     }
     uint32_t sequence;
-    status = poet_run_restore(&sequence);
+    const poet_status_t status = poet_run_restore(&sequence);
     /* No room for checkpoints is no error before one is asked for. */
     return status == POET_ERR_NO_CHECKPOINT || status == POET_ERR_STORAGE_FULL ? start_anew() : status;
 }
 
 poet_status_t poet_run_init(void)
 {
-    const poet_status_t status = poet_checkpoint_forget();
-    POET_TRY(poet_model.storage_bytes == 0u ? POET_OK : status);
+    if (state.storage == POET_OK) {
+        POET_TRY(poet_checkpoint_forget());
+    }
     return start_anew();
 }
 

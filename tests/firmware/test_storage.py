@@ -217,6 +217,7 @@ def test_storage_that_cannot_be_opened(boot_host: Boot, tmp_path: Path) -> None:
 def test_a_device_with_other_units_than_the_build_was_made_for(boot_host: Boot, like: str) -> None:
     client = boot_host(like=like).connect()
     assert client.status().last_error == ERR_WRONG_DEVICE
+    assert client.ask(INIT).status == ERR_WRONG_DEVICE
     client.write_sample(1.0)
     assert client.ask(TRAIN, LEARNING_RATE).status == ERR_NOT_READY
 
