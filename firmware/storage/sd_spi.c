@@ -89,6 +89,8 @@ const poet_storage_info_t *poet_storage_info(void)
     return &info;
 }
 
+/* ---- Bytes and commands ---- */
+
 static uint64_t deadline_in(uint32_t time_ms)
 {
     return poet_hal_ticks() + (uint64_t)time_ms * poet_hal_tick_hz() / 1000u;
@@ -193,6 +195,8 @@ static poet_status_t begin(uint8_t index, uint32_t argument)
     POET_TRY(wait_ready(WRITE_MS));
     return explain(command(index, argument));
 }
+
+/* ---- Blocks ---- */
 
 static uint32_t block_argument(uint32_t block)
 {
@@ -315,6 +319,8 @@ static poet_status_t write_blocks(uint32_t block, const uint8_t *data, uint32_t 
     return status == POET_ERR_CORRUPT ? POET_ERR_STORAGE : status;
 }
 
+/* ---- What card it is ---- */
+
 /* CMD0, until the card is in SPI mode and idle. */
 static poet_status_t reset_card(void)
 {
@@ -422,6 +428,8 @@ poet_status_t poet_storage_init(void)
     card.status = bring_up();
     return card.status;
 }
+
+/* ---- Any address and length, through a cached block ---- */
 
 static poet_status_t check(uint32_t address, uint32_t size_bytes)
 {
