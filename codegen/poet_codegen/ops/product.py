@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from poet_codegen.m4f.outer import blocked_outer
-from poet_codegen.m4f.products import Product, blocked_product
+from poet_codegen.m4f.product_blocks import blocked_product
+from poet_codegen.m4f.products import Product
 from poet_codegen.ops.registry import Blocked
 from poet_codegen.ops.update import Sink
 
