@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby, pairwise
+from itertools import pairwise
 
-from poet_codegen.m4f.depthwise import ChannelCall, blocked_channels
+from poet_codegen.m4f.depthwise import ChannelBlock, blocked_channels
 from poet_codegen.m4f.pipeline import FLOAT_BYTES
-from poet_codegen.m4f.rows import Extent, PlacedBlock, RowSums, Source, best_shape, split_row
+from poet_codegen.m4f.rows import Call, Extent, RowSums, Source, best_shape, calls_of, split_row
 from poet_codegen.ops.window import Window
 
 _LARGEST_PLANE_BYTES = 65536
@@ -30,25 +29,13 @@ class RowRange:
 
 
 @dataclass(frozen=True)
-class Call:
-    """A micro-kernel for every output row: which, where its columns and outputs begin, and how often side by side."""
-
-    kernel: int
-    column: int
-    output: int
-    column_step: int
-    output_step: int
-    count: int
-
-
-@dataclass(frozen=True)
 class ChannelLoop:
     """Output channels [first, first + count) of a group, `step` at a time."""
 
     first: int
     count: int
     step: int
-    calls: tuple[Call, ...]
+    calls: tuple[Call[int], ...]
 
 
 @dataclass(frozen=True)
@@ -94,14 +81,14 @@ def blocked_input_gradient(window: Window, dy: Extent, dx: Extent) -> BlockedSum
 
 
 @cache
-def channels_forward(window: Window, x: Extent, y: Extent, has_bias: bool) -> tuple[ChannelCall, ...] | None:
+def channels_forward(window: Window, x: Extent, y: Extent, has_bias: bool) -> tuple[Call[ChannelBlock], ...] | None:
     """The blocks of a channel of y = conv(x, w), each being made from one of x; None for a shape without them."""
     axes = [_Forward(window, axis, size) for axis, size in ((0, x.height), (1, x.width))]
     return blocked_channels(axes[0].source, axes[1].source, window.kernel, x, y, has_bias)
 
 
 @cache
-def channels_input_gradient(window: Window, dy: Extent, dx: Extent) -> tuple[ChannelCall, ...] | None:
+def channels_input_gradient(window: Window, dy: Extent, dx: Extent) -> tuple[Call[ChannelBlock], ...] | None:
     """The blocks of a channel of x's gradient, of which one of y was made; None for a shape without them."""
     axes = [_Backward(window, axis, size) for axis, size in ((0, dy.height), (1, dy.width))]
     return blocked_channels(axes[0].source, axes[1].source, window.kernel, dy, dx, False)
@@ -176,7 +163,7 @@ def _blocked(
             for p in placed
         ]
         kernels += [s for s in dict.fromkeys(sums) if s not in kernels]
-        calls = _calls([(kernels.index(s), p) for s, p in zip(sums, placed, strict=True)])
+        calls = calls_of((kernels.index(s), p) for s, p in zip(sums, placed, strict=True))
         loops.append(ChannelLoop(first, count, step, tuple(calls)))
         first += count
     return BlockedSums(
@@ -191,14 +178,6 @@ def _blocked(
         row_step * source.width,
         kernel[1],
     )
-
-
-def _calls(blocks: list[tuple[int, PlacedBlock]]) -> Iterator[Call]:
-    for kernel, run in groupby(blocks, key=lambda pair: pair[0]):
-        places = [place for _, place in run]
-        columns = [p.first_column + (p.block.columns if p.block.descending else 0) for p in places]
-        step = columns[1] - columns[0] if len(places) > 1 else 0
-        yield Call(kernel, columns[0], places[0].first_output, step, places[0].block.outputs, len(places))
 
 
 def _row_ranges(rows: Source, height: int, outputs: int) -> tuple[tuple[RowRange, ...], int, int] | None:

@@ -18,7 +18,7 @@ from poet_codegen.m4f.pipeline import (
     Assembly,
     register_list,
 )
-from poet_codegen.m4f.rows import Block, Extent, PlacedBlock, Source, split_row
+from poet_codegen.m4f.rows import Block, Call, Extent, PlacedBlock, Source, calls_of, split_row
 
 _MOST_ROWS = 4
 _MOST_OUTPUTS = 16
@@ -163,21 +163,9 @@ class ChannelBlock:
             left -= count
 
 
-@dataclass(frozen=True)
-class ChannelCall:
-    """A micro-kernel, for `count` columns of outputs side by side."""
-
-    kernel: ChannelBlock
-    column: int
-    output: int
-    column_step: int
-    output_step: int
-    count: int
-
-
 def blocked_channels(
     rows: Source, columns: Source, window: tuple[int, int], source: Extent, target: Extent, has_bias: bool
-) -> tuple[ChannelCall, ...] | None:
+) -> tuple[Call[ChannelBlock], ...] | None:
     """The blocks of a channel, from left to right; None for a shape that they do not cover."""
     best: tuple[int, list[tuple[ChannelBlock, PlacedBlock]]] | None = None
     for height in range(1, min(_MOST_ROWS, target.height) + 1):
@@ -195,7 +183,7 @@ def blocked_channels(
                 continue
             if best is None or cycles < best[0]:
                 best = (cycles, list(zip(blocks, placed, strict=True)))
-    return None if best is None else tuple(_calls(best[1]))
+    return None if best is None else tuple(calls_of(best[1]))
 
 
 def _row_groups(rows: Source, window_rows: int, extent: int, height: int) -> tuple[_Rows, ...] | None:
@@ -231,16 +219,6 @@ def _merged(single: list[_Rows]) -> Iterator[_Rows]:
         else:
             first = same[0]
             yield _Rows(first.outputs, first.first, advances.pop() if advances else 0, first.read, len(same))
-
-
-def _calls(blocks: list[tuple[ChannelBlock, PlacedBlock]]) -> Iterator[ChannelCall]:
-    for kernel, run in groupby(blocks, key=lambda pair: pair[0]):
-        places = [place for _, place in run]
-        columns = [p.first_column + (p.block.columns if p.block.descending else 0) for p in places]
-        outputs = [p.first_output for p in places]
-        steps = columns[1] - columns[0] if len(places) > 1 else 0, kernel.block.outputs
-        assert columns == [columns[0] + i * steps[0] for i in range(len(places))]
-        yield ChannelCall(kernel, columns[0], outputs[0], *steps, len(places))
 
 
 _CALL_CYCLES = 30

@@ -6,9 +6,10 @@ taps of one row. Taps that lie outside the image are left out of the code: a blo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
+from typing import Generic, TypeVar
 
 from poet_codegen.m4f.pipeline import FLOAT_BYTES, REGISTERS, TEMPORARIES, Assembly, register_list
 
@@ -16,6 +17,7 @@ _CHANNELS_OUT = (4, 2, 1)
 _MOST_OUTPUTS = 16
 _LEAST_STREAM = 2
 """Registers that the inputs stream through."""
+_Kernel = TypeVar("_Kernel")
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,28 @@ def _place(first: int, outputs: int, taps: int, source: Source) -> PlacedBlock:
     inside.sort(key=lambda entry: (-entry[0] if descending else entry[0], entry[1], entry[2]))
     block = Block(outputs, high - low + 1, descending, tuple(Tap(c - low, k, p) for c, k, p in inside))
     return PlacedBlock(block, first, low)
+
+
+@dataclass(frozen=True)
+class Call(Generic[_Kernel]):
+    """A micro-kernel, `count` times side by side: where its columns and its outputs begin, and their steps."""
+
+    kernel: _Kernel
+    column: int
+    output: int
+    column_step: int
+    output_step: int
+    count: int
+
+
+def calls_of(blocks: Iterable[tuple[_Kernel, PlacedBlock]]) -> Iterator[Call[_Kernel]]:
+    """One call for each run of neighbours with the same micro-kernel."""
+    for kernel, run in groupby(blocks, key=lambda pair: pair[0]):
+        places = [place for _, place in run]
+        columns = [p.first_column + (p.block.columns if p.block.descending else 0) for p in places]
+        step = columns[1] - columns[0] if len(places) > 1 else 0
+        assert columns == [columns[0] + i * step for i in range(len(places))]
+        yield Call(kernel, columns[0], places[0].first_output, step, places[0].block.outputs, len(places))
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from poet_codegen.m4f.conv import (
     channels_forward,
     channels_input_gradient,
 )
-from poet_codegen.m4f.depthwise import ChannelCall
+from poet_codegen.m4f.depthwise import ChannelBlock
 from poet_codegen.m4f.products import Operand, Product, Start
-from poet_codegen.m4f.rows import Extent
+from poet_codegen.m4f.rows import Call, Extent
 from poet_codegen.m4f.weights import COMPACT_BYTES, FAST_BYTES, blocked_weights
 from poet_codegen.ops.product import ProductForm, gradient_form, product_form
 from poet_codegen.ops.registry import Blocked, Shape
@@ -154,7 +154,7 @@ def _blocked(node: Node, blocks: BlockedSums | None, w: Shape, batch: int, names
 
 
 def _depthwise(
-    calls: tuple[ChannelCall, ...],
+    calls: tuple[Call[ChannelBlock], ...],
     target: Shape,
     outputs_per_input: int,
     names: dict[str, Any],
