@@ -86,11 +86,11 @@ class WeightBlock:
 
     def fits(self) -> bool:
         """Registers and immediates are enough."""
-        steps = [self.x.width * (self.window.strides[0] + self.rows * self.window.dilations[0] + 1)]
+        step = self.x.width * (self.window.strides[0] + self.rows * self.window.dilations[0] + 1)
         return (
             self._stream >= _LEAST_STREAM
-            and max(steps) * FLOAT_BYTES < _LARGEST_STEP_BYTES
-            and max(self.image_step, self.gradient_step) * FLOAT_BYTES < _LARGEST_COUNT * FLOAT_BYTES
+            and step * FLOAT_BYTES < _LARGEST_STEP_BYTES
+            and max(self.image_step, self.gradient_step) < _LARGEST_COUNT
         )
 
     def cost(self) -> tuple[float, int]:
@@ -107,7 +107,6 @@ class WeightBlock:
 
     def lines(self, fused: bool) -> list[str]:
         """The assembly. Operands: x, dy0.., sums, pixel, row, and image where there are several."""
-        sums = 0
         gradients = self.channels_out * self.taps
         inputs = gradients + self.channels_out * self.pixels
         asm = Assembly(range(REGISTERS - TEMPORARIES, REGISTERS), fused)
@@ -121,7 +120,7 @@ class WeightBlock:
         # Where the pointer is, in elements from x.
         at = 0
         for number, rows in enumerate(self._row_groups()):
-            at = self._rows(asm, rows, 10 * (number + 1), at, sums, gradients, inputs)
+            at = self._rows(asm, rows, 10 * (number + 1), at, gradients, inputs)
         if self.batch > 1:
             self._far_step(asm, "x", self.image_step - at)
             for o in range(self.channels_out):
@@ -131,7 +130,7 @@ class WeightBlock:
         asm.line(f"vstmia %[sums], {register_list(0, gradients)}")
         return asm.lines
 
-    def _rows(self, asm: Assembly, rows: _Rows, label: int, at: int, sums: int, gradients: int, inputs: int) -> int:
+    def _rows(self, asm: Assembly, rows: _Rows, label: int, at: int, gradients: int, inputs: int) -> int:
         if not rows.inside:
             for o in range(self.channels_out):
                 self._far_step(asm, f"dy{o}", rows.count * self.dy.width)
@@ -146,7 +145,7 @@ class WeightBlock:
             if chunk.repeat > 1:
                 asm.line(f"movw %[pixel], #{chunk.repeat}")
                 asm.line(f"{label + 1 + number}:")
-            self._chunk(asm, chunk, rows, sums, gradients, inputs)
+            self._chunk(asm, chunk, rows, gradients, inputs)
             if chunk.repeat > 1:
                 self._near_step(asm, chunk, rows, chunk.pixels * self.window.strides[1])
                 asm.line("subs %[pixel], %[pixel], #1")
@@ -179,7 +178,7 @@ class WeightBlock:
             asm.line(f"movt %[row], #{size >> 16}")
         asm.line(f"{'add' if elements > 0 else 'sub'} %[{pointer}], %[{pointer}], %[row]")
 
-    def _chunk(self, asm: Assembly, chunk: _Chunk, rows: _Rows, sums: int, gradients: int, inputs: int) -> None:
+    def _chunk(self, asm: Assembly, chunk: _Chunk, rows: _Rows, gradients: int, inputs: int) -> None:
         width = self.window.kernel[1]
         for o in range(self.channels_out):
             asm.line(f"vldmia %[dy{o}]!, {register_list(gradients + o * self.pixels, chunk.pixels)}")
@@ -191,7 +190,7 @@ class WeightBlock:
                 for product in chunk.products:
                     if done <= product.column < done + count:
                         for o in range(self.channels_out):
-                            total = sums + o * self.taps + row * width + product.tap
+                            total = o * self.taps + row * width + product.tap
                             gradient = gradients + o * self.pixels + product.pixel
                             asm.add_product(total, gradient, inputs + product.column - done)
                 done += count
