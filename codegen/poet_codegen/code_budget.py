@@ -14,6 +14,7 @@ from enum import StrEnum
 from poet_codegen.board import Board
 from poet_codegen.cycles import CycleTable, cycle_table
 from poet_codegen.graph import Graph, Kind
+from poet_codegen.numerics import Numerics
 from poet_codegen.ops import registry
 from poet_codegen.ops.registry import Kernel, Work
 from poet_codegen.render import render
@@ -48,19 +49,22 @@ def in_form(kernel: Kernel, form: Form) -> Kernel:
     return replace(kernel, blocked=kernel.blocked.compact or kernel.blocked)
 
 
-def form_cycles(table: CycleTable, work: Work, form: Form) -> float:
+def form_cycles(table: CycleTable, work: Work, form: Form, numerics: Numerics) -> float:
     """Cycles of a call of a kernel in a form."""
     if form is Form.PLAIN:
         return table.cycles(table.without_blocks(work))
-    return table.cycles(work) * (COMPACT_CYCLES if form is Form.COMPACT else 1.0)
+    fast = table.cycles(work) if numerics is Numerics.SEPARATE else table.fused_cycles(work)
+    return fast * (COMPACT_CYCLES if form is Form.COMPACT else 1.0)
 
 
-def code_bytes(kernel: Kernel) -> int:
+def code_bytes(kernel: Kernel, numerics: Numerics = Numerics.SEPARATE) -> int:
     """About how much code the board's form of a kernel is."""
+    is_fused = numerics is Numerics.FUSED
     blocked = kernel.blocked
-    template, values = (
-        (kernel.template, kernel.values) if blocked is None else (blocked.template, blocked.render_values(False))
-    )
+    if blocked is None or (is_fused and not blocked.fuses):
+        template, values = kernel.template, kernel.values
+    else:
+        template, values = blocked.template, blocked.render_values(is_fused)
     lines = render(f"kernels/{template}", **values).splitlines()
     assembly = sum(line.lstrip().startswith('"') for line in lines)
     return _FUNCTION_BYTES + _INSTRUCTION_BYTES * assembly + _C_LINE_BYTES * (len(lines) - assembly)
@@ -79,7 +83,9 @@ def budget_of(board: Board, graph: Graph) -> int:
     return board.flash.size_bytes - _FIRMWARE_BYTES - _OP_BYTES * len(graph.nodes) - weights
 
 
-def choose_forms(graphs: Iterable[Graph], board: Board, budget_bytes: int) -> Mapping[str, Form]:
+def choose_forms(
+    graphs: Iterable[Graph], board: Board, budget_bytes: int, numerics: Numerics = Numerics.SEPARATE
+) -> Mapping[str, Form]:
     """Kernel name -> form, of those that cannot have their fastest one.
 
     All begin with it. While they are too large, the step to a smaller form that costs the fewest cycles a byte is
@@ -96,13 +102,16 @@ def choose_forms(graphs: Iterable[Graph], board: Board, budget_bytes: int) -> Ma
             for variant in () if rule.is_view else rule.variants(graph, node):
                 kernels[variant.kernel.name] = (variant.kernel, variant.work)
                 calls[variant.kernel.name] += 1
-    fast = {name: code_bytes(kernel) for name, (kernel, _) in kernels.items()}
+    fast = {name: code_bytes(kernel, numerics) for name, (kernel, _) in kernels.items()}
     total = sum(fast.values())
     if total <= budget_bytes:
         return {}
-    sizes = {name: {form: code_bytes(in_form(kernel, form)) for form in Form} for name, (kernel, _) in kernels.items()}
+    sizes = {
+        name: {form: code_bytes(in_form(kernel, form), numerics) for form in Form}
+        for name, (kernel, _) in kernels.items()
+    }
     cycles = {
-        name: {form: calls[name] * form_cycles(table, work, form) for form in Form}
+        name: {form: calls[name] * form_cycles(table, work, form, numerics) for form in Form}
         for name, (_, work) in kernels.items()
     }
     chosen = dict.fromkeys(kernels, Form.FAST)

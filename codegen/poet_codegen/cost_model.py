@@ -62,8 +62,7 @@ class CostModel:
         entry = self._profiled(kernel)
         if entry is not None:
             return entry.cycles
-        form = self.forms.get(kernel.name, Form.FAST)
-        return self.table_cycles(work) if form is Form.FAST else form_cycles(self._table, work, form)
+        return form_cycles(self._table, work, self.forms.get(kernel.name, Form.FAST), self.numerics)
 
     def program_cycles(self, name: str, kernels: Sequence[Kernel], transfer_s: float) -> float | None:
         """Cycles of the processor's work in a tiled op that a profile has under that name, with these kernels' code.
@@ -78,8 +77,7 @@ class CostModel:
 
     def table_cycles(self, work: Work) -> float:
         """Cycles by the core's cycle table alone."""
-        table = self._table
-        return table.cycles(work) if self.numerics is Numerics.SEPARATE else table.fused_cycles(work)
+        return form_cycles(self._table, work, Form.FAST, self.numerics)
 
     @property
     def _table(self) -> CycleTable:

@@ -217,7 +217,8 @@ def build_graphs(model: Model, recipe: Recipe) -> tuple[Graph, Graph]:
 def _forms(request: Request, board: Board, train: Graph, infer: Graph) -> Mapping[str, Form]:
     """Which kernels are written smaller, so that they fit what was asked or what the board's flash leaves."""
     asked = request.code_bytes
-    return choose_forms((train, infer), board, budget_of(board, train) if asked is None else asked)
+    most = budget_of(board, train) if asked is None else asked
+    return choose_forms((train, infer), board, most, request.numerics)
 
 
 def lower_training(request: Request, costs: CostModel, train: Graph) -> Lowered:

@@ -6,10 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnx
-from poet_codegen.code_budget import Form, choose_forms, code_bytes, in_form
+from poet_codegen.code_budget import Form, choose_forms, code_bytes, form_cycles, in_form
+from poet_codegen.cycles import cycle_table
 from poet_codegen.emit.steps import kernels_of
 from poet_codegen.graph import AttrValue
 from poet_codegen.lower import Home
+from poet_codegen.numerics import Numerics
+from poet_codegen.ops.registry import Work
 from poet_codegen.plan import Plan, make_plan, make_request
 from poet_codegen.recipe import DEFAULT_RECIPE
 
@@ -39,6 +42,13 @@ def compact(c: Case) -> Case:
     assert code_bytes(small) < code_bytes(c.kernel), c.text
     ((_, tensors),) = c.steps
     return replace(c, steps=((small, tensors),))
+
+
+def test_a_compact_form_costs_less_than_the_plain_one_with_fused_numerics_too() -> None:
+    table, work = cycle_table("cortex-m7"), Work("conv2d", macs=1000)
+    fast, compact, plain = (form_cycles(table, work, form, Numerics.FUSED) for form in Form)
+    assert fast < compact < plain
+    assert compact < form_cycles(table, work, Form.FAST, Numerics.SEPARATE)
 
 
 def test_a_smaller_budget_takes_smaller_forms_and_no_bit_changes(make_model: Maker, tmp_path: Path) -> None:
