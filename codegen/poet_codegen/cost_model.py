@@ -70,7 +70,8 @@ class CostModel:
         `transfer_s` is what its transfers take: a board's clock saw them, too.
         """
         entry = self.costs.by_kernel.get(name) if self.costs is not None and self._kernels_count else None
-        if entry is None or entry.digest != kernels_digest(kernels, self.board, self.numerics):
+        formed = [self._in_form(kernel) for kernel in kernels]
+        if entry is None or entry.digest != kernels_digest(formed, self.board, self.numerics):
             return None
         seen = transfer_s * self.board.cpu.clock_hz if entry.source == "measured" else 0.0
         return max(0.0, entry.cycles - seen)
@@ -165,6 +166,9 @@ class CostModel:
     def _profiled(self, kernel: Kernel) -> KernelCost | None:
         if self.costs is None or not self._kernels_count:
             return None
-        kernel = in_form(kernel, self.forms.get(kernel.name, Form.FAST))
+        kernel = self._in_form(kernel)
         entry = self.costs.by_kernel.get(kernel.name)
         return entry if entry is not None and entry.digest == kernel_digest(kernel, self.board, self.numerics) else None
+
+    def _in_form(self, kernel: Kernel) -> Kernel:
+        return in_form(kernel, self.forms.get(kernel.name, Form.FAST))

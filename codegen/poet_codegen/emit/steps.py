@@ -62,13 +62,10 @@ _INDENT = 4
 
 
 def kernels_of(graph: Graph, lowered: Lowered, op: int, mode: int) -> tuple[Kernel, ...]:
-    """The kernels that an op of the problem calls in a mode."""
-    program = lowered.programs.get((op, mode))
-    if program is not None:
-        return tuple(call.kernel for call in program.calls())
-    node = lowered.nodes[op]
-    kernel = registry.get(node.op).variants(graph, node)[mode].kernel
-    return (in_form(kernel, lowered.forms.get(kernel.name, Form.FAST)),)
+    """The kernels that an op of the problem calls in a mode; of a name there is one form, in tiles too."""
+    program, node = lowered.programs.get((op, mode)), lowered.nodes[op]
+    kernels = program.kernels if program else (registry.get(node.op).variants(graph, node)[mode].kernel,)
+    return tuple(in_form(kernel, lowered.forms.get(kernel.name, Form.FAST)) for kernel in kernels)
 
 
 def emit_steps(
@@ -105,8 +102,9 @@ def emit_steps(
                 _check_can_be_left_out(graph, lowered, step, loss_is_known)
             column = 2 * _INDENT if is_update else _INDENT
             program = lowered.programs.get((step.op, step.mode))
+            kernels = kernels_of(graph, lowered, step.op, step.mode)
             if program is None:
-                (kernel,) = kernels_of(graph, lowered, step.op, step.mode)
+                (kernel,) = kernels
                 arguments = []
                 for name in kernel.arguments:
                     if name == WORKSPACE:
@@ -136,7 +134,7 @@ def emit_steps(
                     registry.get(node.op).work(graph, node),
                     mode.energy_j,
                     mode.time_s,
-                    kernels_of(graph, lowered, step.op, step.mode),
+                    kernels,
                     is_loss,
                     is_update,
                     keep,
