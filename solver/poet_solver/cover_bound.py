@@ -57,8 +57,7 @@ def _costs_of_return(net: Net, recompute: bool, page: bool) -> Floats:
         if recompute and net.repeatable[k]:
             out[v] = min(mode.energy_j for mode in net.modes[k]) / len(net.outputs[k])
         back, away = net.page_in[v], net.page_out[v]
-        stored = net.starts_on_storage[v] or any(v in mode.to_storage for mode in net.modes[k])
-        if back is not None and stored:
+        if back is not None and net.is_stored_unpaged(v):
             out[v] = min(out[v], back.energy_j)
         elif back is not None and away is not None and (page or net.ends_on_storage[v]):
             out[v] = min(out[v], back.energy_j + (0.0 if net.ends_on_storage[v] else away.energy_j))
@@ -68,8 +67,8 @@ def _costs_of_return(net: Net, recompute: bool, page: bool) -> Floats:
 def _last_sure_reads(net: Net) -> NDArray[np.int64]:
     """The last op whose first run reads the tensor in RAM in every mode; -1 where there is none."""
     out = np.full(len(net.size), -1, np.int64)
-    for k, modes in enumerate(net.modes):
-        out[list(set.intersection(*(set(mode.resident) for mode in modes)))] = k
+    for k in range(net.n_ops):
+        out[list(net.sure_reads(k))] = k
     return out
 
 

@@ -112,8 +112,7 @@ class Separator:
         self.paths: dict[int, list[Path]] = {}
         self.readers: dict[int, list[int]] = {}
         for s in range(net.n_ops):
-            always = set.intersection(*(set(mode.resident) for mode in net.modes[s]))
-            for v in always:
+            for v in net.sure_reads(s):
                 if net.producer[v] < s - 1 and stage[net.producer[v]] < stage[s]:
                     reads = self.readers.setdefault(v, [])
                     if not reads or reads[-1] != stage[s]:

@@ -62,7 +62,7 @@ class _Blocks:
         self.paged = np.full(shape, -1, np.int64)
         self.rerun = np.full((n, self.count + 1), -1, np.int64)
         self.out = np.full(tensors, -1, np.int64)
-        self.always = [set.intersection(*(set(m.resident) for m in net.modes[k])) for k in range(n)]
+        self.always = [net.sure_reads(k) for k in range(n)]
         self.last_read = self._last_reads()
         for k in range(n):
             if recompute and net.repeatable[k] and net.outputs[k]:
@@ -77,7 +77,7 @@ class _Blocks:
             for b in range(made + 1, until + 1):
                 self.held[v, b] = self._variable(0.0, 0.0, 0.0)
             back, out = net.page_in[v], net.page_out[v]
-            stored = net.starts_on_storage[v] or any(v in m.to_storage for m in net.modes[net.producer[v]])
+            stored = net.is_stored_unpaged(v)
             if back is None or not (stored or (page and out is not None)):
                 continue
             for b in range(made, until + 1):

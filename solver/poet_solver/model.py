@@ -111,11 +111,6 @@ class Model:
         else:
             self.upper[var] = 0
 
-    def is_stored_by_paging(self, v: int) -> bool:
-        """`v` is on storage only if it was paged out."""
-        modes = self.net.modes[self.net.producer[v]]
-        return not self.net.starts_on_storage[v] and not any(v in mode.to_storage for mode in modes)
-
     def active(self, slot: int) -> list[tuple[int, int]]:
         """The (mode, variable) pairs of a slot that are not fixed at 0."""
         return [(m, y) for m, y in self.runs[slot] if y == ONE or self.upper[y]]

@@ -82,6 +82,14 @@ class Net:
         """Ops that make the operands of `op`, ascending, each once."""
         return tuple(sorted({self.producer[v] for v in self.operands[op]}))
 
+    def sure_reads(self, op: int) -> set[int]:
+        """Tensors that `op` reads in RAM whatever its mode."""
+        return set.intersection(*(set(mode.resident) for mode in self.modes[op]))
+
+    def is_stored_unpaged(self, v: int) -> bool:
+        """`v` may be on storage without a page-out: from the start, or because a mode of its op writes it there."""
+        return self.starts_on_storage[v] or any(v in mode.to_storage for mode in self.modes[self.producer[v]])
+
     def floor_bytes(self, op: int) -> int:
         """Fewest bytes that must be live while `op` runs, over its modes."""
         return min(mode.footprint_bytes for mode in self.modes[op])

@@ -47,7 +47,6 @@ _SMALL_SLOTS = 4000
 _LARGE_SLOTS = 22_000
 """No model of more slots is built."""
 
-
 _KERNEL_STEP, _KERNEL_GROWTH = 0.02, 2.5
 """Limits of kernels on reduced costs, as shares of the distance between incumbent and LP: 0, the step, then growing."""
 
@@ -62,7 +61,6 @@ _BLOCK_VARIABLES = 40_000
 
 _FEW_BLOCKS = 60
 """That relaxation is solved with so many blocks first."""
-
 
 _ORDER_PATIENCE_S = 20.0
 """The search over orders ends when nothing better was found for so long."""

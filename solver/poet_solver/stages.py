@@ -26,7 +26,7 @@ class StageView:
         self.held = np.full((count, n), -1, np.int64)
         """[tensor, t] -> variable of the gap over the start of stage t, or -1."""
         self.pages: dict[tuple[int, int], list[int]] = {}
-        self.out = {v: var for v, var in model.page_out.items() if model.is_stored_by_paging(v)}
+        self.out = {v: var for v, var in model.page_out.items() if not model.net.is_stored_unpaged(v)}
         """Tensors that are on storage only if they were paged out -> variable."""
         self.reruns: dict[tuple[int, int], dict[int, list[int]]] = {}
         """(op, mode) -> stage -> variables."""
