@@ -13,7 +13,7 @@ from poet_codegen.code_budget import Form, form_cycles, in_form
 from poet_codegen.costs import Costs, KernelCost, Transfer
 from poet_codegen.cycles import CycleTable, cycle_table
 from poet_codegen.emit.kernel_source import kernel_digest, kernels_digest, takes_blocked
-from poet_codegen.graph import Graph, Node
+from poet_codegen.graph import Graph
 from poet_codegen.numerics import Numerics
 from poet_codegen.ops import registry
 from poet_codegen.ops.registry import Kernel, Work
@@ -51,11 +51,6 @@ class CostModel:
         if self.costs is None or not self._kernels_count:
             return f"modelled: kernel cycle table {power}, storage model of the board file"
         return f"{self.costs.source}, {power}; ops and pages that were not profiled by the kernel cycle table"
-
-    def op_cycles(self, graph: Graph, node: Node) -> float:
-        """Cycles of one run of a node."""
-        rule = registry.get(node.op)
-        return self.kernel_cycles(rule.kernel(graph, node), rule.work(graph, node))
 
     def kernel_cycles(self, kernel: Kernel, work: Work) -> float:
         """Cycles of one call of a kernel that does some work."""
@@ -158,10 +153,6 @@ class CostModel:
             for ops, why in reasons
             if ops
         ]
-
-    def profiled(self, graph: Graph, node: Node) -> KernelCost | None:
-        """The profile's entry that prices a node, where there is one."""
-        return self._profiled(registry.get(node.op).kernel(graph, node))
 
     def _profiled(self, kernel: Kernel) -> KernelCost | None:
         if self.costs is None or not self._kernels_count:

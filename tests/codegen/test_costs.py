@@ -18,6 +18,7 @@ from poet_codegen.numerics import Numerics
 from poet_codegen.ops import registry
 from poet_codegen.plan import Plan, load_plan, make_plan, make_request, save_plan
 from poet_codegen.recipe import DEFAULT_RECIPE
+from poet_codegen.tiling.parts import kernel_of
 
 BOARD = "qemu_netduinoplus2"
 
@@ -101,7 +102,7 @@ def test_foreign_costs_are_used_with_a_warning(plan: Plan, change: dict[str, obj
     model = CostModel(plan.board, replace(profile_of(graph), **change))
     assert [said in note for note in model.notes(graph)] == [True]
     node = plan.train.lowered.nodes[0]
-    assert model.op_cycles(graph, node) == 1000.0
+    assert model.kernel_cycles(*kernel_of(graph, node)) == 1000.0
 
 
 def test_costs_of_another_core_are_not_used(plan: Plan) -> None:
@@ -109,7 +110,7 @@ def test_costs_of_another_core_are_not_used(plan: Plan) -> None:
     board = load_board("qemu_mps2_an500")
     model = CostModel(board, profile_of(graph))
     assert "none is used" in model.notes(graph)[0]
-    assert model.op_cycles(graph, node) == CostModel(board).op_cycles(graph, node)
+    assert model.kernel_cycles(*kernel_of(graph, node)) == CostModel(board).kernel_cycles(*kernel_of(graph, node))
     assert model.page_in(512, 8) == CostModel(board).page_in(512, 8)
     assert model.source == CostModel(board).source
 
@@ -128,7 +129,9 @@ def test_changed_and_missing_kernels_fall_back_to_the_table(plan: Plan) -> None:
     assert f"ops have other code than when the costs were taken, such as {nodes[0].label}" in notes
     assert f"are not among the costs, such as {nodes[1].label}" in notes
     for node in nodes[:2]:
-        assert model.op_cycles(graph, node) == CostModel(plan.board).op_cycles(graph, node)
+        assert model.kernel_cycles(*kernel_of(graph, node)) == CostModel(plan.board).kernel_cycles(
+            *kernel_of(graph, node)
+        )
 
 
 def test_a_plan_keeps_its_costs(tmp_path: Path, digits_path: Path, plan: Plan) -> None:
