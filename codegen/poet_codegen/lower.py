@@ -129,16 +129,16 @@ def lower(
             tiled = tiler.modes(nodes[k])
             programs |= {(k, len(op.modes) + m): program for m, (_, program) in enumerate(tiled)}
             ops = (*ops[:k], replace(op, modes=(*op.modes, *(mode for mode, _ in tiled))), *ops[k + 1 :])
-    compute_s = sum(min(mode.time_s for mode in op.modes) for op in ops)
     problem = Problem(
         name=graph.name,
         tensors=tensors,
         ops=ops,
         ram_bytes=ram_bytes,
-        deadline_s=None if deadline_factor is None else deadline_factor * compute_s,
         wear_budget_bytes=wear_budget_bytes,
         alignment_bytes=ALIGNMENT_BYTES,
     )
+    if deadline_factor is not None:
+        problem = replace(problem, deadline_s=deadline_factor * problem.compute_time_s())
     return Lowered(problem, nodes, root, index, homes, programs, costs.forms)
 
 

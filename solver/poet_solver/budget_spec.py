@@ -23,13 +23,12 @@ def ram_bytes_of(text: str, problem: Problem) -> int:
                 f"--ram {text}: a share must be above 0. Give a share such as 0.5, or bytes such as 96K."
             )
         return int(value * keep_everything_peak(problem))
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
-    if match is None or match[2].upper() not in _UNITS:
+    size = _size_of(text)
+    if size is None:
         raise ProblemError(f"--ram {text}: not a size. Give a share such as 0.5, or bytes such as 65536, 96K or 1M.")
-    size = int(float(match[1]) * _UNITS[match[2].upper()])
-    if size <= 0:
+    if int(size) <= 0:
         raise ProblemError(f"--ram {text}: must be above 0. Give a share such as 0.5, or bytes such as 96K.")
-    return size
+    return int(size)
 
 
 def deadline_s_of(text: str, problem: Problem) -> float:
@@ -38,7 +37,7 @@ def deadline_s_of(text: str, problem: Problem) -> float:
     if match is None:
         raise ProblemError(f"--deadline {text}: not a deadline. Give a factor such as 2.0, or seconds such as 30s.")
     value = float(match[1])
-    least_s = compute_time_s(problem)
+    least_s = problem.compute_time_s()
     seconds = value * {"s": 1.0, "ms": 1e-3}.get(match[2], least_s)
     if not math.isfinite(seconds):
         raise ProblemError(f"--deadline {text}: is {seconds} s. Give a factor such as 2.0, or seconds such as 30s.")
@@ -49,17 +48,19 @@ def deadline_s_of(text: str, problem: Problem) -> float:
     return seconds
 
 
-def compute_time_s(problem: Problem) -> float:
-    """Seconds of every op once, each in its fastest mode."""
-    return sum(min(mode.time_s for mode in op.modes) for op in problem.ops)
-
-
 def wear_bytes_of(text: str) -> float:
     """Bytes erased by one run: 40960, 40K, 1.5M. Raises ProblemError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
-    if match is None or match[2].upper() not in _UNITS:
+    size = _size_of(text)
+    if size is None:
         raise ProblemError(f"--wear {text}: not a size. Give bytes erased in one run, such as 40960 or 40K.")
-    return float(match[1]) * _UNITS[match[2].upper()]
+    return size
+
+
+def _size_of(text: str) -> float | None:
+    """Bytes of 65536, 96K or 1.5M; None for other texts."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    unit = _UNITS.get(match[2].upper()) if match is not None else None
+    return None if match is None or unit is None else float(match[1]) * unit
 
 
 def with_budgets(problem: Problem, ram: str | None, deadline: str | None, wear: str | None = None) -> Problem:

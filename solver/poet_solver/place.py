@@ -101,7 +101,6 @@ def _least_times_s(problem: Problem) -> tuple[float, float]:
 
     A tensor is only counted where no mode streams it, or writes it to storage directly.
     """
-    compute_s = sum(min(mode.time_s for mode in op.modes) for op in problem.ops)
     read = {v for op in problem.ops for v in set.intersection(*(set(mode.resident) for mode in op.modes))}
     direct = {v for op in problem.ops for mode in op.modes for v in mode.outputs_to_storage}
     home_s = 0.0
@@ -112,7 +111,7 @@ def _least_times_s(problem: Problem) -> tuple[float, float]:
             home_s += tensor.page_in.time_s
         if tensor.start is not Place.STORAGE and tensor.end is Place.STORAGE and v not in direct and tensor.page_out:
             home_s += tensor.page_out.time_s
-    return compute_s, home_s
+    return problem.compute_time_s(), home_s
 
 
 def infeasible(problem: Problem, net: Net, technique: str, bound_j: float) -> InfeasibleError:

@@ -137,6 +137,10 @@ class Problem:
                 made[tensor] = index
         return tuple(made)
 
+    def compute_time_s(self) -> float:
+        """Seconds of every op once, each in its fastest mode."""
+        return sum(min(mode.time_s for mode in op.modes) for op in self.ops)
+
     def to_json(self) -> str:
         """The problem as JSON text, the same bytes for the same problem."""
         return json.dumps(_ADAPTER.dump_python(self, mode="json", exclude_defaults=True), indent=1) + "\n"

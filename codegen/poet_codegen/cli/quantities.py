@@ -9,8 +9,6 @@ import typer
 from poet_codegen.folder import DAYS_A_YEAR
 
 _UNITS = {"": 1, "K": 1024, "M": 1024 * 1024}
-
-
 _DAYS = {"y": DAYS_A_YEAR, "d": 1.0, "h": 1.0 / 24.0}
 
 
