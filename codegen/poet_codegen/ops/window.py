@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from poet_codegen.graph import AttrValue, Node
+from poet_codegen.ops.nest import times
 
 if TYPE_CHECKING:
     from poet_codegen.onnx_import import ImportedNode
@@ -19,16 +20,12 @@ class _Axis:
     pad: int
 
     def source(self, output: str, tap: str) -> str:
-        text = f"{_times(output, self.stride)} + {_times(tap, self.dilation)}"
+        text = f"{times(output, self.stride)} + {times(tap, self.dilation)}"
         return f"{text} - {self.pad}" if self.pad else text
 
     def target(self, source: str, tap: str) -> str:
         padded = f"{source} + {self.pad}" if self.pad else source
-        return f"{padded} - {_times(tap, self.dilation)}"
-
-
-def _times(variable: str, factor: int) -> str:
-    return variable if factor == 1 else f"{variable} * {factor}"
+        return f"{padded} - {times(tap, self.dilation)}"
 
 
 @dataclass(frozen=True)
