@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -101,6 +102,16 @@ def test_keeping_everything_costs_what_such_a_schedule_costs(keep: Plan, tight: 
     assert math.isclose(keep_everything_j(keep.train.lowered.problem), keep.train.schedule.energy_j)
     assert math.isclose(keep_everything_j(tight.train.lowered.problem), keep.train.schedule.energy_j)
     assert overhead(tight.train) > 0.01 and overhead(from_storage.train) >= -1e-9
+
+
+def test_keeping_everything_takes_the_cheapest_mode_that_streams_nothing(keep: Plan) -> None:
+    problem = keep.train.lowered.problem
+    first, *others = problem.ops
+    half = first.modes[0].energy_j / 2
+    spacious = replace(first.modes[0], energy_j=half, workspace_bytes=64)
+    streaming = replace(spacious, energy_j=0.0, resident=(), in_place=(), outputs_to_storage=first.outputs)
+    faster = replace(problem, ops=(replace(first, modes=(*first.modes, spacious, streaming)), *others))
+    assert math.isclose(keep_everything_j(problem) - keep_everything_j(faster), half, rel_tol=1e-6)
 
 
 def test_map_reaches_to_the_budget_or_stays_readable(tight: Plan, keep: Plan) -> None:

@@ -93,9 +93,16 @@ class OpTable:
 def keep_everything_j(problem: Problem) -> float:
     """Energy in joules of running every op once and paging only what lives on storage between steps.
 
-    No budget is regarded. What starts on storage is read once, what must end there is written once.
+    No budget is regarded: each op runs in the cheapest of its modes with all operands in RAM. What starts on storage is
+    read once, what must end there is written once.
     """
-    modes = [op.modes[0] for op in problem.ops]
+    modes = [
+        min(
+            (mode for mode in op.modes if not mode.streamed and not mode.outputs_to_storage),
+            key=lambda mode: mode.energy_j + problem.idle_power_w * mode.time_s,
+        )
+        for op in problem.ops
+    ]
     read = {v for mode in modes for v in mode.resident}
     pages = [
         cost
