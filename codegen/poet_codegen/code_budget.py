@@ -1,18 +1,17 @@
 """How much code the kernels may be: which of them give up their fastest form so that a build fits its flash.
 
 Sizes are estimated from the text that is compiled, without a compiler: an instruction of assembly is four bytes, a line
-of C about ten. All forms of a kernel leave the same bits.
+of C about ten.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from enum import StrEnum
 
 from poet_codegen.board import Board
-from poet_codegen.cycles import CycleTable, cycle_table
+from poet_codegen.cycles import cycle_table
+from poet_codegen.forms import Form, form_cycles, in_form
 from poet_codegen.graph import Graph, Kind
 from poet_codegen.numerics import Numerics
 from poet_codegen.ops import registry
@@ -28,33 +27,6 @@ _OP_BYTES = 100
 """Of a step of the schedule, in training and in inference."""
 _WEIGHTS_SHARE = 0.75
 """Of flash, at most for initial weights."""
-COMPACT_CYCLES = 1.1
-"""What a compact form takes, over the fast one."""
-
-
-class Form(StrEnum):
-    """How a kernel is written for a core with an FPU."""
-
-    FAST = "fast"
-    COMPACT = "compact"
-    PLAIN = "plain"
-
-
-def in_form(kernel: Kernel, form: Form) -> Kernel:
-    """The kernel with that form as its blocked one; one that has no such form keeps the next faster one."""
-    if form is Form.FAST or kernel.blocked is None:
-        return kernel
-    if form is Form.PLAIN:
-        return replace(kernel, blocked=None)
-    return replace(kernel, blocked=kernel.blocked.compact or kernel.blocked)
-
-
-def form_cycles(table: CycleTable, work: Work, form: Form, numerics: Numerics) -> float:
-    """Cycles of a call of a kernel in a form."""
-    if form is Form.PLAIN:
-        return table.cycles(table.without_blocks(work))
-    fast = table.cycles(work) if numerics is Numerics.SEPARATE else table.fused_cycles(work)
-    return fast * (COMPACT_CYCLES if form is Form.COMPACT else 1.0)
 
 
 def code_bytes(kernel: Kernel, numerics: Numerics = Numerics.SEPARATE) -> int:

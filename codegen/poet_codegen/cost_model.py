@@ -9,10 +9,10 @@ from functools import cached_property
 from poet_solver.problem import PageCost
 
 from poet_codegen.board import Board
-from poet_codegen.code_budget import Form, form_cycles, in_form
 from poet_codegen.costs import Costs, KernelCost, Transfer
 from poet_codegen.cycles import CycleTable, cycle_table
 from poet_codegen.emit.kernel_source import kernel_digest, kernels_digest, takes_blocked
+from poet_codegen.forms import Form, form_cycles, in_form
 from poet_codegen.graph import Graph
 from poet_codegen.numerics import Numerics
 from poet_codegen.ops import registry

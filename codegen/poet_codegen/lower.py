@@ -18,9 +18,9 @@ from poet_solver.schedule import Home as HomeStep
 from poet_solver.schedule import Schedule
 
 from poet_codegen.board import PAGE_HEADER_BYTES
-from poet_codegen.code_budget import Form
 from poet_codegen.cost_model import CostModel
 from poet_codegen.errors import ModelError
+from poet_codegen.forms import Form
 from poet_codegen.graph import Graph, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
 from poet_codegen.tiling.modes import Place as TilingPlace

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from poet_codegen.autodiff import build_training_graph, fuse_updates, inference_graph
 from poet_codegen.board import Board
-from poet_codegen.code_budget import Form, budget_of, choose_forms
+from poet_codegen.code_budget import budget_of, choose_forms
 from poet_codegen.cost_model import CostModel
 from poet_codegen.costs import Costs, costs_to_json, read_costs
 from poet_codegen.emit.pages import Pages, checkpoint_bytes, place_pages, ring_units
@@ -27,6 +27,7 @@ from poet_codegen.emit.project import BuildInput, Pass, check_inputs
 from poet_codegen.errors import BoardError
 from poet_codegen.export import with_weights
 from poet_codegen.folder import BuildFolder, FolderError, Lifetime, Request, remove, sha256, write_atomic
+from poet_codegen.forms import Form
 from poet_codegen.graph import Graph, Kind
 from poet_codegen.lower import Home, Lowered, lower
 from poet_codegen.numerics import Numerics

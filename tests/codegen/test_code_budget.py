@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnx
-from poet_codegen.code_budget import Form, choose_forms, code_bytes, form_cycles, in_form
+from poet_codegen.code_budget import choose_forms, code_bytes
 from poet_codegen.cycles import cycle_table
 from poet_codegen.emit.steps import kernels_of
+from poet_codegen.forms import Form, form_cycles, in_form
 from poet_codegen.graph import AttrValue
 from poet_codegen.lower import Home
 from poet_codegen.numerics import Numerics

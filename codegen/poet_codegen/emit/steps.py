@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from poet_solver.schedule import Compute, Free, Home, PageIn, PageOut, Schedule
 
-from poet_codegen.code_budget import Form, in_form
 from poet_codegen.emit.layout import Constant, PassLayout
 from poet_codegen.emit.tiles import tiled_block
 from poet_codegen.emit.wrap import wrap_call
+from poet_codegen.forms import Form, in_form
 from poet_codegen.graph import Graph, Role
 from poet_codegen.lower import Lowered
 from poet_codegen.ops import registry
