@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from poet_codegen.errors import CostsError
+from poet_codegen.errors import CostsError, first_fault
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _Cycles = Annotated[float, Field(gt=0.0)]
@@ -152,6 +152,4 @@ def read_costs(path: Path) -> Costs:
     except OSError as error:
         raise CostsError(f"{path} cannot be read ({error.strerror}). `poet profile` writes it.") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise CostsError(f"{path}: {field}: {first['msg']}. Make it again with `poet profile`.") from error
+        raise CostsError(f"{path}: {first_fault(error)}. Make it again with `poet profile`.") from error

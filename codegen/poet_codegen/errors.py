@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 from poet_solver.errors import PoetError
+from pydantic import ValidationError
 
 
 class ModelError(PoetError):
@@ -22,6 +23,13 @@ class CostsError(PoetError):
 
 class ToolError(PoetError):
     """A program that poet-mcu calls (compiler, QEMU, PlatformIO) is missing or failed."""
+
+
+def first_fault(error: ValidationError) -> str:
+    """'field: what is wrong with it', of the first field of a file that is wrong."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "the file"
+    return f"{field}: {first['msg']}"
 
 
 def nearest_names(wanted: str, known: Iterable[str], count: int = 3) -> str:

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from poet_codegen.board import Board, load_board
+from poet_codegen.errors import first_fault
 from poet_codegen.lower import Home
 from poet_codegen.numerics import Numerics
 from poet_codegen.recipe import Recipe
@@ -171,9 +172,7 @@ class BuildFolder:
         try:
             return TypeAdapter(Request).validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise FolderError(f"{self.request}: {field}: {first['msg']}. Run `poet plan` again.") from error
+            raise FolderError(f"{self.request}: {first_fault(error)}. Run `poet plan` again.") from error
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

@@ -13,6 +13,7 @@ from poet_hil.session import Evaluation, TrainingResult, TrainPlan
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from poet_codegen.errors import first_fault
 from poet_codegen.folder import BuildFolder, FolderError, remove, write_atomic
 from poet_codegen.recipe import Recipe
 
@@ -162,6 +163,4 @@ def _read(adapter: TypeAdapter[Any], path: Path) -> Any:
     try:
         return adapter.validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise FolderError(f"{path}: {field}: {first['msg']}. Run `poet train` again.") from error
+        raise FolderError(f"{path}: {first_fault(error)}. Run `poet train` again.") from error

@@ -11,6 +11,7 @@ from typing import TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from poet_codegen.errors import first_fault
 from poet_codegen.folder import BuildFolder, FolderError
 from poet_codegen.report.metered import EnergyFacts
 
@@ -104,9 +105,7 @@ def _read_json(path: Path, wanted: type[_Checked], command: str) -> _Checked:
     try:
         return TypeAdapter(wanted).validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "file"
-        raise FolderError(f"{path}: {field}: {first['msg']}. Run `{command}` again, which writes it.") from error
+        raise FolderError(f"{path}: {first_fault(error)}. Run `{command}` again, which writes it.") from error
 
 
 def _read_losses(path: Path) -> tuple[LossPoint, ...]:
