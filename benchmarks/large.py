@@ -38,7 +38,6 @@ from poet_codegen.platformio.host import build_host
 from poet_codegen.recipe import DEFAULT_RECIPE
 from poet_codegen.tiling.program import transfers
 from poet_hil.device import DeviceClient
-from poet_hil.errors import LinkTimeout
 from poet_hil.link import Link
 from poet_hil.manifest import load_build
 from poet_hil.storage_image import IMAGE_NAME, forget
@@ -54,7 +53,6 @@ RESULTS = Path(__file__).parent / "large.json"
 README = Path(__file__).parents[1] / "README.md"
 TABLE = re.compile(r"(<!-- make bench-large -->\n).*?(<!-- end -->)", re.DOTALL)
 TOLERANCE = 1e-4
-_BOOT_S = 300.0
 KIB = 1024
 
 
@@ -142,7 +140,7 @@ def train(target: Target, plan: Plan, run: Path, begin: large_nets.Start, rate: 
     forget(run)
     with target:
         device = DeviceClient(Link(target), load_build(run.parent).manifest)
-        _await_boot(device)
+        device.hello()
         losses = []
         for x, y in zip(begin.x, begin.y, strict=True):
             device.write_sample(x[None], int(y))
@@ -155,18 +153,6 @@ def train(target: Target, plan: Plan, run: Path, begin: large_nets.Start, rate: 
             image.seek(row.at + PAGE_HEADER_BYTES)
             digest.update(image.read(row.size_bytes))
     return Trained(tuple(losses), digest.hexdigest())
-
-
-def _await_boot(device: DeviceClient) -> None:
-    """Where initial weights come with storage, boot copies them all before it answers."""
-    until = time.monotonic() + _BOOT_S
-    while True:
-        try:
-            device.hello()
-            return
-        except LinkTimeout:
-            if time.monotonic() > until:
-                raise
 
 
 def measure(case: Case, plan: Plan, sizes: Sizes, keep: Schedule) -> dict[str, Any]:

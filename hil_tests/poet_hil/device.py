@@ -20,6 +20,7 @@ RUN_TIMEOUT_S = 5.0  # on top of what the longest schedule step may take, which 
 RUN_TIMEOUT_FACTOR = 4.0  # of its planned time: the plan may be off, an emulator slow
 HELLO_TIMEOUT_S = 0.2
 HELLO_TRIES = 30
+BOOT_BYTES_PER_S = 100_000  # at least, where boot copies initial weights that came with storage
 
 
 Sample = NDArray[Any] | Mapping[str, NDArray[Any]]
@@ -33,6 +34,8 @@ class DeviceClient:
         self.link = link
         self.manifest = manifest
         longest_s = max((step.time_s for step in manifest.steps), default=0.0)
+        copied = sum(p.bytes for p in manifest.params if p.home == "storage") if manifest.initial else 0
+        self._hello_tries = HELLO_TRIES + round(copied / BOOT_BYTES_PER_S / HELLO_TIMEOUT_S)
         self._run_timeout_s = RUN_TIMEOUT_S + RUN_TIMEOUT_FACTOR * longest_s
 
     def hello(self) -> protocol.Hello:
@@ -40,7 +43,8 @@ class DeviceClient:
 
         Asks often and for long enough: a device that restarts hears nothing until it is up.
         """
-        hello = protocol.Hello.unpack(self.link.request(Command.HELLO, timeout_s=HELLO_TIMEOUT_S, tries=HELLO_TRIES))
+        answer = self.link.request(Command.HELLO, timeout_s=HELLO_TIMEOUT_S, tries=self._hello_tries)
+        hello = protocol.Hello.unpack(answer)
         wanted = self.manifest
         sizes = (
             ("model digest", hello.model_digest.hex(), wanted.model_digest),

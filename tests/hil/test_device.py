@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from poet_hil.device import DeviceClient
+from poet_hil.device import HELLO_TRIES, DeviceClient
 from poet_hil.errors import DatasetError, DeviceError, DigestMismatch, LinkError
 from poet_hil.link import Link
 from poet_hil.manifest import Manifest
@@ -39,6 +39,21 @@ def test_hello_tells_who_is_there(device: DeviceClient) -> None:
     hello = device.hello()
     assert hello.board.rstrip(b"\0") == b"qemu_test"
     assert hello.steps_done == 0
+
+
+@pytest.mark.parametrize(
+    ("initial", "tries"), [(None, HELLO_TRIES), ({"file": "initial.ckpt", "address": 0}, HELLO_TRIES + 50)]
+)
+def test_a_device_that_copies_initial_weights_at_boot_is_greeted_for_as_long(
+    manifest: Manifest, initial: dict[str, Any] | None, tries: int
+) -> None:
+    """A megabyte of them: ten seconds more."""
+    weights = {"index": 0, "home": "storage", "name": "w", "shape": [250_000], "bytes": 1_000_000}
+    known = other(manifest, params=[weights], initial=initial)
+    deaf = [b""] * (tries - 1)
+    link = Link(StandInTarget(StandIn(known), to_device=lambda data: deaf.pop() if deaf else data))
+    DeviceClient(link, known).hello()
+    assert link.counts.retries == tries - 1
 
 
 def test_parameters_come_back_as_they_were_written(device: DeviceClient) -> None:
