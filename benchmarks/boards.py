@@ -7,7 +7,6 @@ takes get a model of 6 channels in place of 12, in 8 KiB. Run as `make boards`.
 from __future__ import annotations
 
 import argparse
-import re
 import runpy
 import tempfile
 import time
@@ -20,13 +19,13 @@ from poet_codegen.folder import BuildFolder
 from poet_codegen.lower import Home
 from poet_codegen.plan import make_plan, make_request, save_plan
 from poet_codegen.recipe import Recipe
+from readme import line, markdown, write_table
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ROOT / "examples" / "digits"
 RAM_BYTES = 36 * 1024
 SMALL_CHANNELS, SMALL_RAM_BYTES = 6, 8 * 1024
-HEAD = "| board | core | flash | RAM: arena + other data | stack, largest frame |\n|---|---|---|---|---|\n"
-TABLE = re.compile(r"(<!-- make boards -->\n).*?(<!-- end -->)", re.DOTALL)
+COLUMNS = ("board", "core", "flash", "RAM: arena + other data", "stack, largest frame")
 
 
 def main() -> None:
@@ -36,13 +35,11 @@ def main() -> None:
     boards = [load_board(name) for name in names or list_boards()]
     rows = [_row(board) for board in boards if board.kind != "plan"]
     if not names:
-        readme = ROOT / "README.md"
-        text = readme.read_text(encoding="utf-8")
-        readme.write_text(TABLE.sub(lambda found: found[1] + HEAD + "".join(rows) + found[2], text), encoding="utf-8")
+        write_table("boards", markdown(COLUMNS, rows))
         print("README.md has the table.")
 
 
-def _row(board: Board) -> str:
+def _row(board: Board) -> tuple[str, ...]:
     with tempfile.TemporaryDirectory(prefix="poet-boards-") as path:
         folder = BuildFolder(Path(path) / "build")
         small = board.ram.size_bytes < RAM_BYTES + board.stack_bytes
@@ -61,17 +58,17 @@ def _row(board: Board) -> str:
         if "warning" in log.lower():
             raise SystemExit(f"{board.name} builds with warnings:\n{log}")
     row = _cells(board, sizes)
-    print(f"{row.rstrip()} {seconds:.1f} s", flush=True)
+    print(f"{line(row).rstrip()} {seconds:.1f} s", flush=True)
     return row
 
 
-def _cells(board: Board, sizes: Sizes) -> str:
+def _cells(board: Board, sizes: Sizes) -> tuple[str, ...]:
     core = f"{board.cpu.core.removeprefix('cortex-').upper()}, {board.cpu.clock_hz // 1_000_000} MHz"
     flash = f"{sizes.flash_bytes:,} of {sizes.flash_total_bytes // 1024} KiB"
     other = sizes.ram_static_bytes - sizes.arena_bytes
     ram = f"{sizes.arena_bytes:,} + {other:,} of {sizes.ram_total_bytes // 1024} KiB"
     stack = f"{sizes.stack_bytes:,}, {sizes.largest_frame_bytes}"
-    return f"| `{board.name}` | {core} | {flash} | {ram} | {stack} |\n"
+    return f"`{board.name}`", core, flash, ram, stack
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import runpy
 import subprocess
 import sys
@@ -20,16 +19,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+from readme import line, markdown, write_table
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ROOT / "examples" / "digits"
 POET = Path(sys.executable).parent / "poet"
 STEPS = 50
-HEAD = (
-    "| board | core | pages go to | channels | arena | a step has | loss, first and last ten | bits |\n"
-    "|---|---|---|---|---|---|---|---|\n"
-)
-TABLE = re.compile(r"(<!-- make boards-run -->\n).*?(<!-- end -->)", re.DOTALL)
+COLUMNS = ("board", "core", "pages go to", "channels", "arena", "a step has", "loss, first and last ten", "bits")
 
 
 @dataclass(frozen=True)
@@ -64,18 +60,16 @@ def main() -> None:
     for run in chosen:
         with tempfile.TemporaryDirectory(prefix="poet-run-") as folder:
             row, equal = train(run, arguments.steps, Path(folder))
-        print(row, end="", flush=True)
+        print(line(row), end="", flush=True)
         if not equal:
             raise SystemExit(f"{run.board} does not train to the host's bits.")
         rows.append(row)
     if len(rows) == len(RUNS) and arguments.steps == STEPS:
-        readme = ROOT / "README.md"
-        text = readme.read_text(encoding="utf-8")
-        readme.write_text(TABLE.sub(lambda found: found[1] + HEAD + "".join(rows) + found[2], text), encoding="utf-8")
+        write_table("boards-run", markdown(COLUMNS, rows))
         print("README.md has the table.")
 
 
-def train(run: Run, steps: int, folder: Path) -> tuple[str, bool]:
+def train(run: Run, steps: int, folder: Path) -> tuple[tuple[str, ...], bool]:
     """A row of the table, and whether all bits are equal."""
     build_model = runpy.run_path(str(DIGITS / "make_model.py"))["build_model"]
     write_data = runpy.run_path(str(DIGITS / "make_data.py"))["write_data"]
@@ -107,7 +101,7 @@ def train(run: Run, steps: int, folder: Path) -> tuple[str, bool]:
         f"{losses[:10].mean():.3f} → {losses[-10:].mean():.3f}",
         "equal" if record["bit_identical"] else "NOT EQUAL",
     )
-    return f"| {' | '.join(cells)} |\n", bool(record["bit_identical"])
+    return cells, bool(record["bit_identical"])
 
 
 def poet(*arguments: str) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 import resource
 import time
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import readme
 from poet_codegen.board import Board, load_board
 from poet_codegen.cost_model import CostModel
 from poet_codegen.lower import Home, lower
@@ -39,8 +39,6 @@ from rich.table import Table
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "import_zoo.json"
-README = HERE.parent / "README.md"
-TABLE = re.compile(r"(<!-- make import-zoo -->\n).*?(<!-- end -->)", re.DOTALL)
 BOARD = "qemu_netduinoplus2"
 RECIPE = Recipe(batch_norm=BatchNorm.FROZEN)
 SHARE = 0.5
@@ -129,9 +127,7 @@ def table_of(rows: Mapping[str, Row]) -> Table:
 
 def markdown(rows: Mapping[str, Row]) -> str:
     """The same for the README."""
-    lines = [" | ".join(COLUMNS), "|".join(["---", *["---:"] * (len(COLUMNS) - 1)])]
-    lines += [" | ".join(cells(name, row)) for name, row in rows.items()]
-    return "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines) + "\n"
+    return readme.markdown(COLUMNS, (cells(name, row) for name, row in rows.items()), numbers=True)
 
 
 def about(stored: Mapping[str, Any]) -> str:
@@ -146,11 +142,9 @@ def about(stored: Mapping[str, Any]) -> str:
     )
 
 
-def with_table(readme: str, stored: Mapping[str, Any]) -> str:
-    """The README with the table between its marks."""
-    assert TABLE.search(readme), "README.md has no place for the table"
-    text = f"{markdown(stored['rows'])}\n{about(stored)}\n"
-    return TABLE.sub(lambda found: found[1] + text + found[2], readme)
+def section(stored: Mapping[str, Any]) -> str:
+    """What stands between the README's marks."""
+    return f"{markdown(stored['rows'])}\n{about(stored)}\n"
 
 
 def main() -> None:
@@ -181,7 +175,7 @@ def main() -> None:
     if missing:
         console.print(f"README.md keeps its table: {', '.join(missing)} not measured with these settings.")
         return
-    README.write_text(with_table(README.read_text(encoding="utf-8"), stored), encoding="utf-8")
+    readme.write_table("import-zoo", section(stored))
     console.print("README.md has the table.")
 
 

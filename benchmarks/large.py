@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 import struct
 import time
 from collections.abc import Callable
@@ -47,13 +46,18 @@ from poet_hil.targets.qemu import QemuTarget
 from poet_solver.schedule import Compute, PageIn, PageOut, Schedule
 
 from benchmarks import large_nets
+from benchmarks.readme import markdown, write_table
 
 BOARD = "qemu_mps2_an386"
 RESULTS = Path(__file__).parent / "large.json"
-README = Path(__file__).parents[1] / "README.md"
-TABLE = re.compile(r"(<!-- make bench-large -->\n).*?(<!-- end -->)", re.DOTALL)
 TOLERANCE = 1e-4
 KIB = 1024
+
+
+COLUMNS = (
+    *("net", "parameters", "RAM", "largest op", "keep everything", "steps", "a step reads, writes", "energy, time"),
+    *("over the compulsory", "off PyTorch", "bits"),
+)
 
 
 @dataclass(frozen=True)
@@ -233,18 +237,7 @@ def faults(rows: list[dict[str, Any]]) -> list[str]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """In Markdown."""
-    head = [
-        "net",
-        "parameters",
-        "RAM",
-        "largest op",
-        "keep everything",
-        "steps",
-        "a step reads, writes",
-        "energy, time",
-    ]
-    lines = [[*head, "over the compulsory", "off PyTorch", "bits"], ["---"] * (len(head) + 3)]
-    lines += [
+    cells = [
         [
             row["model"],
             f"{row['parameters']:,}",
@@ -260,13 +253,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-
-def show(shown: str) -> None:
-    """Put the table into the README."""
-    text = README.read_text(encoding="utf-8")
-    README.write_text(TABLE.sub(lambda found: found[1] + shown + found[2], text), encoding="utf-8")
+    return markdown(COLUMNS, cells)
 
 
 def main() -> None:
@@ -286,7 +273,7 @@ def main() -> None:
         rows = [*(other for other in known if other["name"] != name), row]
         rows.sort(key=lambda one: list(CASES).index(one["name"]))
         RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
-        show(table(rows))
+        write_table("bench-large", table(rows))
         print(table([row]), flush=True)
     broken = faults(rows)
     for line in broken:

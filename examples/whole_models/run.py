@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import re
+import runpy
 import time
 from dataclasses import dataclass, replace
 from functools import cache
@@ -43,9 +43,13 @@ from poet_hil.targets.qemu import QemuTarget
 from poet_solver.schedule_io import step_counts
 
 BOARD = "qemu_mps2_an386"
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "whole_models.json"
-README = Path(__file__).parents[2] / "README.md"
-TABLE = re.compile(r"(<!-- make whole-models -->\n).*?(<!-- end -->)", re.DOTALL)
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+RESULTS = BENCHMARKS / "whole_models.json"
+README = runpy.run_path(str(BENCHMARKS / "readme.py"))
+COLUMNS = (
+    *("net", "board, its RAM", "parameters, trained", "ops", "keep everything", "budget", "a step has", "energy"),
+    *("loss", "off PyTorch", "bits"),
+)
 STEPS = 20
 TOLERANCE = 1e-4
 LEAST_MOVE = 0.05
@@ -184,9 +188,7 @@ def faults(rows: list[dict[str, Any]]) -> list[str]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The README's table, in Markdown."""
-    head = ["net", "board, its RAM", "parameters, trained", "ops", "keep everything", "budget", "a step has", "energy"]
-    lines = [[*head, "loss", "off PyTorch", "bits"], ["---"] * (len(head) + 3)]
-    lines += [
+    cells = [
         [
             f"{row['net']}, {row['exporter']}",
             f"{row['board']}, {row['board_ram_bytes'] // KIB} KiB",
@@ -202,7 +204,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return str(README["markdown"](COLUMNS, cells))
 
 
 def record(rows: list[dict[str, Any]]) -> None:
@@ -215,8 +217,7 @@ def record(rows: list[dict[str, Any]]) -> None:
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
     older = nets.EXPORTERS[0]
     shown = table([row for row in rows if row["exporter"] == older]).replace(f", {older} |", " |")
-    text = README.read_text(encoding="utf-8")
-    README.write_text(TABLE.sub(lambda found: found[1] + shown + found[2], text), encoding="utf-8")
+    README["write_table"]("whole-models", shown)
 
 
 def main() -> None:
