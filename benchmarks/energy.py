@@ -40,16 +40,17 @@ from poet_codegen.platformio.firmware import build_firmware
 from poet_codegen.recipe import BatchNorm, Loss, Recipe
 from poet_codegen.resources import data_dir
 from poet_hil.device import DeviceClient
-from poet_hil.energy import KINDS
+from poet_hil.energy import KINDS, record
 from poet_hil.link import Link
 from poet_hil.manifest import load_build
+from poet_hil.meters.meter import StepEnergy
 from poet_hil.meters.qemu import QemuMeter
-from poet_hil.protocol import float_bits
 from poet_hil.samples import random_batches
 from poet_solver.baselines.keep import keep_everything_peak
 from poet_solver.errors import InfeasibleError
 from poet_solver.min_ram import min_ram
-from poet_solver.schedule import Compute, PageIn, PageOut, Schedule
+from poet_solver.replay import replay_steps
+from poet_solver.schedule import Compute, Schedule
 from poet_solver.schedule_io import step_counts
 from poet_solver.techniques import Method, schedule_with
 from rich.console import Console
@@ -239,33 +240,29 @@ def executed(net: Net, request: Request, model: CostModel, lowered: Lowered, sch
     plan = net.plan(request, model, lowered, schedule)
     net.build(plan)
     build = load_build(net.project.parent)
-    batches = random_batches(build.manifest, STEPS, seed=0)
-    losses, energy, time_s = [], dict.fromkeys(KINDS, 0.0), 0.0
+    losses: list[str] = []
+    taken: list[StepEnergy] = []
+
+    def train() -> int:
+        answer = device.train(RATE)
+        losses.append(answer.loss_bits)
+        return answer.ticks
+
     with tempfile.TemporaryDirectory(prefix="poet-energy-") as temporary:
         meter = QemuMeter(build, Path(temporary))
         with meter, meter.target as target:
             device = DeviceClient(Link(target), build.manifest)
             device.hello()
-            for batch in batches:
+            for batch in random_batches(build.manifest, STEPS, seed=0):
                 device.write_sample(*batch)
-                answers = []
-
-                def train(device: DeviceClient = device, answers: list[float] = answers) -> int:
-                    answer = device.train(RATE)
-                    answers.append(answer.loss)
-                    return answer.ticks
-
-                taken = meter.watch(device, train)
-                losses.append(float_bits(answers[0]))
-                for step, joules in zip(build.manifest.steps, taken.energy_j, strict=True):
-                    energy["recompute" if step.recompute else step.do] += joules / STEPS
-                time_s += taken.time_s.sum() / STEPS
+                taken.append(meter.watch(device, train))
+    found = record(build.manifest, meter, taken)
     counts = step_counts(schedule.steps)
     table_j, table_s = table_prices(net, request, lowered, schedule)
     return {
-        "energy_j": sum(energy.values()),
-        "by_kind_j": energy,
-        "time_s": time_s,
+        "energy_j": found.energy_j.mean,
+        "by_kind_j": {kind: energy.mean for kind, energy in found.by_kind_j.items()},
+        "time_s": found.time_s.mean,
         "planned_j": schedule.energy_j,
         "planned_s": schedule.time_s,
         "table_j": table_j,
@@ -287,17 +284,8 @@ def table_prices(net: Net, request: Request, lowered: Lowered, schedule: Schedul
         return None, None
     table = net.lowered(request.ram_bytes, None)[2].problem
     assert [op.name for op in table.ops] == [op.name for op in lowered.problem.ops]
-    energy_j = time_s = 0.0
-    for step in schedule.steps:
-        if isinstance(step, Compute):
-            mode = table.ops[step.op].modes[0]
-            energy_j, time_s = energy_j + mode.energy_j, time_s + mode.time_s
-        elif isinstance(step, PageIn | PageOut):
-            tensor = table.tensors[step.tensor]
-            page = tensor.page_in if isinstance(step, PageIn) else tensor.page_out
-            assert page is not None
-            energy_j, time_s = energy_j + page.energy_j, time_s + page.time_s
-    return energy_j, time_s
+    priced = replay_steps(table, schedule.steps)
+    return priced.energy.total, priced.time.total
 
 
 def faults(rows: list[dict[str, Any]]) -> Iterator[str]:
