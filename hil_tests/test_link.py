@@ -12,6 +12,7 @@ import pytest
 from cobs import cobs
 from numpy.typing import NDArray
 from poet_hil.device import DeviceClient
+from poet_hil.noise import NoisyTarget
 from poet_hil.protocol import ABI, PAYLOAD_BYTES, RESPONSE, Command, Frame, Status, decode, encode
 from poet_hil.target import Target
 
@@ -19,54 +20,16 @@ Sample = tuple[NDArray[np.float32], NDArray[np.int32]]
 RATE = 0.01
 
 
-class BadLine(Target):
-    """A target whose frames pass through `to_device` and `from_device` on their way; None loses one."""
-
-    def __init__(self, target: Target) -> None:
-        self.name = target.name
-        self.log = target.log
-        self.target = target
-        self.to_device: Callable[[bytes], bytes | None] = lambda data: data
-        self.from_device: Callable[[bytes], bytes | None] = lambda data: data
-
-    def open(self) -> None:
-        self.target.open()
-
-    def send(self, data: bytes) -> None:
-        passed = self.to_device(data)
-        if passed is not None:
-            self.target.send(passed)
-
-    def expect(self, deadline: float) -> bytes | None:
-        while (frame := self.target.expect(deadline)) is not None:
-            passed = self.from_device(frame)
-            if passed is not None:
-                return passed
-        return None
-
-    def reset(self) -> None:
-        self.target.reset()
-
-    def close(self) -> None:
-        self.target.close()
-
-
 @pytest.fixture
-def line(device: DeviceClient) -> Iterator[BadLine]:
-    """Between the device and its target."""
+def line(device: DeviceClient) -> Iterator[NoisyTarget]:
+    """Between the device and its target, and quiet."""
     target = device.link.target
-    line = BadLine(target)
+    line = NoisyTarget(target, seed=0, share=0.0)
     device.link.target = line
     device.link.timeout_s = 0.1
     device.link.tries = 10
     yield line
     device.link.target = target
-
-
-def once(change: Callable[[bytes], bytes | None]) -> Callable[[bytes], bytes | None]:
-    """Change the first frame that comes, and leave the others."""
-    left = [change]
-    return lambda data: left.pop()(data) if left else data
 
 
 def exchange(target: Target, frame: Frame) -> Frame:
@@ -82,22 +45,22 @@ def exchange(target: Target, frame: Frame) -> Frame:
 
 @pytest.mark.parametrize(
     "change",
-    [lambda data: None, lambda data: data[: len(data) // 2], lambda data: b"\x03" + data],
+    [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: b"\x03" + data],
     ids=["lost", "cut", "garbled"],
 )
-@pytest.mark.parametrize("way", ["to_device", "from_device"])
+@pytest.mark.parametrize("way", ["to", "from"])
 def test_a_disturbed_train_trains_once(
     device: DeviceClient,
-    line: BadLine,
+    line: NoisyTarget,
     samples: list[Sample],
     way: str,
-    change: Callable[[bytes], bytes | None],
+    change: Callable[[bytes], bytes],
 ) -> None:
     device.write_sample(*samples[0])
     expected = device.train(RATE)
     device.reset()
     device.write_sample(*samples[0])
-    setattr(line, way, once(change))
+    line.once[way] = lambda data: (change(data), b"")
     # TRAIN has a longer time-out than the line needs; ask as train() does, but with the line's.
     answer = device.link.request(Command.TRAIN, struct.pack("<f", RATE), timeout_s=0.5)
     loss, steps_done, _ = struct.unpack("<fIQ", answer)
@@ -106,9 +69,9 @@ def test_a_disturbed_train_trains_once(
     assert device.status().steps_done == 1
 
 
-def test_a_doubled_request_is_executed_once(device: DeviceClient, line: BadLine, samples: list[Sample]) -> None:
+def test_a_doubled_request_is_executed_once(device: DeviceClient, line: NoisyTarget, samples: list[Sample]) -> None:
     device.write_sample(*samples[0])
-    line.to_device = once(lambda data: data + data)
+    line.once["to"] = lambda data: (data + data, b"")
     assert device.train(RATE).steps_done == 1
     assert device.status().steps_done == 1
     # More where a busy machine was late, and the host asked again.

@@ -34,7 +34,6 @@ HEARTBEAT_GRACE_S = 2.0
 class LinkCounts:
     """What the link had to cope with so far, in frames."""
 
-    requests: int = 0
     retries: int = 0
     garbled: int = 0
     unexpected: int = 0
@@ -87,7 +86,6 @@ class Link:
     ) -> bytes:
         """Send a request and return its response's payload. DeviceError when the device refuses."""
         self._seq = (self._seq + 1) & 0xFFFF
-        self.counts.requests += 1
         self._last = _Asked(
             command,
             encode(Frame(command, self._seq, payload=payload)),

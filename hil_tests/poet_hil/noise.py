@@ -52,6 +52,8 @@ class NoisyTarget(Target):
         self.once: dict[str, Callable[[bytes], Disturbed]] = {}
         """'to' or 'from' the device: what happens to the next frame that way, and then no more."""
         self.share = share
+        self.is_cut = False
+        """Nothing passes, either way."""
         self._target = target
         self._random = random.Random(seed)
         self._late_to_device = b""
@@ -87,6 +89,8 @@ class NoisyTarget(Target):
         self._target.close()
 
     def _pass(self, way: str, data: bytes) -> Disturbed:
+        if self.is_cut:
+            return b"", b""
         given = self.once.pop(way, None)
         if given is not None:
             self.disturbed += 1
