@@ -16,7 +16,7 @@ from poet_hil.errors import ManifestError, TargetMissing
 from poet_hil.link import Link
 from poet_hil.manifest import Build, load_build
 from poet_hil.meters.choose import make_meter
-from poet_hil.meters.switch import CommandSwitch, MeterSwitch, PowerSwitch, SwitchedTarget
+from poet_hil.meters.switch import CommandSwitch, PowerSwitch, SwitchedTarget
 from poet_hil.samples import Batch, random_batches
 from poet_hil.target import Target
 from poet_hil.targets.host import HostTarget
@@ -89,8 +89,8 @@ def built_for(board: str, port: str | None, folder: Path) -> Path:
     where = ["--dir", str(folder)]
     for channels, ram in SIZES:
         model = folder / f"digits{channels}.onnx"
-        code = f"import onnx, make_model; onnx.save(make_model.build_model({channels}), {str(model)!r})"
-        subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY / "examples" / "digits", check=True)
+        make_model = [sys.executable, str(REPOSITORY / "examples" / "digits" / "make_model.py")]
+        subprocess.run([*make_model, str(model), "--channels", str(channels)], check=True)
         plan = ["plan", str(model), "--board", board, "--ram", ram, "--technique", "page", "--deadline", "0"]
         planned = poet(*plan, "--time-limit", "5", *where)
         if planned.returncode == 0:
@@ -146,7 +146,7 @@ def power_switch(config: pytest.Config) -> PowerSwitch | None:
         opened = make_meter(meter, SUPPLY_V)
         opened.open()
         config.add_cleanup(opened.close)
-        return MeterSwitch(opened)
+        return opened
     if off and on:
         return CommandSwitch(off, on)
     return None

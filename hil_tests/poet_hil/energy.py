@@ -16,7 +16,6 @@ from poet_hil.meters.meter import Meter, StepEnergy, kinds
 from poet_hil.samples import Batch
 
 KINDS = ("compute", "recompute", "page_in", "page_out", "idle")
-CONFIDENCE = 0.95
 
 # Student's t for a two-sided 95 %, of 1 to 30 degrees of freedom.
 _T = (

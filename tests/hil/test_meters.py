@@ -16,7 +16,7 @@ from poet_hil.manifest import Manifest
 from poet_hil.meters.choose import make_meter
 from poet_hil.meters.meter import StepEnergy, Trace, cut
 from poet_hil.meters.ppk2 import RATE_HZ, Ppk2
-from poet_hil.meters.switch import CommandSwitch, MeterSwitch, SwitchedTarget
+from poet_hil.meters.switch import CommandSwitch, SwitchedTarget
 from poet_hil.target import Target
 
 from .ppk2_standin import AMPERES_A_COUNT, DEVICE_RUNNING_SET, REGULATOR_SET, SET_POWER_MODE, Ppk2StandIn
@@ -220,7 +220,7 @@ def joulescope(monkeypatch: pytest.MonkeyPatch) -> type[FakeDriver]:
             Driver.made = self
 
     module = types.ModuleType("pyjoulescope_driver")
-    module.Driver = Driver  # type: ignore[attr-defined]
+    monkeypatch.setattr(module, "Driver", Driver, raising=False)
     monkeypatch.setitem(sys.modules, "pyjoulescope_driver", module)
     return Driver
 
@@ -318,9 +318,10 @@ class CountedTarget(Target):
 def test_a_switched_target_is_power_cycled() -> None:
     log: list[str] = []
     meter: Any = types.SimpleNamespace(power=lambda on: log.append("on" if on else "off"))
-    target = SwitchedTarget(CountedTarget(0, log), MeterSwitch(meter), off_s=0.0)
+    behind = CountedTarget(0, log)
+    target = SwitchedTarget(behind, meter, off_s=0.0)
     with target:
-        target._target.missing = 2  # type: ignore[attr-defined]
+        behind.missing = 2
         target.reset()
         target.send(b"x")
     assert log == ["on", "open", "close", "off", "on", "open", "open", "open", "send", "close"]

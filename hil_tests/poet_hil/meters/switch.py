@@ -5,10 +5,9 @@ from __future__ import annotations
 import shlex
 import subprocess
 import time
-from abc import ABC, abstractmethod
+from typing import Protocol
 
 from poet_hil.errors import MeterError, TargetMissing
-from poet_hil.meters.meter import Meter
 from poet_hil.target import Target
 
 PORT_TIMEOUT_S = 10.0
@@ -19,26 +18,14 @@ OFF_S = 1.0
 _COMMAND_TIMEOUT_S = 30.0
 
 
-class PowerSwitch(ABC):
-    """Switches a board's supply."""
+class PowerSwitch(Protocol):
+    """Switches a board's supply: a meter that supplies it, or commands."""
 
-    @abstractmethod
     def power(self, on: bool) -> None:
         """Switch it. MeterError when that fails."""
 
 
-class MeterSwitch(PowerSwitch):
-    """The meter that supplies the board."""
-
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
-
-    def power(self, on: bool) -> None:
-        """Through the meter."""
-        self._meter.power(on)
-
-
-class CommandSwitch(PowerSwitch):
+class CommandSwitch:
     """Two commands of the user's, such as uhubctl's."""
 
     def __init__(self, off: str, on: str) -> None:
