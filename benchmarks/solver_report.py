@@ -181,11 +181,12 @@ def write_report(results: Results) -> None:
 
 _HEAD = """# Solver benchmark
 
-Written by `make bench-solver` from `benchmarks/solver.json`; every figure is of one run. Overhead is energy over that
-of every op once. RAM is a share of the keep-everything peak; the deadline is twice the compute time, paging included.
-Bounds and gaps hold for the given order of first computations: *all* for every schedule in it, *listed* for those that
-recompute ancestors other than gradients and what is reached through the op just before, the family of the bounds known
-before. The gain of another order is counted from a second run that keeps the given one."""
+Written by `make bench-solver` from `benchmarks/solver.json`; each row is of a run of its own, and stays until it is
+run again. Overhead is energy over that of every op once. RAM is a share of the keep-everything peak; the deadline
+is twice the compute time, paging included. Bounds and gaps hold for the given order of first computations: *all*
+for every schedule in it, *listed* for those that recompute ancestors other than gradients and what is reached
+through the op just before, the family of the bounds known before. The gain of another order is counted from a
+second run that keeps the given one."""
 
 
 def _table(head: list[str], body: list[list[str]]) -> str:
