@@ -18,6 +18,7 @@ from poet_codegen.lower import view_roots
 from poet_codegen.ops import registry
 from poet_codegen.ops.gather import index_range
 from poet_codegen.ops.registry import WORKSPACE, Blocked, Kernel
+from poet_codegen.ops.split import CONTINUES
 from poet_codegen.platformio.flags import ARITHMETIC, WARNINGS
 from poet_codegen.render import render
 from poet_codegen.resources import data_dir
@@ -132,6 +133,7 @@ def graph_case(
     chosen = [registry.get(node.op).variants(graph, node)[variant] for node in nodes]
     kernels = [v.kernel for v in chosen]
     made = {name for node in nodes for name in node.outputs}
+    goes_on = {name for node in nodes if CONTINUES in node.attrs for name in node.outputs}
     root[WORKSPACE] = WORKSPACE
     names = list(dict.fromkeys(root[name] for kernel in kernels for name in kernel.arguments))
     buffers = []
@@ -142,12 +144,13 @@ def graph_case(
             continue
         tensor = graph.tensors[name]
         is_version = tensor.updates is not None
+        is_filled = is_version or name in goes_on or name not in made
         end = 0
         if tensor.dtype is DType.INT32:
             bounds = index_range(graph, name)
             end = bounds[1] if bounds else (ends or {}).get(name, 2)
         is_size = is_version or name in sizes
-        buffers.append(Buffer(name, tensor.elements, end, is_version or name not in made, name in made, is_size))
+        buffers.append(Buffer(name, tensor.elements, end, is_filled, name in made, is_size))
     text = ", ".join(f"{n.op} {[graph.tensors[name].shape for name in n.inputs]} {dict(n.attrs)}" for n in nodes)
     steps = tuple((kernel, tuple(names.index(root[name]) for name in kernel.arguments)) for kernel in kernels)
     return Case(text, frozenset(node.op for node in nodes), tuple(buffers), steps)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from poet_codegen.graph import AttrValue
 from poet_codegen.m4f.pipeline import Assembly
 from poet_codegen.ops.optimizers import rule_of, state_of, update_attrs
+from poet_codegen.ops.split import CONTINUES
 from poet_codegen.recipe import Optimizer, Recipe
 
 from tests.codegen.kernel_program import Case, case, differing
@@ -43,6 +44,8 @@ def convolution(
     out = [(size[a] + pads[a] + pads[a + 2] - dilations[a] * (kernel[a] - 1) - 1) // strides[a] + 1 for a in (0, 1)]
     if min(out) < 1:
         return None
+    if rng.random() < 0.3:
+        window[CONTINUES] = 1
     x = (batch, group_in * groups, *size)
     w = (group_out * groups, group_in, *kernel)
     dy = (batch, group_out * groups, *out)
@@ -85,8 +88,9 @@ def test_random_dense_layers_have_the_bits_of_the_plain_kernels(rng: random.Rand
         w = (outputs, inputs) if transposed else (inputs, outputs)
         attrs: dict[str, AttrValue] = {"transposed": transposed}
         bias = [(outputs,)] if rng.random() < 0.5 else []
-        forward = case("Dense", [(batch, inputs), w, *bias], attrs)
-        cases += [forward, case("DenseInputGrad", [(batch, outputs), w], attrs)]
+        goes_on: dict[str, AttrValue] = {CONTINUES: 1} if rng.random() < 0.3 else {}
+        forward = case("Dense", [(batch, inputs), w, *bias], attrs | goes_on)
+        cases += [forward, case("DenseInputGrad", [(batch, outputs), w], attrs | goes_on)]
         cases.append(case("DenseWeightGrad", [(batch, inputs), (batch, outputs)], attrs))
     assert differing(cases, tmp_path_factory.mktemp("shapes")) == []
 
@@ -164,6 +168,14 @@ def test_common_convolutions_have_blocks(tmp_path: Path) -> None:
         case("ConvWeightGrad", [(2, 3, 32, 32), (2, 16, 16, 16)], half | {"kernel": (3, 3)}),
     ]
     assert differing(cases, tmp_path) == []
+
+
+def test_a_sum_of_one_product_begins_with_zero_where_the_plain_kernel_does() -> None:
+    """0 + -0 is 0: the form without a sum is for gradients of dense layers alone."""
+    attrs: dict[str, AttrValue] = {"strides": (1, 1), "dilations": (1, 1), "pads": (0,) * 4, "groups": 1}
+    pixel = case("ConvWeightGrad", [(1, 4, 1, 1), (1, 6, 1, 1)], attrs | {"kernel": (1, 1)}).kernel.blocked
+    layer = case("DenseWeightGrad", [(1, 4), (1, 6)], {"transposed": 1}).kernel.blocked
+    assert pixel and layer and (pixel.template, layer.template) == ("product_m4f.c.j2", "outer_m4f.c.j2")
 
 
 def test_products_wait_for_nobody_and_keep_their_order() -> None:

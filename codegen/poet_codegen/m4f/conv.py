@@ -63,21 +63,21 @@ class BlockedSums:
 
 
 @cache
-def blocked_forward(window: Window, x: Extent, y: Extent) -> BlockedSums | None:
-    """The blocks of y = conv(x, w), one group; None for a shape that they do not cover."""
+def blocked_forward(window: Window, x: Extent, y: Extent, continues: bool) -> BlockedSums | None:
+    """The blocks of y = conv(x, w) (+ y where it `continues`), one group; None for a shape that they do not cover."""
     axes = [_Forward(window, axis, size) for axis, size in ((0, x.height), (1, x.width))]
     height, width = window.kernel
     taps = height * width
-    return _blocked(axes[0].source, axes[1].source, (height, width), x, y, taps, x.channels * taps)
+    return _blocked(axes[0].source, axes[1].source, (height, width), x, y, taps, x.channels * taps, continues)
 
 
 @cache
-def blocked_input_gradient(window: Window, dy: Extent, dx: Extent) -> BlockedSums | None:
-    """The blocks of the gradient of x from dy; None for a shape that they do not cover."""
+def blocked_input_gradient(window: Window, dy: Extent, dx: Extent, continues: bool) -> BlockedSums | None:
+    """The blocks of the gradient of x from dy (+ dx where it `continues`); None for a shape that they do not cover."""
     axes = [_Backward(window, axis, size) for axis, size in ((0, dy.height), (1, dy.width))]
     height, width = window.kernel
     taps = height * width
-    return _blocked(axes[0].source, axes[1].source, (height, width), dy, dx, dx.channels * taps, taps)
+    return _blocked(axes[0].source, axes[1].source, (height, width), dy, dx, dx.channels * taps, taps, continues)
 
 
 @cache
@@ -126,6 +126,7 @@ def _blocked(
     target: Extent,
     weight_channel: int,
     weight_output: int,
+    continues: bool,
 ) -> BlockedSums | None:
     if max(source.plane, target.plane) * FLOAT_BYTES >= _LARGEST_PLANE_BYTES or kernel[0] > _MOST_WINDOW_ROWS:
         return None
@@ -159,6 +160,7 @@ def _blocked(
                 window_step * kernel[1],
                 target.plane,
                 one_row,
+                continues,
             )
             for p in placed
         ]

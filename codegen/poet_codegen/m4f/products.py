@@ -37,6 +37,7 @@ class Start(StrEnum):
     ZERO = "zero"
     ROW = "row"  # a value for each row of y
     COLUMN = "column"  # a value for each column of y
+    TARGET = "target"  # what y holds
     PRODUCT = "product"  # their first product: there is no zero that would make -0 of it 0
 
 
@@ -107,7 +108,7 @@ class ProductBlock:
     @property
     def _starts(self) -> int:
         """Registers that hold what sums start with, until their first product is added."""
-        return {Start.ZERO: 1, Start.ROW: self.rows, Start.COLUMN: self.columns, Start.PRODUCT: 0}[self.product.start]
+        return {Start.ZERO: 1, Start.ROW: self.rows, Start.COLUMN: self.columns}.get(self.product.start, 0)
 
     @property
     def _stream(self) -> int:
@@ -121,8 +122,8 @@ class ProductBlock:
     @property
     def _first_adds_start(self) -> bool:
         """The first product is added to the start at once, without a copy of that in every sum."""
-        if self.product.start is Start.PRODUCT:
-            return True
+        if self.product.start in (Start.PRODUCT, Start.TARGET):
+            return self.product.start is Start.PRODUCT
         return self._rounds == 0 and self.product.images == 1 and self._room - self._stream >= self._starts
 
     @property
@@ -159,6 +160,8 @@ class ProductBlock:
         cycles = product.depth * (2 * self._sums + a + b) + 4 * self._rounds
         if product.start is Start.PRODUCT:
             cycles -= self._sums
+        elif product.start is Start.TARGET:
+            cycles += self._sums * min(product.y_stride, 2) + 2 * self.rows
         elif not self._first_adds_start:
             cycles += self._sums
         cycles = product.images * (cycles + (len(self.pointers) + 6 if product.images > 1 else 0))
@@ -253,6 +256,13 @@ class ProductBlock:
         start = self.product.start
         if start is Start.PRODUCT:
             return ()
+        if start is Start.TARGET:
+            for r in range(self.rows):
+                self._row_of_sums(asm, "ld", r)
+                if r + 1 < self.rows:
+                    asm.far_step("y", self.product.y_step, "count")
+            asm.far_step("y", -(self.rows - 1) * self.product.y_step, "count")
+            return ()
         first = _FREE - self._starts
         if start is Start.ZERO:
             asm.line("mov %[count], #0")
@@ -343,13 +353,19 @@ class ProductBlock:
         for r in range(self.rows):
             if product.end is End.SGD:
                 self._descend(asm, r)
-            elif product.y_stride > 1:
-                for c in range(self.columns):
-                    asm.line(f"vstr s{r * self.columns + c}, [%[y], #{c * product.y_stride * FLOAT_BYTES}]")
             else:
-                asm.line(f"vstmia %[y], {register_list(r * self.columns, self.columns)}")
+                self._row_of_sums(asm, "st", r)
             if r + 1 < self.rows:
                 asm.far_step("y", product.y_step, "count")
+
+    def _row_of_sums(self, asm: Assembly, do: str, r: int) -> None:
+        """Load ('ld') or store ('st') a row of sums."""
+        stride = self.product.y_stride
+        if stride == 1:
+            asm.line(f"v{do}mia %[y], {register_list(r * self.columns, self.columns)}")
+            return
+        for c in range(self.columns):
+            asm.line(f"v{do}r s{r * self.columns + c}, [%[y], #{c * stride * FLOAT_BYTES}]")
 
     def _descend(self, asm: Assembly, r: int) -> None:
         """y -= rate * sum for a row: the product is rounded, then the difference, as in C."""

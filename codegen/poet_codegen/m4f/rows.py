@@ -127,6 +127,8 @@ class RowSums:
     """From an output channel to the next."""
     one_row: bool
     """The window has one row that is always inside: there is no loop over rows."""
+    continues: bool
+    """Sums start from what the outputs hold."""
 
     @property
     def stream(self) -> int:
@@ -134,17 +136,20 @@ class RowSums:
         return _stream(self.channels_out, self.block.outputs, self.window)
 
     def lines(self, fused: bool) -> list[str]:
-        """The assembly. Operands: x, w0.., y, start, x_skip, w_skip, channel, and row and rows unless `one_row`.
+        """The assembly. Operands: x, w0.., y, x_skip, w_skip, channel, and row and rows unless `one_row`.
 
-        x is the first column of the first row (one past the last where columns are read downwards); start points to the
-        value that each channel's sums begin with.
+        x is the first column of the first row (one past the last where columns are read downwards). Unless the sums
+        continue, there is start, too: the value that each channel's sums begin with.
         """
         sums = self.channels_out * self.block.outputs
         weights = sums
         inputs = weights + self.channels_out * self.window
         temporaries = range(REGISTERS - TEMPORARIES, REGISTERS)
         asm = Assembly(temporaries, fused)
-        self._start(asm, weights)
+        if self.continues:
+            self._go_on(asm)
+        else:
+            self._start(asm, weights)
         asm.line(f"mov %[channel], #{self.channels}")
         asm.line("1:")
         if not self.one_row:
@@ -180,6 +185,13 @@ class RowSums:
         for p in range(self.block.outputs):
             for o in range(self.channels_out):
                 asm.line(f"vmov.f32 s{o * self.block.outputs + p}, s{scratch + o}")
+
+    def _go_on(self, asm: Assembly) -> None:
+        for o in range(self.channels_out):
+            asm.line(f"vldmia %[y], {register_list(o * self.block.outputs, self.block.outputs)}")
+            if o < self.channels_out - 1:
+                asm.far_step("y", self.output_plane, "channel")
+        asm.far_step("y", -(self.channels_out - 1) * self.output_plane, "channel")
 
     def _row(self, asm: Assembly, weights: int, inputs: int) -> None:
         left = self.block.columns

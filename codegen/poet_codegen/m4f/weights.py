@@ -74,6 +74,8 @@ class WeightBlock:
     rows: int
     pixels: int
     """Of a chunk."""
+    continues: bool
+    """Sums start from what `sums` holds."""
 
     @property
     def taps(self) -> int:
@@ -110,10 +112,13 @@ class WeightBlock:
         gradients = self.channels_out * self.taps
         inputs = gradients + self.channels_out * self.pixels
         asm = Assembly(range(REGISTERS - TEMPORARIES, REGISTERS), fused)
-        asm.line("mov %[pixel], #0")
-        asm.line("vmov s0, %[pixel]")
-        for register in range(1, gradients):
-            asm.line(f"vmov.f32 s{register}, s0")
+        if self.continues:
+            asm.line(f"vldmia %[sums], {register_list(0, gradients)}")
+        else:
+            asm.line("mov %[pixel], #0")
+            asm.line("vmov s0, %[pixel]")
+            for register in range(1, gradients):
+                asm.line(f"vmov.f32 s{register}, s0")
         if self.batch > 1:
             asm.line(f"mov %[image], #{self.batch}")
             asm.line("1:")
@@ -266,7 +271,14 @@ class BlockedWeights:
 
 @cache
 def blocked_weights(
-    window: Window, x: Extent, dy: Extent, batch: int, image_step: int, gradient_step: int, most_bytes: int
+    window: Window,
+    x: Extent,
+    dy: Extent,
+    batch: int,
+    image_step: int,
+    gradient_step: int,
+    continues: bool,
+    most_bytes: int,
 ) -> BlockedWeights | None:
     """The blocks of a convolution's weight gradient, one group; None for a shape that `most_bytes` do not cover."""
     kernels: list[WeightBlock] = []
@@ -291,6 +303,7 @@ def blocked_weights(
                             row,
                             min(height, window.kernel[0] - row),
                             pixels,
+                            continues,
                         )
                         for row in range(0, window.kernel[0], height)
                     ]

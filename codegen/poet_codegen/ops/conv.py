@@ -86,7 +86,7 @@ class Conv(Op):
         x, w, y = (graph.tensors[n].shape for n in (*node.inputs[:2], node.outputs[0]))
         values = _values(node, x, w, y) | {"has_bias": len(node.inputs) > 2}
         name = _name("conv2d", values) + ("" if values["has_bias"] else "_nobias")
-        blocked = None if CONTINUES in node.attrs else forward_form(node, name, x, w, y, values["has_bias"])
+        blocked = forward_form(node, name, x, w, y, values["has_bias"])
         return Kernel("conv2d.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
     def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
@@ -115,7 +115,7 @@ class ConvInputGrad(Op):
         dy, w, dx = (graph.tensors[n].shape for n in (*node.inputs, *node.outputs))
         values = _values(node, dx, w, dy)
         name = _name("conv2d_input_grad", values)
-        blocked = None if CONTINUES in node.attrs else input_gradient_form(node, name, dx, w, dy)
+        blocked = input_gradient_form(node, name, dx, w, dy)
         return Kernel("conv2d_input_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
     def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
@@ -145,8 +145,7 @@ class ConvWeightGrad(Gradient):
         values = _values(node, x, dw, dy) | sink.texts("sum", "at")
         name = _name(f"conv2d_weight_{sink.stem}", values) + sink.suffix
         values |= {"name": name}
-        continues = CONTINUES in node.attrs
-        blocked = None if continues else weight_gradient_form(node, name, x, dw, dy, sink, values)
+        blocked = weight_gradient_form(node, name, x, dw, dy, sink, values)
         return Kernel("conv2d_weight_grad.c.j2", name, values, (*node.inputs, *sink.arguments), blocked)
 
     def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:

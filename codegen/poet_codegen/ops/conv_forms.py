@@ -24,6 +24,7 @@ from poet_codegen.m4f.rows import Call, Extent
 from poet_codegen.m4f.weights import COMPACT_BYTES, FAST_BYTES, blocked_weights
 from poet_codegen.ops.product import ProductForm, gradient_form, product_form
 from poet_codegen.ops.registry import Blocked, Shape
+from poet_codegen.ops.split import CONTINUES
 from poet_codegen.ops.update import Sink
 from poet_codegen.ops.window import Window
 
@@ -34,8 +35,9 @@ def forward_form(node: Node, name: str, x: Shape, w: Shape, y: Shape, has_bias: 
     if _is_pointwise(window):
         return _pointwise_forward(node, name, window, x, w, y, has_bias)
     names = {"name": name, "source_name": "x", "target_name": "y", "has_bias": has_bias}
-    channels = channels_forward(window, source, target, has_bias) if w[1] == 1 else None
-    rows = _blocked(node, blocked_forward(window, source, target), w, x[0], names)
+    continues = CONTINUES in node.attrs
+    channels = channels_forward(window, source, target, has_bias) if w[1] == 1 and not continues else None
+    rows = _blocked(node, blocked_forward(window, source, target, continues), w, x[0], names)
     return _depthwise(channels, y, target.channels, names, rows) if channels else rows
 
 
@@ -45,9 +47,10 @@ def input_gradient_form(node: Node, name: str, dx: Shape, w: Shape, dy: Shape) -
     if _is_pointwise(window):
         return _pointwise_input_gradient(node, name, window, dx, w, dy)
     names = {"name": name, "source_name": "dy", "target_name": "dx", "has_bias": False}
-    is_depthwise = w[1] == source.channels == 1
+    continues = CONTINUES in node.attrs
+    is_depthwise = w[1] == source.channels == 1 and not continues
     channels = channels_input_gradient(window, source, target) if is_depthwise else None
-    rows = _blocked(node, blocked_input_gradient(window, source, target), w, dx[0], names)
+    rows = _blocked(node, blocked_input_gradient(window, source, target, continues), w, dx[0], names)
     return _depthwise(channels, dx, 1, names, rows) if channels else rows
 
 
@@ -58,8 +61,8 @@ def weight_gradient_form(
     window, (source, target) = Window.of(node, dw[2:]), _extents(node, x, dy)
     if _is_pointwise(window) and window.strides == (1, 1):
         return _pointwise_weight_gradient(node, name, dw, dy, sink)
-    images = (x[0], prod(x[1:]), prod(dy[1:]))
-    forms = [blocked_weights(window, source, target, *images, most) for most in (FAST_BYTES, COMPACT_BYTES)]
+    shape = (window, source, target, x[0], prod(x[1:]), prod(dy[1:]), CONTINUES in node.attrs)
+    forms = [blocked_weights(*shape, most) for most in (FAST_BYTES, COMPACT_BYTES)]
     found = [
         Blocked("conv2d_weight_grad_m4f.c.j2", {**values, "b": blocks}, fuses=True) if blocks else None
         for blocks in forms
@@ -80,7 +83,8 @@ def _pointwise_forward(
     # With a stride every row of pixels is a product of its own.
     parts = height if window.strides != (1, 1) else 1
     pixels, matrices = height * width, y[0] * groups
-    start = Start.ROW if has_bias else Start.ZERO
+    continues = CONTINUES in node.attrs
+    start = Start.TARGET if continues else Start.ROW if has_bias else Start.ZERO
     b = Operand(False, x[2] * x[3], stride=right)
     product = Product(rows, pixels // parts, depth, Operand(True, depth), b, pixels, start)
     form = ProductForm(
@@ -88,8 +92,9 @@ def _pointwise_forward(
         _place("x", depth * x[2] * x[3], down * x[3], matrices, parts),
         _place("y", rows * pixels, width, matrices, parts),
         f"const float *x, const float *w, {'const float *b, ' if has_bias else ''}float *y",
-        start=_weights("b", rows, groups, parts) if has_bias else "",
+        start=_weights("b", rows, groups, parts) if start is Start.ROW else "",
         matrices=matrices * parts,
+        before=("(void)b;",) if has_bias and continues else (),
     )
     return product_form(name, product, form)
 
@@ -102,14 +107,16 @@ def _pointwise_input_gradient(node: Node, name: str, window: Window, dx: Shape, 
     # The pixels that were not read are between the others.
     clear = (f"for (int i = 0; i < {prod(dx)}; i++) {{", "    dx[i] = 0.0f;", "}")
     a, b = Operand(False, rows), Operand(False, pixels)
-    product = Product(rows, pixels // parts, depth, a, b, dx[2] * dx[3], y_stride=right)
+    continues = CONTINUES in node.attrs
+    start = Start.TARGET if continues else Start.ZERO
+    product = Product(rows, pixels // parts, depth, a, b, dx[2] * dx[3], start, y_stride=right)
     form = ProductForm(
         _weights("w", rows * depth, groups, parts),
         _place("dy", depth * pixels, width, matrices, parts),
         _place("dx", rows * dx[2] * dx[3], down * dx[3], matrices, parts),
         "const float *dy, const float *w, float *dx",
         matrices=matrices * parts,
-        before=clear if window.strides != (1, 1) else (),
+        before=clear if window.strides != (1, 1) and not continues else (),
     )
     return product_form(name, product, form)
 
@@ -118,7 +125,8 @@ def _pointwise_weight_gradient(node: Node, name: str, dw: Shape, dy: Shape, sink
     groups, pixels = node.int("groups"), prod(dy[2:])
     rows, columns = dw[0] // groups, dw[1]
     a, b = (Operand(True, pixels, image=channels * groups * pixels) for channels in (rows, columns))
-    product = Product(rows, columns, pixels, a, b, columns, end=sink.end, images=dy[0])
+    start = Start.TARGET if CONTINUES in node.attrs else Start.ZERO
+    product = Product(rows, columns, pixels, a, b, columns, start, sink.end, images=dy[0])
     left, right = _place("dy", rows * pixels, 0, groups, 1), _place("x", columns * pixels, 0, groups, 1)
     form = ProductForm(left, right, "", "const float *x, const float *dy", matrices=groups)
     return gradient_form(name, product, form, sink, rows * columns)
@@ -149,7 +157,13 @@ def _blocked(node: Node, blocks: BlockedSums | None, w: Shape, batch: int, names
     if blocks is None:
         return None
     groups = node.int("groups")
-    values = {"b": blocks, "batch": batch, "groups": groups, "group_weights": w[0] // groups * prod(w[1:])}
+    values = {
+        "b": blocks,
+        "batch": batch,
+        "groups": groups,
+        "group_weights": w[0] // groups * prod(w[1:]),
+        "continues": CONTINUES in node.attrs,
+    }
     return Blocked("conv2d_m4f.c.j2", values | names, fuses=True)
 
 

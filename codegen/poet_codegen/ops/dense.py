@@ -92,10 +92,11 @@ class Dense(Op):
         name = _name("dense", values) + ("" if values["has_bias"] else "_nobias")
         prototype = f"const float *x, const float *w, {'const float *b, ' if values['has_bias'] else ''}float *y"
         weights = Operand(values["transposed"], w[1])
-        start = Start.COLUMN if values["has_bias"] else Start.ZERO
+        start = Start.TARGET if values["continues"] else Start.COLUMN if values["has_bias"] else Start.ZERO
         product = Product(x[0], y[1], x[1], Operand(True, x[1]), weights, y[1], start)
-        form = ProductForm("x", "w", "y", prototype, start="b" if values["has_bias"] else "")
-        blocked = None if values["continues"] else product_form(name, product, form)
+        unread = ("(void)b;",) if values["has_bias"] and values["continues"] else ()
+        form = ProductForm("x", "w", "y", prototype, start="b" if start is Start.COLUMN else "", before=unread)
+        blocked = product_form(name, product, form)
         return Kernel("dense.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
     def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
@@ -124,9 +125,10 @@ class DenseInputGrad(Op):
         values = _values(node, dx, dy)
         name = _name("dense_input_grad", values)
         weights = Operand(not values["transposed"], w[1])
-        product = Product(dy[0], dx[1], dy[1], Operand(True, dy[1]), weights, dx[1])
+        start = Start.TARGET if values["continues"] else Start.ZERO
+        product = Product(dy[0], dx[1], dy[1], Operand(True, dy[1]), weights, dx[1], start)
         form = ProductForm("dy", "w", "dx", "const float *dy, const float *w, float *dx")
-        blocked = None if values["continues"] else product_form(name, product, form)
+        blocked = product_form(name, product, form)
         return Kernel("dense_input_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
     def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from poet_codegen.m4f.outer import blocked_outer
 from poet_codegen.m4f.product_blocks import blocked_product
-from poet_codegen.m4f.products import Product
+from poet_codegen.m4f.products import Product, Start
 from poet_codegen.ops.registry import Blocked
 from poet_codegen.ops.update import Sink
 
@@ -60,7 +60,9 @@ def gradient_form(
         body=str(texts["body"]),
         first=at,
     )
-    calls = blocked_outer(product.rows, product.columns, product.end) if product.depth * form.matrices == 1 else None
+    # One product alone, which is no sum that begins with 0: that makes 0 of -0.
+    is_outer = product.start is Start.PRODUCT and product.depth * form.matrices == 1
+    calls = blocked_outer(product.rows, product.columns, product.end) if is_outer else None
     if calls:
         return Blocked("outer_m4f.c.j2", {"name": name, "calls": calls, "f": full}, fuses=True)
     return product_form(name, product, full)

@@ -15,7 +15,6 @@ from poet_codegen.cost_model import CostModel
 from poet_codegen.graph import Graph, Node
 from poet_codegen.ops import registry
 from poet_codegen.ops.registry import Kernel, Work
-from poet_codegen.ops.split import CONTINUES
 from poet_codegen.tiling.conv import conv_of, conv_program, tile_sizes
 from poet_codegen.tiling.parts import CallOf, Streams, kernel_of, part_program
 from poet_codegen.tiling.program import Program, cost
@@ -115,15 +114,14 @@ _ROWS = {"Conv": "conv2d", "ConvInputGrad": "conv2d_input_grad", "ConvWeightGrad
 
 
 def _sketch(graph: Graph, node: Node) -> tuple[Kernel, Work]:
-    """Work as if every part but those that go on with sums had a blocked kernel."""
+    """Work as if every part had a blocked kernel."""
     if node.op not in _ROWS:
         return _SKETCH, Work("elementwise", elements=graph.tensors[node.outputs[0]].elements)
     shapes = [graph.tensors[name].shape for name in (*node.inputs[:2], *node.outputs)]
     y, w = {"Conv": (shapes[2], shapes[1]), "ConvInputGrad": (shapes[0], shapes[1])}.get(
         node.op, (shapes[1], shapes[2])
     )
-    row = _ROWS[node.op] + ("_plain" if CONTINUES in node.attrs else "")
-    return _SKETCH, Work(row, macs=prod(y) * prod(w[1:]), elements=prod(shapes[2]))
+    return _SKETCH, Work(_ROWS[node.op], macs=prod(y) * prod(w[1:]), elements=prod(shapes[2]))
 
 
 def _patterns(node: Node, candidates: frozenset[str], place: Place) -> Iterator[Streams]:
