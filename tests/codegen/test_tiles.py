@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 from poet_codegen.graph import AttrValue, DType, Graph, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
+from poet_codegen.ops.split import Split
 from poet_codegen.ops.update import Update
 from poet_codegen.tiling.conv import conv_of, conv_program, tile_sizes
-from poet_codegen.tiling.parts import Streams, kernel_of, part_program
+from poet_codegen.tiling.parts import Streams, cuts, kernel_of, part_program
 from poet_codegen.tiling.program import Call, Index, Loop, Move, Program, Statement
 
 from .host_kernels import HostKernels
 
-SEEDS = range(6)
+SEEDS = range(4)
 CASES_AN_OP = 4
+CASES_AN_AXIS = 1
 
 
 class Machine:
@@ -133,14 +135,16 @@ def convolutions(rng: random.Random) -> Iterator[tuple[Graph, Node]]:
 
 
 def others(rng: random.Random) -> Iterator[tuple[Graph, Node]]:
-    """Ops that are cut along one axis."""
+    """Ops that are cut along axes of their tensors."""
     inputs, outputs, transposed = rng.choice((4, 6)), rng.choice((3, 8)), rng.choice((0, 1))
     layer: dict[str, AttrValue] = {"transposed": transposed}
     w = (outputs, inputs) if transposed else (inputs, outputs)
     for rows in (1, 4):
         yield node_of("Dense", {"x": (rows, inputs), "w": w, "b": (outputs,)}, layer)
         yield node_of("DenseInputGrad", {"dy": (rows, outputs), "w": w}, layer)
-    yield node_of("DenseWeightGradSgd", {"w": w, "x": (1, inputs), "dy": (1, outputs), "rate": (1,)}, layer)
+        yield node_of("DenseWeightGradSgd", {"w": w, "x": (rows, inputs), "dy": (rows, outputs), "rate": (1,)}, layer)
+        yield node_of("ConvBiasGradSgd", {"w": (outputs,), "dy": (rows, outputs), "rate": (1,)}, {})
+    yield from sequences(rng)
     image = (1, 6, 4, 4)
     yield node_of("Relu", {"x": image}, {})
     yield node_of("Add", {"a": image, "b": image}, {})
@@ -153,6 +157,31 @@ def others(rng: random.Random) -> Iterator[tuple[Graph, Node]]:
     group: dict[str, AttrValue] = {"strides": (1, 1), "dilations": (1, 1), "pads": (1, 1, 1, 1), "groups": 3}
     yield node_of("Conv", {"x": image, "w": (9, 2, 3, 3), "b": (9,)}, group)
     yield node_of("ConvInputGrad", {"dy": (1, 9, 4, 4), "w": (9, 2, 3, 3)}, {**group, "extent": (4, 4)})
+
+
+def sequences(rng: random.Random) -> Iterator[tuple[Graph, Node]]:
+    """What a transformer has beside dense layers, of a random shape."""
+    heads, tokens, size = rng.choice((1, 2, 3)), rng.choice((4, 6)), rng.choice((2, 8))
+    a, b, y = (1, heads, tokens, size), (1, heads, size, tokens), (1, heads, tokens, tokens)
+    for left, right in ((0, 0), (1, 0), (0, 1)):
+        attrs: dict[str, AttrValue] = {"trans_a": left, "trans_b": right}
+        yield node_of("MatMul", {"a": b if left else a, "b": a if right else b}, attrs | ({"shape": y} if left else {}))
+    yield node_of("Transpose", {"x": a}, {"perm": rng.choice(((0, 2, 1, 3), (0, 2, 3, 1), (0, 3, 1, 2)))})
+    for op, names in (("Softmax", ("x",)), ("SoftmaxGrad", ("y", "dy")), ("LogSoftmaxGrad", ("y", "dy"))):
+        yield node_of(op, dict.fromkeys(names, y), {"axes": (3, 4)})
+    x, row = (1, tokens, size), (1, tokens, 1)
+    yield node_of("LayerNormalization", {"x": x}, {"axis": 2, "epsilon": 1e-5})
+    yield node_of("LayerNormalizationGrad", {"z": x, "inverse": row, "dz": x}, {"axis": 2, "epsilon": 1e-5})
+    yield node_of("Affine", {"x": x, "scale": (size,), "shift": (size,)}, {})
+    yield node_of("Mul", {"dy": x, "z": x}, {"shape": (size,)})
+    yield node_of("SumTo", {"dy": x}, {"shape": (size,)})
+    yield node_of("Add", {"a": x, "b": row}, {})
+    yield node_of("Gelu", {"x": x}, {})
+    first: dict[str, AttrValue] = {"starts": (0, 1, 0), "steps": (1, 1, 1)}
+    yield node_of("Slice", {"x": x}, {**first, "shape": (1, 1, size)})
+    yield node_of("Place", {"x": (1, 1, size)}, {**first, "shape": x, "fill": 0.0})
+    yield node_of("Concat", {"a": x, "b": (1, 2, size)}, {"axis": 1})
+    yield node_of("Split", {"x": x}, {"axis": 1, "sizes": (1, tokens - 1)})
 
 
 def drawn_streams(rng: random.Random, graph: Graph, node: Node, candidates: set[str]) -> Streams:
@@ -178,9 +207,17 @@ def programs(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program
         splits = registry.get(node.op).splits(graph, node)
         assert splits, node.op
         for split in splits:
-            units = rng.choice([n for n in range(1, split.count) if split.count % n == 0])
-            streams = drawn_streams(rng, graph, node, set(split.elements) - {"rate"})
-            yield graph, node, streams, part_program(graph, node, split, units, streams, kernel_of)
+            blocks = split.blocks() if isinstance(split, Split) else split
+            tried = list(cuts(blocks, 4))
+            parts = 0
+            while parts < CASES_AN_AXIS * len(blocks.axes) and tried:
+                cut = tried.pop(rng.randrange(len(tried)))
+                streams = drawn_streams(rng, graph, node, set(blocks.dims) - {"rate"})
+                part = part_program(graph, node, blocks, cut, streams, kernel_of)
+                if part is not None:
+                    parts += 1
+                    yield graph, node, streams, part
+            assert parts, node.op
 
 
 @pytest.fixture(scope="module")

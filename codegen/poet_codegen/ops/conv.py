@@ -14,7 +14,7 @@ from poet_codegen.graph import AttrValue, Graph, Node, Tensor
 from poet_codegen.m4f.sums import blocked_sums
 from poet_codegen.ops.conv_forms import forward_form, input_gradient_form, weight_gradient_form
 from poet_codegen.ops.registry import Blocked, Kernel, Op, Part, Shape, Work, register
-from poet_codegen.ops.split import CONTINUES, Split
+from poet_codegen.ops.split import CONTINUES, Axis, Blocks, Split, by_axes
 from poet_codegen.ops.split import Part as SplitPart
 from poet_codegen.ops.update import Gradient, Sink, register_gradient
 from poet_codegen.ops.window import Window, in_two_dimensions, read_window
@@ -175,17 +175,11 @@ class ConvBiasGrad(Gradient):
         blocked = Blocked("bias_grad_m4f.c.j2", {**values, "loops": loops}, fuses=True) if loops else None
         return Kernel("bias_grad.c.j2", name, values, (*node.inputs, *sink.arguments), blocked)
 
-    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
-        """By channels of one image."""
-        dy, db = node.inputs[0], node.outputs[0]
-        batch, channels, *plane = graph.tensors[dy].shape
-        if batch != 1:
-            return ()
-
-        def part(units: int) -> SplitPart:
-            return SplitPart({dy: (1, units, *plane), db: (units,)})
-
-        return (Split("channel", channels, {dy: prod(plane), db: 1}, part),)
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
+        """By channels."""
+        (dy,), (db,) = node.inputs, node.outputs
+        _, channels, *plane = graph.tensors[dy].shape
+        return (by_axes(graph, node, [Axis("channel", channels)], {dy: (None, 0, *(None for _ in plane)), db: (0,)}),)
 
 
 def _splits(

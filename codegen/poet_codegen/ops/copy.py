@@ -15,6 +15,7 @@ from poet_codegen.graph import Graph, Node, Tensor
 from poet_codegen.ops.nest import Loop, add_terms, literal, name_of_number, nest, strides_of
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
 from poet_codegen.ops.reshape import positive_axes
+from poet_codegen.ops.split import Axis, Blocks, by_axes
 
 if TYPE_CHECKING:
     from poet_codegen.autodiff import Tape
@@ -86,6 +87,10 @@ class Concat(_Copy):
         ]
         return _kernel(name, f"Joins {len(shapes)} tensors.", names, ["y"], node, parts=parts)
 
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
+        """Along all other axes."""
+        return _along_other_axes(graph, node)
+
 
 class Split(_Copy):
     """x in several parts along `axis`, of `sizes`."""
@@ -133,6 +138,10 @@ class Split(_Copy):
         ]
         return _kernel(name, f"Splits a tensor in {len(shapes)}.", ["x"], names, node, parts=parts)
 
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
+        """Along all other axes."""
+        return _along_other_axes(graph, node)
+
 
 class Slice(_Copy):
     """y[i] = x[starts + steps i]; attributes starts, steps and shape (y's) have one value an axis."""
@@ -179,6 +188,10 @@ class Slice(_Copy):
         part = Part(loops, f"y[{own}]", f"x[{picked}]")
         return _kernel(f"slice_{suffix}", "Part of a tensor.", ["x"], ["y"], node, parts=[part])
 
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
+        """Along the axes that are whole in y."""
+        return _along_whole_axes(graph, node)
+
 
 class Place(_Copy):
     """y[starts + steps i] = x[i], and `fill` elsewhere; `shape` is y's."""
@@ -210,6 +223,10 @@ class Place(_Copy):
             fill=literal(fill),
             elements=prod(y),
         )
+
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
+        """Along the axes that are whole in x."""
+        return _along_whole_axes(graph, node)
 
 
 class Pad(_Copy):
@@ -275,6 +292,26 @@ class Zeros(_Copy):
 def _window(shape: Shape, axis: int, start: int) -> dict[str, Shape]:
     starts = tuple(start if a == axis else 0 for a in range(len(shape)))
     return {"starts": starts, "steps": (1,) * len(shape), "shape": shape}
+
+
+def _along_other_axes(graph: Graph, node: Node) -> tuple[Blocks, ...]:
+    """Of Concat and Split: every axis but theirs."""
+    names, axis = tuple(dict.fromkeys((*node.inputs, *node.outputs))), node.int("axis")
+    shape = graph.tensors[names[0]].shape
+    others = [a for a in range(len(shape)) if a != axis]
+    cuts = [others.index(a) if a != axis else None for a in range(len(shape))]
+    return (by_axes(graph, node, [Axis("slice", shape[a]) for a in others], dict.fromkeys(names, cuts)),)
+
+
+def _along_whole_axes(graph: Graph, node: Node) -> tuple[Blocks, ...]:
+    """Of Slice and Place: every axis of which nothing is left out."""
+    names = (*node.inputs, *node.outputs)
+    first, second = (graph.tensors[name].shape for name in names)
+    steps = node.ints("steps")
+    whole = [a for a in range(len(first)) if first[a] == second[a] and steps[a] == 1]
+    cuts = [whole.index(a) if a in whole else None for a in range(len(first))]
+    axes = [Axis("slice", first[a]) for a in whole]
+    return (by_axes(graph, node, axes, dict.fromkeys(names, cuts), lambda small: {"shape": small[names[1]]}),)
 
 
 def _sections(

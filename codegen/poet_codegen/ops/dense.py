@@ -13,8 +13,7 @@ from poet_codegen.m4f.products import Operand, Product, Start
 from poet_codegen.ops.nest import broadcast
 from poet_codegen.ops.product import ProductForm, gradient_form, product_form
 from poet_codegen.ops.registry import Kernel, Op, Part, Shape, Work, register
-from poet_codegen.ops.split import CONTINUES, Split
-from poet_codegen.ops.split import Part as SplitPart
+from poet_codegen.ops.split import CONTINUES, Axis, Blocks, by_axes
 from poet_codegen.ops.update import Gradient, Sink, register_gradient
 
 if TYPE_CHECKING:
@@ -99,9 +98,13 @@ class Dense(Op):
         blocked = product_form(name, product, form)
         return Kernel("dense.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
-    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
-        """Of several rows by rows; of one by columns of y, or by inputs whose terms add up."""
-        return _splits(graph, node, node.inputs[0], node.inputs[1], node.outputs[0], node.inputs[2:])
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
+        """By rows, outputs, and inputs, whose terms add up."""
+        (x, w, *bias), (y,) = node.inputs, node.outputs
+        (rows, inputs), outputs = graph.tensors[x].shape, graph.tensors[y].shape[1]
+        axes = (Axis("row", rows), Axis("output", outputs), Axis("input", inputs, sums=True))
+        dims = {x: (0, 2), w: (1, 2) if node.int("transposed") else (2, 1), y: (0, 1), **dict.fromkeys(bias, (1,))}
+        return (by_axes(graph, node, axes, dims),)
 
 
 class DenseInputGrad(Op):
@@ -131,9 +134,12 @@ class DenseInputGrad(Op):
         blocked = product_form(name, product, form)
         return Kernel("dense_input_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
-    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
-        """Of several rows by rows; of one by columns of dx, or by outputs whose terms add up."""
-        return _splits(graph, node, node.outputs[0], node.inputs[1], node.inputs[0], gradient=True)
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
+        """By rows, inputs, and outputs, whose terms add up."""
+        (dy, w), (dx,) = node.inputs, node.outputs
+        (rows, outputs), inputs = graph.tensors[dy].shape, graph.tensors[dx].shape[1]
+        axes = (Axis("row", rows), Axis("input", inputs), Axis("output", outputs, sums=True))
+        return (by_axes(graph, node, axes, {dy: (0, 2), w: (2, 1) if node.int("transposed") else (1, 2), dx: (0, 1)}),)
 
 
 class DenseWeightGrad(Gradient):
@@ -166,44 +172,12 @@ class DenseWeightGrad(Gradient):
         blocked = gradient_form(name, product, ProductForm(left, right, "", "const float *x, const float *dy"), sink)
         return Kernel("dense_weight_grad.c.j2", name, values | {"name": name}, arguments, blocked)
 
-    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
-        """By rows of w."""
-        x, dy, w = *node.inputs, node.outputs[0]
-        return (_by_rows_of_w(graph, node, x, w, dy),) if graph.tensors[x].shape[0] == 1 else ()
-
-
-def _splits(
-    graph: Graph, node: Node, x: str, w: str, y: str, bias: Sequence[str] = (), gradient: bool = False
-) -> tuple[Split, ...]:
-    """Of y = x w + b, or of the gradient of x, by what is x, w and y of the forward layer."""
-    (batch, inputs), (_, outputs) = graph.tensors[x].shape, graph.tensors[y].shape
-    if batch == 1:
-        return (_by_rows_of_w(graph, node, x, w, y, bias, gradient),)
-
-    def some_rows(units: int) -> SplitPart:
-        return SplitPart({x: (units, inputs), y: (units, outputs)})
-
-    return (Split("row", batch, {x: inputs, y: outputs}, some_rows),)
-
-
-def _by_rows_of_w(
-    graph: Graph, node: Node, x: str, w: str, y: str, bias: Sequence[str] = (), gradient: bool = False
-) -> Split:
-    """Of one row of x: w is cut where it lies together, by outputs if it is transposed, else by inputs."""
-    inputs, outputs = graph.tensors[x].shape[1], graph.tensors[y].shape[1]
-    is_sum = node.op.startswith("Dense") and not node.op.startswith("DenseWeightGrad")
-    if node.int("transposed"):
-        elements = {w: inputs, y: 1, **dict.fromkeys(bias, 1)}
-
-        def some_outputs(units: int) -> SplitPart:
-            return SplitPart({w: (units, inputs), y: (1, units), **dict.fromkeys(bias, (units,))})
-
-        return Split("output", outputs, elements, some_outputs, is_sum and gradient)
-
-    def some_inputs(units: int) -> SplitPart:
-        return SplitPart({w: (units, outputs), x: (1, units)})
-
-    return Split("input", inputs, {w: outputs, x: 1}, some_inputs, is_sum and not gradient)
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
+        """By outputs and inputs."""
+        (x, dy), (dw,) = node.inputs, node.outputs
+        axes = (Axis("output", graph.tensors[dy].shape[1]), Axis("input", graph.tensors[x].shape[1]))
+        dims = {x: (None, 1), dy: (None, 0), dw: (0, 1) if node.int("transposed") else (1, 0)}
+        return (by_axes(graph, node, axes, dims),)
 
 
 def _values(node: Node, x: Shape, y: Shape) -> dict[str, Any]:

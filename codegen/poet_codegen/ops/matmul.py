@@ -18,6 +18,7 @@ from poet_codegen.ops.map_kernel import Formula, map_kernel
 from poet_codegen.ops.nest import broadcast, broadcast_strides
 from poet_codegen.ops.product import ProductForm, product_form
 from poet_codegen.ops.registry import Blocked, Kernel, Op, Shape, Work, register
+from poet_codegen.ops.split import Axis, Blocks, Part
 
 if TYPE_CHECKING:
     from poet_codegen.autodiff import Tape
@@ -99,6 +100,34 @@ class MatMul(Op):
         formula = Formula("matmul", "Matrix product of", ("a", "b"), "c", "{a} * {b}")
         plain = map_kernel(formula, space, strides, out, {}, (*node.inputs, *node.outputs))
         return replace(plain, blocked=_blocked(plain.name, a, b, y, node))
+
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
+        """By matrices, rows and columns, where no matrix is repeated or summed over."""
+        names = (*node.inputs, *node.outputs)
+        a, b, y = (graph.tensors[name].shape for name in names)
+        if not a[:-2] == b[:-2] == y[:-2] or len(set(names)) < len(names):
+            return ()
+        rows, columns, depth = _space(a, b, node)[-3:]
+        count, left, right = prod(y[:-2]), node.int("trans_a"), node.int("trans_b")
+
+        def part(units: tuple[int, ...]) -> Part:
+            matrices, m, n = units
+            shapes = (
+                (matrices, depth, m) if left else (matrices, m, depth),
+                (matrices, n, depth) if right else (matrices, depth, n),
+                (matrices, m, n),
+            )
+            attrs = {"shape": shapes[2]} if "shape" in node.attrs else {}
+            return Part(dict(zip(names, shapes, strict=True)), attrs)
+
+        whole, by_row, by_column = (count, 0), (rows, 1), (columns, 2)
+        dims = (
+            (whole, (depth, None), by_row) if left else (whole, by_row, (depth, None)),
+            (whole, by_column, (depth, None)) if right else (whole, (depth, None), by_column),
+            (whole, by_row, by_column),
+        )
+        axes = (Axis("matrix", count), Axis("row", rows), Axis("column", columns))
+        return (Blocks(axes, dict(zip(names, dims, strict=True)), part),)
 
 
 def _blocked(name: str, a: Shape, b: Shape, y: Shape, node: Node) -> Blocked | None:

@@ -16,7 +16,7 @@ from poet_codegen.ops.map_kernel import Formula, map_kernel
 from poet_codegen.ops.nest import broadcast, broadcast_strides
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, get, register
 from poet_codegen.ops.reshape import positive_axes
-from poet_codegen.ops.split import Part, Split
+from poet_codegen.ops.split import Axis, Blocks, Part, Split, by_axes
 
 if TYPE_CHECKING:
     from poet_codegen.autodiff import Tape
@@ -113,10 +113,8 @@ class Pointwise(Op):
             self.formula, space, strides, broadcast_strides(padded, space), numbers, (*node.inputs, node.outputs[0])
         )
 
-    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
-        """Anywhere where all shapes are equal; else along the first axis, with operands that lack it read whole."""
-        if "shape" in node.attrs:
-            return ()
+    def splits(self, graph: Graph, node: Node) -> tuple[Split | Blocks, ...]:
+        """Anywhere where all shapes are equal; else along axes that are not summed, operands that lack one whole."""
         names = (*node.inputs, *node.outputs)
         shapes = {name: graph.tensors[name].shape for name in names}
         space = self._space(graph, node)
@@ -126,15 +124,25 @@ class Pointwise(Op):
                 return Part(dict.fromkeys(names, (units,)))
 
             return (Split("element", prod(space), dict.fromkeys(names, 1), some_elements),)
-        axis = next((a for a, size in enumerate(space) if size > 1), 0)
-        axes = {name: axis - len(space) + len(shape) for name, shape in shapes.items()}
-        cut = {name: shape for name, shape in shapes.items() if axes[name] >= 0 and shape[axes[name]] == space[axis]}
+        out = shapes[node.outputs[0]]
 
-        def some_slices(units: int) -> Part:
-            return Part({name: (*s[: axes[name]], units, *s[axes[name] + 1 :]) for name, s in cut.items()})
+        def sizes_of(shape: Shape) -> Shape:
+            """Along the axes of the space, which are the last ones; 1 where the tensor has none."""
+            return (1,) * (len(space) - len(shape)) + shape[max(len(shape) - len(space), 0) :]
 
-        elements = {name: prod(shape[axes[name] + 1 :]) for name, shape in cut.items()}
-        return (Split("slice", space[axis], elements, some_slices),)
+        kept = [a for a, size in enumerate(space) if size > 1 and sizes_of(out)[a] == size]
+        number = {axis: i for i, axis in enumerate(kept)}
+        dims = {}
+        for name, shape in shapes.items():
+            first = len(space) - len(shape)
+            dims[name] = [
+                number.get(first + a) if size > 1 and first + a >= 0 else None for a, size in enumerate(shape)
+            ]
+
+        def attrs(small: Mapping[str, Shape]) -> dict[str, AttrValue]:
+            return {"shape": small[node.outputs[0]]} if "shape" in node.attrs else {}
+
+        return (by_axes(graph, node, [Axis("slice", space[a]) for a in kept], dims, attrs),)
 
 
 SUM_TO = "SumTo"

@@ -1,14 +1,15 @@
 """How an op can be run a part at a time, each part by the op's own kernel for a smaller shape.
 
-A part gives whole results, in their own order of terms; or, where an op `adds_up`, each part goes on with the sums of
-the one before, whose order the parts follow. So no split changes a bit.
+A part gives whole results, in their own order of terms; or, along an axis that `sums`, each part goes on with the sums
+of the one before, whose order the parts follow. So no split changes a bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import TypeAlias
 
 from poet_codegen.graph import AttrValue, Graph, Node
 
@@ -39,6 +40,71 @@ class Split:
     """For a number of units."""
     adds_up: bool = False
     """The output is whole in every part; parts run in ascending order, all but the first with CONTINUES."""
+
+    def blocks(self) -> Blocks:
+        """The same, said of blocks."""
+        dims = {name: ((self.count, 0), (size, None)) for name, size in self.elements.items()}
+        axis = Axis(self.unit, self.count, self.adds_up)
+        return Blocks((axis,), dims, lambda units: self.part(units[0]))
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One of the axes along which a node can be cut at once."""
+
+    unit: str
+    """What a unit is, in words: 'output'."""
+    count: int
+    sums: bool = False
+    """Outputs are whole in every part; parts run in ascending order, all but the first with CONTINUES."""
+
+
+Dims: TypeAlias = tuple[tuple[int, int | None], ...]
+"""A tensor seen as (size, number of the axis that cuts it or None), outermost first."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Axes along which a node can be cut at once: a part is a block of units of each."""
+
+    axes: tuple[Axis, ...]
+    dims: Mapping[str, Dims]
+    """What is not named, every part reads whole, or adds to."""
+    part: Callable[[tuple[int, ...]], Part]
+    """For a number of units of each axis."""
+
+    def for_update(self, gradient: str, versions: Sequence[str]) -> Blocks:
+        """Of the update that is fused with a gradient: its versions of the parameter are cut as the gradient is."""
+
+        def part(units: tuple[int, ...]) -> Part:
+            small = self.part(units)
+            return replace(small, shapes={**small.shapes, **dict.fromkeys(versions, small.shapes[gradient])})
+
+        dims = {name: dims for name, dims in self.dims.items() if name != gradient}
+        return Blocks(self.axes, {**dims, **dict.fromkeys(versions, self.dims[gradient])}, part)
+
+
+def by_axes(
+    graph: Graph,
+    node: Node,
+    axes: Sequence[Axis],
+    dims: Mapping[str, Sequence[int | None]],
+    attrs: Callable[[Mapping[str, Shape]], Mapping[str, AttrValue]] = lambda shapes: {},
+) -> Blocks:
+    """Where each axis of a tensor is cut along one of `axes`, or not at all (None).
+
+    `attrs` gives, for the shapes of a part, the attributes that differ from those of the whole node.
+    """
+    shapes = {name: graph.tensors[name].shape for name in dims}
+
+    def part(units: tuple[int, ...]) -> Part:
+        small = {
+            name: tuple(size if cut is None else units[cut] for size, cut in zip(shapes[name], cuts, strict=True))
+            for name, cuts in dims.items()
+        }
+        return Part(small, attrs(small))
+
+    return Blocks(tuple(axes), {n: tuple(zip(shapes[n], cuts, strict=True)) for n, cuts in dims.items()}, part)
 
 
 def by_planes(graph: Graph, *names: str) -> Split:

@@ -10,6 +10,7 @@ from poet_codegen.ops.map_kernel import Formula, map_kernel
 from poet_codegen.ops.nest import strides_of
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
 from poet_codegen.ops.reshape import positive_axes
+from poet_codegen.ops.split import Axis, Blocks, by_axes
 
 if TYPE_CHECKING:
     from poet_codegen.autodiff import Tape
@@ -54,6 +55,13 @@ class Transpose(Op):
         strides = {"x": tuple(dense[axis] for axis in node.ints("perm"))}
         formula = Formula("transpose", "Transposition of", ("x",), "y", "{x}")
         return map_kernel(formula, y, strides, strides_of(y), {}, (*node.inputs, *node.outputs))
+
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
+        """Along every axis of y."""
+        (x,), (y,), perm = node.inputs, node.outputs, node.ints("perm")
+        axes = [Axis("slice", size) for size in graph.tensors[y].shape]
+        dims = {x: [perm.index(axis) for axis in range(len(perm))], y: list(range(len(perm)))}
+        return (by_axes(graph, node, axes, dims),)
 
 
 register(Transpose())

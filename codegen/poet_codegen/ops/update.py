@@ -19,7 +19,7 @@ from poet_codegen.m4f.products import End
 from poet_codegen.ops.nest import literal, name_of_number
 from poet_codegen.ops.optimizers import ACCUMULATOR, RULES, Rule
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
-from poet_codegen.ops.split import Part, Split
+from poet_codegen.ops.split import Blocks, Part, Split
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Update(Op):
         values = {"name": name, "elements": elements, **sink.texts("dw[i]", "i")}
         return Kernel("update.c.j2", name, values, (self.gradient_of(node), *sink.arguments))
 
-    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+    def splits(self, graph: Graph, node: Node) -> tuple[Split | Blocks, ...]:
         """As the gradient is cut, where the whole of an element's gradient is in one part; a stored one anywhere."""
         versions = (*node.inputs[: self.versions(node)], *node.outputs)
         if self._gradient is None:
@@ -155,8 +155,9 @@ class Update(Op):
 
             return (Split("element", count, dict.fromkeys(changing, 1), some),)
         maker = self._gradient_node(node)
-        found = self._gradient.splits(graph, maker)
-        return tuple(_for_update(split, maker.outputs[0], versions) for split in found if not split.adds_up)
+        found = [split.blocks() if isinstance(split, Split) else split for split in self._gradient.splits(graph, maker)]
+        whole = (blocks for blocks in found if not any(axis.sums for axis in blocks.axes))
+        return tuple(blocks.for_update(maker.outputs[0], versions) for blocks in whole)
 
     def _states(self, node: Node) -> tuple[str, ...]:
         return (*self.rule.state, *((ACCUMULATOR,) if _micro_batches(node) > 1 else ()))
@@ -218,15 +219,6 @@ class Update(Op):
             lines,
             End.SGD if self._is_sparse(node) else End.BUFFER,
         )
-
-
-def _for_update(split: Split, gradient: str, versions: Sequence[str]) -> Split:
-    def part(units: int) -> Part:
-        of_gradient = split.part(units)
-        shapes = {**of_gradient.shapes, **dict.fromkeys(versions, of_gradient.shapes[gradient])}
-        return replace(of_gradient, shapes=shapes)
-
-    return replace(split, elements={**split.elements, **dict.fromkeys(versions, split.elements[gradient])}, part=part)
 
 
 def _micro_batches(node: Node) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from math import prod
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from poet_solver.problem import Mode
 
@@ -15,14 +15,16 @@ from poet_codegen.cost_model import CostModel
 from poet_codegen.graph import Graph, Node
 from poet_codegen.ops import registry
 from poet_codegen.ops.registry import Kernel, Work
+from poet_codegen.ops.split import Split
+from poet_codegen.ops.update import Update
 from poet_codegen.tiling.conv import conv_of, conv_program, tile_sizes
-from poet_codegen.tiling.parts import CallOf, Streams, kernel_of, part_program
-from poet_codegen.tiling.program import Program, cost
+from poet_codegen.tiling.parts import CallOf, Streams, cuts, kernel_of, part_program, tile_bytes
+from poet_codegen.tiling.program import Cost, Program, cost
 
 _POINTS = 4
 """Tile sizes kept of each pattern; more gained at most 1 % in trials."""
-_SIZES = 7
-"""Tile sizes tried of each pattern."""
+_SIZES = (1, 7, 6, 4)
+"""Units of each axis that are tried, by how many axes there are."""
 _Size = TypeVar("_Size")
 
 
@@ -53,15 +55,20 @@ class Tiler:
     def __init__(self, graph: Graph, costs: CostModel, ram_bytes: int, place: Place) -> None:
         self._graph, self._costs, self._ram_bytes, self._place = graph, costs, ram_bytes, place
         self._sizes = {position: graph.tensors[name].size_bytes for name, position in place.index.items()}
-        self._known: dict[object, list[object]] = {}
+        self._known: dict[object, tuple[tuple[str, ...], list[tuple[Program, Cost]]]] = {}
+        """What was found, with the tensors of the node that it was found for."""
 
     def modes(self, node: Node) -> list[tuple[Mode, Program]]:
         """Every tiled mode of a node that fits into the budget, with its program."""
         graph, found = self._graph, []
         for split in registry.get(node.op).splits(graph, node):
-            for streams in _patterns(node, frozenset(split.elements), self._place):
-                make = partial(part_program, graph, node, split)
-                found += self._best(node, streams, _sizes(split.count), make, split.unit)
+            blocks = split.blocks() if isinstance(split, Split) else split
+            unit = " x ".join(axis.unit for axis in blocks.axes)
+            sizes = _SIZES[min(sum(axis.count > 1 for axis in blocks.axes), len(_SIZES) - 1)]
+            for streams in _patterns(node, frozenset(blocks.dims), self._place):
+                found += self._best(
+                    node, streams, cuts(blocks, sizes), partial(part_program, graph, node, blocks), unit
+                )
         conv = conv_of(graph, node)
         if conv is not None:
             for streams in _patterns(node, frozenset((*node.inputs, *node.outputs)) - {conv.bias}, self._place):
@@ -77,24 +84,45 @@ class Tiler:
         unit: str,
     ) -> list[tuple[Mode, Program]]:
         """The best of some tile sizes, by sketches that know no kernels: their blocks take long to lay out."""
+        if self._resident_bytes(node, streams) > self._ram_bytes:
+            return []
+        names = (*node.inputs, *node.outputs)
         key = (unit, self._signature(node, streams))
         if key not in self._known:
             sketches = ((self._mode(node, make(size, streams, _sketch), streams), size) for size in sizes)
             fitting = ((mode, size) for mode, size in sketches if mode is not None and self._fits(node, mode))
-            self._known[key] = [size for _, size in _pareto(fitting)]
+            programs = (make(size, streams, kernel_of) for _, size in _pareto(fitting))
+            priced = [(program, self._price(node, program)) for program in programs if program is not None]
+            self._known[key] = names, priced
+        known_names, known = self._known[key]
+        other = dict(zip(known_names, names, strict=True))
         found = []
-        for size in self._known[key]:
-            program = make(cast(_Size, size), streams, kernel_of)
-            mode = self._mode(node, program, streams)
-            assert program is not None and mode is not None
-            found.append((mode, program))
+        for program, price in known:
+            mine = program if known_names == names else program.renamed(other)
+            found.append((mode_of(self._graph, node, mine, streams, price, self._place), mine))
         return found
+
+    def _resident_bytes(self, node: Node, streams: Streams) -> int:
+        """Of the tensors in the arena that a pattern leaves in RAM, versions of one parameter once."""
+        streamed = streams.inputs | streams.outputs | frozenset(streams.old_version.values())
+        pairs = registry.get(node.op).in_place_pairs(node)
+        left = {*node.inputs, *node.outputs} - streamed - {node.outputs[new] for _, new in pairs}
+        return sum(
+            self._sizes[v] for v in {self._place.index[self._place.root[n]] for n in left if self._is_in_arena(n)}
+        )
+
+    def _price(self, node: Node, program: Program) -> Cost:
+        return cost(program, self._costs, {n: self._graph.tensors[n].size_bytes for n in (*node.inputs, *node.outputs)})
 
     def _signature(self, node: Node, streams: Streams) -> object:
         """What tile sizes depend on."""
+        names = (*node.inputs, *node.outputs)
         tensors = [
-            (self._graph.tensors[name].shape, name in streams.inputs, name in streams.outputs, self._is_in_arena(name))
-            for name in (*node.inputs, *node.outputs)
+            (
+                *(self._graph.tensors[name].shape, names.index(name)),
+                *(name in streams.inputs, name in streams.outputs, self._is_in_arena(name)),
+            )
+            for name in names
         ]
         return node.op, tuple(sorted(node.attrs.items())), tuple(tensors), len(streams.old_version)
 
@@ -102,7 +130,9 @@ class Tiler:
         return self._place.root[name] in self._place.index
 
     def _mode(self, node: Node, program: Program | None, streams: Streams) -> Mode | None:
-        return mode_of(self._graph, node, program, streams, self._costs, self._place) if program is not None else None
+        if program is None:
+            return None
+        return mode_of(self._graph, node, program, streams, self._price(node, program), self._place)
 
     def _fits(self, node: Node, mode: Mode) -> bool:
         outputs = (self._place.index[self._place.root[name]] for name in node.outputs if self._is_in_arena(name))
@@ -116,12 +146,31 @@ _ROWS = {"Conv": "conv2d", "ConvInputGrad": "conv2d_input_grad", "ConvWeightGrad
 def _sketch(graph: Graph, node: Node) -> tuple[Kernel, Work]:
     """Work as if every part had a blocked kernel."""
     if node.op not in _ROWS:
-        return _SKETCH, Work("elementwise", elements=graph.tensors[node.outputs[0]].elements)
+        return _SKETCH, _product(graph, node) or Work("elementwise", elements=graph.tensors[node.outputs[0]].elements)
     shapes = [graph.tensors[name].shape for name in (*node.inputs[:2], *node.outputs)]
     y, w = {"Conv": (shapes[2], shapes[1]), "ConvInputGrad": (shapes[0], shapes[1])}.get(
         node.op, (shapes[1], shapes[2])
     )
     return _SKETCH, Work(_ROWS[node.op], macs=prod(y) * prod(w[1:]), elements=prod(shapes[2]))
+
+
+def _product(graph: Graph, node: Node) -> Work | None:
+    """Of matrix products."""
+    rule = registry.get(node.op)
+    unfused = rule.unfused(node, node.inputs[0]) if isinstance(rule, Update) else None
+    maker = unfused[0] if unfused else node
+    made = graph.tensors[maker.outputs[0]]
+    shapes = [graph.tensors[name].shape for name in maker.inputs[:2]]
+    depth = {
+        "Dense": lambda: shapes[0][1],
+        "DenseInputGrad": lambda: shapes[0][1],
+        "DenseWeightGrad": lambda: shapes[0][0],
+        "MatMul": lambda: shapes[0][-2 if maker.int("trans_a") else -1],
+    }.get(maker.op)
+    if depth is None:
+        return None
+    row = {"Dense": "dense", "DenseInputGrad": "dense_input_grad", "DenseWeightGrad": "dense_weight_grad"}
+    return Work(row.get(maker.op, "matmul"), macs=made.elements * depth(), elements=made.elements)
 
 
 def _patterns(node: Node, candidates: frozenset[str], place: Place) -> Iterator[Streams]:
@@ -151,19 +200,8 @@ def _patterns(node: Node, candidates: frozenset[str], place: Place) -> Iterator[
             )
 
 
-def _sizes(count: int) -> list[int]:
-    """Divisors of `count` below it, at most _SIZES of them, about evenly apart on a logarithmic scale."""
-    divisors = [n for n in range(1, count) if count % n == 0]
-    if len(divisors) <= _SIZES:
-        return divisors
-    step = (len(divisors) - 1) / (_SIZES - 1)
-    return [divisors[round(i * step)] for i in range(_SIZES)]
-
-
-def mode_of(graph: Graph, node: Node, program: Program, streams: Streams, costs: CostModel, place: Place) -> Mode:
+def mode_of(graph: Graph, node: Node, program: Program, streams: Streams, price: Cost, place: Place) -> Mode:
     """The program as a mode of the problem."""
-    sizes = {name: graph.tensors[name].size_bytes for name in (*node.inputs, *node.outputs)}
-    price = cost(program, costs, sizes)
     on_storage = streams.inputs | frozenset(streams.old_version.values())
     inputs = {place.root[name]: name in on_storage for name in node.inputs if place.root[name] in place.index}
     pairs = registry.get(node.op).in_place_pairs(node)

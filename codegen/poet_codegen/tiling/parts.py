@@ -1,18 +1,24 @@
-"""Programs of ops that are run a part at a time (ops/split.py): one loop, contiguous tiles."""
+"""Programs of ops that are run a part at a time (ops/split.py): a loop an axis, tiles that are boxes of tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import permutations, product
+from math import prod
 
 from poet_codegen.graph import Graph, Node
 from poet_codegen.ops import registry
 from poet_codegen.ops.registry import Kernel, Work
-from poet_codegen.ops.split import CONTINUES, Split, part_of
-from poet_codegen.tiling.program import FLOAT_BYTES, Call, Index, Loop, Move, Operand, Program, Shape, Statement
+from poet_codegen.ops.split import CONTINUES, Blocks, Dims, part_of
+from poet_codegen.tiling import nest
+from poet_codegen.tiling.nest import Where
+from poet_codegen.tiling.program import FLOAT_BYTES, Call, Index, Move, Operand, Program, Shape, Statement
 
 CallOf = Callable[[Graph, Node], tuple[Kernel, Work]]
 """The kernel of a part, and what it does."""
+
+_VARIABLES = "ijklmn"
 
 
 def kernel_of(graph: Graph, node: Node) -> tuple[Kernel, Work]:
@@ -31,46 +37,144 @@ class Streams:
     """New version -> the old one, which is read from storage where the new one is written there."""
 
 
-def part_program(graph: Graph, node: Node, split: Split, units: int, streams: Streams, call_of: CallOf) -> Program:
-    """The node in split.count / units parts; `call_of` gives the kernels."""
-    variable = "i"
-    tiles = split.count // units
+@dataclass(frozen=True)
+class Cut:
+    """How a node is cut along the axes of its blocks."""
+
+    units: tuple[int, ...]
+    """Of each axis, in one part."""
+    order: tuple[int, ...]
+    """The axes as loops, outermost first; one that sums is the last, so that sums are whole before they leave RAM."""
+
+
+def cuts(blocks: Blocks, most: int) -> Iterator[Cut]:
+    """Every way that is tried: up to `most` sizes an axis, and all orders of the loops."""
+    for units in product(*(thinned(axis.count, most) for axis in blocks.axes)):
+        loops = [n for n, axis in enumerate(blocks.axes) if units[n] < axis.count]
+        if not loops:
+            continue
+        free = [n for n in loops if not blocks.axes[n].sums]
+        single = tuple(n for n in range(len(units)) if n not in loops)
+        for order in permutations(free):
+            yield Cut(units, (*single, *order, *(n for n in loops if n not in free)))
+
+
+def tile_bytes(blocks: Blocks, cut: Cut, names: Iterable[str]) -> int:
+    """Bytes of one tile of each of these tensors."""
+    return FLOAT_BYTES * sum(
+        prod(size if axis is None else cut.units[axis] for size, axis in blocks.dims[name]) for name in names
+    )
+
+
+def thinned(count: int, most: int) -> list[int]:
+    """Divisors of `count`, itself included, at most `most` of them, about evenly apart on a logarithmic scale."""
+    divisors = [n for n in range(1, count + 1) if count % n == 0]
+    if len(divisors) <= most:
+        return divisors
+    step = (len(divisors) - 1) / (most - 1)
+    return [divisors[round(i * step)] for i in range(most)]
+
+
+@dataclass(frozen=True)
+class Box:
+    """The part of a tensor that a tile has."""
+
+    shape: Shape
+    steps: tuple[tuple[int, int], ...]
+    """(axis, bytes from one tile to the next along it)."""
+    is_whole: bool
+    """The tensor is not cut."""
+
+    @property
+    def is_run(self) -> bool:
+        """It lies in one piece."""
+        return self.shape.runs == 1
+
+    def at(self, where: Where) -> Index:
+        """Where the tile begins."""
+        return nest.add(*(where[_VARIABLES[axis]].index(step) for axis, step in self.steps))
+
+
+def box_of(dims: Dims, units: tuple[int, ...]) -> Box | None:
+    """None where a tile would be no runs of equal length at equal distances."""
+    levels: list[tuple[int, int]] = []
+    steps = []
+    stride = 1
+    for size, axis in reversed(dims):
+        count = size if axis is None else units[axis]
+        if axis is not None:
+            steps.append((axis, count * stride * FLOAT_BYTES))
+        if count > 1:
+            if levels and levels[-1][0] * levels[-1][1] == stride:
+                levels[-1] = (levels[-1][0] * count, levels[-1][1])
+            else:
+                levels.append((count, stride))
+        stride *= size
+    run = levels.pop(0)[0] if levels and levels[0][1] == 1 else 1
+    if len(levels) > 1:
+        return None
+    runs, distance = levels[0] if levels else (1, 0)
+    shape = Shape(run * FLOAT_BYTES, runs, distance * FLOAT_BYTES)
+    return Box(shape, tuple(steps), run * runs == stride)
+
+
+def part_program(
+    graph: Graph, node: Node, blocks: Blocks, cut: Cut, streams: Streams, call_of: CallOf
+) -> Program | None:
+    """The node in parts, or None where tiles of a tensor are not runs; `call_of` gives the kernels."""
+    boxes = {name: box_of(dims, cut.units) for name, dims in blocks.dims.items()}
+    new = {node.outputs[to]: node.inputs[old] for old, to in registry.get(node.op).in_place_pairs(node)}
+    operands = [name for name in dict.fromkeys((*node.inputs, *node.outputs)) if name not in new.values()]
     buffers: dict[str, int] = {}
+    loads, stores = [], []
     top = 0
-    for name in dict.fromkeys((*node.inputs, *node.outputs)):
-        if name in streams.inputs or name in streams.outputs:
-            buffers[name] = top
-            top += units * split.elements[name] * FLOAT_BYTES
+    for name in operands:
+        box = boxes.get(name)
+        if name in boxes and box is None:
+            return None
+        is_streamed = name in streams.inputs or name in streams.outputs
+        if box is None or (box.is_run and not is_streamed):
+            continue
+        if box.is_whole:
+            return None  # It is no tile: a page-in or page-out does the same.
+        buffers[name] = top
+        top += box.shape.size_bytes
+        along = "".join(_VARIABLES[axis] for axis, _ in box.steps)
 
-    def at(name: str, tile: int | None) -> Index:
-        bytes_each = units * split.elements.get(name, 0) * FLOAT_BYTES
-        if tile is not None:
-            return Index(tile * bytes_each)
-        return Index(0, ((variable, bytes_each),) if bytes_each else ())
+        def move(where: Where, name: str = name, box: Box = box, to_tensor: bool = False) -> Move:
+            tensor = name if to_tensor else streams.old_version.get(name, name)
+            streamed = name in streams.inputs or name in streams.outputs
+            return Move(tensor, box.at(where), box.shape, buffers[name], to_tensor, streamed)
 
-    def move(name: str, tensor: str, tile: int | None, to_tensor: bool) -> Move:
-        shape = Shape(units * split.elements[name] * FLOAT_BYTES)
-        return Move(tensor, at(name, tile), shape, buffers[name], to_tensor, True)
+        def move_back(where: Where, name: str = name, box: Box = box) -> Move:
+            return move(where, name, box, True)
 
-    def body(tile: int | None, continues: bool) -> tuple[Statement, ...]:
-        steps: list[Statement] = [move(name, name, tile, False) for name in buffers if name in streams.inputs]
-        steps += [move(name, streams.old_version[name], tile, False) for name in buffers if name in streams.old_version]
-        part = split.part(units)
-        if continues:
-            part = replace(part, attrs={**part.attrs, CONTINUES: 1})
-        small_graph, small = part_of(graph, node, part)
-        kernel, work = call_of(small_graph, small)
-        operands = tuple(
-            Operand(None, Index(buffers[name])) if name in buffers else Operand(name, at(name, tile))
-            for name in kernel.arguments
-        )
-        steps.append(Call(kernel, work, operands))
-        steps += [move(name, name, tile, True) for name in buffers if name in streams.outputs]
-        return tuple(steps)
+        if name in node.inputs or name in new:
+            loads.append(nest.Operand(along, move))
+        if name in node.outputs:
+            stores.append(nest.Operand(along, move_back))
+    part = blocks.part(cut.units)
+    sums = next((n for n, axis in enumerate(blocks.axes) if axis.sums and cut.units[n] < axis.count), None)
 
-    if split.adds_up:
-        statements = (*body(0, False), Loop(variable, 1, tiles, body(None, True)))
-    else:
-        statements = (Loop(variable, 0, tiles, body(None, False)),)
-    title = f"{tiles} tiles of {units} {split.unit}{'s' if units > 1 else ''}"
-    return Program(title, top, statements)
+    def body(where: Where) -> list[Statement]:
+        goes_on = sums is not None and not where[_VARIABLES[sums]].is_first
+        small_part = replace(part, attrs={**part.attrs, CONTINUES: 1}) if goes_on else part
+        kernel, work = call_of(*part_of(graph, node, small_part))
+        places = []
+        for name in kernel.arguments:
+            box = boxes.get(name)
+            if name in buffers:
+                places.append(Operand(None, Index(buffers[name])))
+            else:
+                places.append(Operand(name, box.at(where) if box else Index()))
+        return [Call(kernel, work, tuple(places))]
+
+    axes = [
+        nest.Axis(_VARIABLES[n], blocks.axes[n].count // cut.units[n], peeled=blocks.axes[n].sums) for n in cut.order
+    ]
+    words = []
+    for axis, units in zip(blocks.axes, cut.units, strict=True):
+        if units < axis.count:
+            words.append(f"{units} {axis.unit}{'s' if units > 1 else ''}")
+    tiles = prod(axis.tiles for axis in axes)
+    return Program(f"{tiles} tiles of {' x '.join(words)}", top, nest.nest(axes, loads, body, stores))

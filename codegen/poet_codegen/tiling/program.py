@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from poet_solver.problem import PageCost
@@ -118,6 +118,10 @@ class Program:
         """What a profile calls it: equal programs of a model have equal names."""
         return f"tiles_{hashlib.sha256(repr(self).encode()).hexdigest()[:16]}"
 
+    def renamed(self, names: Mapping[str, str]) -> Program:
+        """The same for another node: tensor -> the one in its place."""
+        return replace(self, body=_renamed(self.body, names))
+
     def streams(self) -> dict[tuple[str, bool], int]:
         """(tensor, written) -> bytes moved in all passes, each byte of a pass once; in the order of the text."""
         found: dict[tuple[str, bool], int] = {}
@@ -135,6 +139,20 @@ def _counted(body: tuple[Statement, ...], times: int) -> Iterator[tuple[Move | C
             yield from _counted(step.body, times * (step.end - step.first))
         else:
             yield step, times
+
+
+def _renamed(body: tuple[Statement, ...], names: Mapping[str, str]) -> tuple[Statement, ...]:
+    def one(step: Statement) -> Statement:
+        if isinstance(step, Loop):
+            return replace(step, body=_renamed(step.body, names))
+        if isinstance(step, Move):
+            return replace(step, tensor=names[step.tensor])
+        places = tuple(o if o.tensor is None else replace(o, tensor=names[o.tensor]) for o in step.operands)
+        # A part's tensors that the node does not have, such as a gradient in a tile, keep their names.
+        arguments = tuple(names.get(name, name) for name in step.kernel.arguments)
+        return replace(step, kernel=replace(step.kernel, arguments=arguments), operands=places)
+
+    return tuple(one(step) for step in body)
 
 
 @dataclass(frozen=True)
