@@ -7,7 +7,7 @@ so that the problem does not know them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -24,7 +24,7 @@ from poet_codegen.forms import Form
 from poet_codegen.graph import Graph, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
 from poet_codegen.tiling.modes import Place as TilingPlace
-from poet_codegen.tiling.modes import Tiler, footprint_bytes
+from poet_codegen.tiling.modes import ProgramOf, Tiler, footprint_bytes
 from poet_codegen.tiling.program import Program
 
 ALIGNMENT_BYTES = 4
@@ -37,6 +37,25 @@ class Home(StrEnum):
 
     RAM = "ram"
     STORAGE = "storage"
+
+
+class Programs(Mapping[tuple[int, int], Program]):
+    """(op, mode) -> program, each written when it is asked for."""
+
+    def __init__(self, programs: Mapping[tuple[int, int], ProgramOf]) -> None:
+        self._programs = programs
+
+    def __getitem__(self, key: tuple[int, int]) -> Program:
+        return self._programs[key]()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._programs
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self._programs)
+
+    def __len__(self) -> int:
+        return len(self._programs)
 
 
 @dataclass(frozen=True)
@@ -118,7 +137,7 @@ def lower(
     nodes = tuple(node for node in graph.nodes if not registry.get(node.op).is_view)
     reads = Counter(root[name] for name in (*(name for node in nodes for name in node.inputs), *graph.outputs))
     ops = tuple(_op(node, graph, costs, root, index, reads) for node in nodes)
-    programs: dict[tuple[int, int], Program] = {}
+    programs: dict[tuple[int, int], ProgramOf] = {}
     if ram_bytes is not None:
         in_ram = frozenset(t.name for t in arena if homes.get(t.updates or t.name) is Home.RAM)
         tiler = Tiler(graph, costs, ram_bytes, TilingPlace(root, index, in_ram))
@@ -139,7 +158,7 @@ def lower(
     )
     if deadline_factor is not None:
         problem = replace(problem, deadline_s=deadline_factor * problem.compute_time_s())
-    return Lowered(problem, nodes, root, index, homes, programs, costs.forms)
+    return Lowered(problem, nodes, root, index, homes, Programs(programs), costs.forms)
 
 
 def _in_arena(tensor: Tensor, outside: Mapping[str, Kind], learned: frozenset[str]) -> bool:

@@ -81,12 +81,64 @@ def images(make_model: Maker) -> onnx.ModelProto:
     return make_model(nodes, [1, 3, 16, 16], weights)
 
 
+def transformer(make_model: Maker) -> onnx.ModelProto:
+    """A layer of a transformer, attention of two heads; the first token is classed."""
+    rng = np.random.default_rng(4)
+    tokens, hidden, heads = 8, 16, 2
+
+    def drawn(*shape: int) -> np.ndarray[Any, Any]:
+        return (rng.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
+
+    weights: dict[str, np.ndarray[Any, Any]] = {name: drawn(hidden, hidden) for name in ("wq", "wk", "wv", "wo")}
+    weights |= {"bq": drawn(hidden), "w1": drawn(hidden, 64), "b1": drawn(64), "w2": drawn(64, hidden)}
+    weights |= {"s0": drawn(hidden), "t0": drawn(hidden), "s1": drawn(hidden), "t1": drawn(hidden)}
+    weights |= {"wc": drawn(hidden, 5)}
+    split = np.array([1, tokens, heads, hidden // heads], np.int64)
+    joined = np.array([1, tokens, hidden], np.int64)
+    numbers = {"split": split, "joined": joined, "four": np.array(4.0, np.float32), "zero": np.array(0, np.int64)}
+
+    def heads_of(name: str, x: str, perm: list[int]) -> list[onnx.NodeProto]:
+        return [
+            helper.make_node("Reshape", [x, "split"], [f"{name}4"], f"{name}_heads"),
+            helper.make_node("Transpose", [f"{name}4"], [name], f"{name}_perm", perm=perm),
+        ]
+
+    nodes = [
+        helper.make_node("MatMul", ["x", "wq"], ["q0"], "query"),
+        helper.make_node("Add", ["q0", "bq"], ["q1"], "query_bias"),
+        helper.make_node("MatMul", ["x", "wk"], ["k1"], "key"),
+        helper.make_node("MatMul", ["x", "wv"], ["v1"], "value"),
+        *heads_of("q", "q1", [0, 2, 1, 3]),
+        *heads_of("k", "k1", [0, 2, 3, 1]),
+        *heads_of("v", "v1", [0, 2, 1, 3]),
+        helper.make_node("MatMul", ["q", "k"], ["scores"], "scores"),
+        helper.make_node("Div", ["scores", "four"], ["scaled"], "scaled"),
+        helper.make_node("Softmax", ["scaled"], ["shares"], "shares", axis=-1),
+        helper.make_node("MatMul", ["shares", "v"], ["mixed"], "mixed"),
+        helper.make_node("Transpose", ["mixed"], ["mixed4"], "mixed_perm", perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", ["mixed4", "joined"], ["mixed3"], "mixed_join"),
+        helper.make_node("MatMul", ["mixed3", "wo"], ["out"], "out"),
+        helper.make_node("Add", ["x", "out"], ["sum0"], "skip0"),
+        helper.make_node("LayerNormalization", ["sum0", "s0", "t0"], ["n0"], "norm0"),
+        helper.make_node("MatMul", ["n0", "w1"], ["h0"], "inner"),
+        helper.make_node("Add", ["h0", "b1"], ["h1"], "inner_bias"),
+        helper.make_node("Relu", ["h1"], ["h2"], "inner_relu"),
+        helper.make_node("MatMul", ["h2", "w2"], ["h3"], "outer"),
+        helper.make_node("Add", ["n0", "h3"], ["sum1"], "skip1"),
+        helper.make_node("LayerNormalization", ["sum1", "s1", "t1"], ["n1"], "norm1"),
+        helper.make_node("Gather", ["n1", "zero"], ["first"], "first", axis=1),
+        helper.make_node("Gemm", ["first", "wc"], ["y"], "classifier"),
+    ]
+    return make_model(nodes, [1, tokens, hidden], weights | numbers)
+
+
 @pytest.mark.parametrize(
     ("model", "recipe", "budgets"),
     [
         (layers, DEFAULT_RECIPE, (2500,)),
         (layers, Recipe(optimizer=Optimizer.ADAM), (8000,)),
         (images, DEFAULT_RECIPE, (12_000, 6_000)),
+        (transformer, DEFAULT_RECIPE, (3_000,)),
     ],
 )
 def test_bits_do_not_depend_on_tiles(

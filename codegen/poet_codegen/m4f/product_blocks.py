@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
-from poet_codegen.m4f.pipeline import two_sizes
+from poet_codegen.m4f.pipeline import REGISTERS, TEMPORARIES, two_sizes
 from poet_codegen.m4f.products import Product, ProductBlock
 
 _MOST_ROWS = 6
@@ -91,8 +91,10 @@ def blocked_product(product: Product) -> BlockedProduct | None:
 def _columns(product: Product, height: int) -> tuple[float, list[tuple[ProductBlock, int]]] | None:
     """Cycles of one row of blocks, and which blocks it takes how often."""
     best: tuple[float, list[tuple[ProductBlock, int]]] | None = None
+    # A block does not depend on how many of them there are: tiles of one layer share the search.
+    any_size = replace(product, rows=0, columns=0)
     for parts in two_sizes(product.columns, _MOST_COLUMNS):
-        blocks = [(_best_block(product, height, width), times) for width, times in parts]
+        blocks = [(_best_block(any_size, height, width), times) for width, times in parts]
         chosen = [(block, times) for block, times in blocks if block is not None]
         if len(chosen) < len(blocks):
             continue
@@ -104,6 +106,8 @@ def _columns(product: Product, height: int) -> tuple[float, list[tuple[ProductBl
 
 @cache
 def _best_block(product: Product, height: int, width: int) -> ProductBlock | None:
+    if height * width > REGISTERS - TEMPORARIES:
+        return None
     blocks = [
         ProductBlock(product, height, width, unroll, repeat)
         for unroll in range(1, min(_MOST_DEPTH_STEP, product.depth) + 1)

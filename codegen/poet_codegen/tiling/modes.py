@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import combinations
 from math import prod
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from poet_solver.problem import Mode
 
@@ -49,26 +49,42 @@ class _Choice:
     old_version: tuple[tuple[str, str], ...] = ()
 
 
+ProgramOf: TypeAlias = Callable[[], Program]
+"""Writes a program when it is asked for, once: blocks of kernels take long to lay out, and few modes are chosen."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A tile size of a pattern."""
+
+    price: Cost
+    sketch: Program
+    """Its loops and moves; the kernels may be missing."""
+    program: ProgramOf
+
+
 class Tiler:
     """Finds the tiled modes of a graph's nodes; nodes that are alike share the search for tile sizes."""
 
     def __init__(self, graph: Graph, costs: CostModel, ram_bytes: int, place: Place) -> None:
         self._graph, self._costs, self._ram_bytes, self._place = graph, costs, ram_bytes, place
         self._sizes = {position: graph.tensors[name].size_bytes for name, position in place.index.items()}
-        self._known: dict[object, tuple[tuple[str, ...], list[tuple[Program, Cost]]]] = {}
+        self._known: dict[object, tuple[tuple[str, ...], list[_Found]]] = {}
         """What was found, with the tensors of the node that it was found for."""
 
-    def modes(self, node: Node) -> list[tuple[Mode, Program]]:
+    def modes(self, node: Node) -> list[tuple[Mode, ProgramOf]]:
         """Every tiled mode of a node that fits into the budget, with its program."""
-        graph, found = self._graph, []
+        graph = self._graph
+        found: list[tuple[Mode, ProgramOf]] = []
         for split in registry.get(node.op).splits(graph, node):
             blocks = split.blocks() if isinstance(split, Split) else split
             unit = " x ".join(axis.unit for axis in blocks.axes)
             sizes = _SIZES[min(sum(axis.count > 1 for axis in blocks.axes), len(_SIZES) - 1)]
             for streams in _patterns(node, frozenset(blocks.dims), self._place):
-                found += self._best(
-                    node, streams, cuts(blocks, sizes), partial(part_program, graph, node, blocks), unit
-                )
+                room = self._ram_bytes - self._resident_bytes(node, streams)
+                streamed = (*streams.inputs, *streams.outputs)
+                tried = (cut for cut in cuts(blocks, sizes) if tile_bytes(blocks, cut, streamed) <= room)
+                found += self._best(node, streams, tried, partial(part_program, graph, node, blocks), unit)
         conv = conv_of(graph, node)
         if conv is not None:
             for streams in _patterns(node, frozenset((*node.inputs, *node.outputs)) - {conv.bias}, self._place):
@@ -82,8 +98,8 @@ class Tiler:
         sizes: Iterable[_Size],
         make: Callable[[_Size, Streams, CallOf], Program | None],
         unit: str,
-    ) -> list[tuple[Mode, Program]]:
-        """The best of some tile sizes, by sketches that know no kernels: their blocks take long to lay out."""
+    ) -> list[tuple[Mode, ProgramOf]]:
+        """The best of some tile sizes, by sketches that know no kernels."""
         if self._resident_bytes(node, streams) > self._ram_bytes:
             return []
         names = (*node.inputs, *node.outputs)
@@ -91,16 +107,32 @@ class Tiler:
         if key not in self._known:
             sketches = ((self._mode(node, make(size, streams, _sketch), streams), size) for size in sizes)
             fitting = ((mode, size) for mode, size in sketches if mode is not None and self._fits(node, mode))
-            programs = (make(size, streams, kernel_of) for _, size in _pareto(fitting))
-            priced = [(program, self._price(node, program)) for program in programs if program is not None]
-            self._known[key] = names, priced
+            self._known[key] = names, [self._found(node, streams, size, make) for _, size in _pareto(fitting)]
         known_names, known = self._known[key]
         other = dict(zip(known_names, names, strict=True))
-        found = []
-        for program, price in known:
-            mine = program if known_names == names else program.renamed(other)
-            found.append((mode_of(self._graph, node, mine, streams, price, self._place), mine))
-        return found
+        return [
+            (
+                mode_of(self._graph, node, one.sketch, streams, one.price, self._place),
+                cache(lambda one=one: one.program().renamed(other)),
+            )
+            for one in known
+        ]
+
+    def _found(
+        self, node: Node, streams: Streams, size: _Size, make: Callable[[_Size, Streams, CallOf], Program | None]
+    ) -> _Found:
+        """Priced by its kernels; a matrix product without a profile, whose blocks cover all shapes, by the sketch."""
+
+        @cache
+        def program() -> Program:
+            whole = make(size, streams, kernel_of)
+            assert whole is not None, node.label
+            return whole
+
+        is_told = self._costs.costs is None and _product(self._graph, node) is not None
+        sketch = make(size, streams, _sketch) if is_told else program()
+        assert sketch is not None, node.label
+        return _Found(self._price(node, sketch), sketch, program)
 
     def _resident_bytes(self, node: Node, streams: Streams) -> int:
         """Of the tensors in the arena that a pattern leaves in RAM, versions of one parameter once."""
