@@ -9,22 +9,33 @@
 #include "poet/page.h"
 #include "poet/params.h"
 #include "poet/run.h"
+#include "poet/spare.h"
 #include "poet/storage.h"
 
 /*
- * A slot: u32 magic, u32 sequence, u32 steps_done, u32 data_bytes, u32 data_crc, u8 model_digest[16], u32 CRC
- * of what is before; then the data: every parameter that is not in ROM, in order.
+ * A slot: u32 magic, u32 sequence, u32 steps_done, u32 data_bytes, u32 data_crc, u8 model_digest[16], u32 turn,
+ * u32 place, u32 pages_crc, u32 CRC of what is before; then the data: every parameter that is copied, in order.
+ *
+ * Pages of parameters that have two places are not copied: the slot says which pages they are (page.h's turn and
+ * place), and pages_crc is the CRC of the CRCs in their headers, in order.
  */
 #define MAGIC 0x4B435450u
 #define DIGEST_AT 20u
-#define HEADER_CRC_AT (DIGEST_AT + POET_DIGEST_BYTES)
-#define CHUNK_BYTES 256u
+#define TURN_AT (DIGEST_AT + POET_DIGEST_BYTES)
+#define HEADER_CRC_AT (TURN_AT + 12u)
+
+typedef struct {
+    poet_checkpoint_t checkpoint;
+    uint32_t slot;
+    uint32_t data_crc;
+    uint32_t pages_crc;
+    poet_page_version_t pages;
+} slot_t;
 
 static struct {
     bool scanned;
-    bool found;      /* a slot holds an intact checkpoint */
-    uint32_t newest; /* that slot */
-    poet_checkpoint_t checkpoint;
+    bool found; /* a slot holds an intact checkpoint */
+    slot_t newest;
 } state;
 
 void poet_checkpoint_init(void)
@@ -32,13 +43,21 @@ void poet_checkpoint_init(void)
     state.scanned = false;
 }
 
+static bool has_pages(uint32_t index)
+{
+    return poet_model.params[index].home == POET_HOME_STORAGE && poet_model.page_swap_units > 0u;
+}
+
+static bool is_copied(uint32_t index)
+{
+    return poet_model.params[index].home != POET_HOME_ROM && !has_pages(index);
+}
+
 static uint32_t data_bytes(void)
 {
     uint32_t total = 0;
     for (uint32_t i = 0; i < poet_model.param_count; i++) {
-        if (poet_model.params[i].home != POET_HOME_ROM) {
-            total += poet_model.params[i].size_bytes;
-        }
+        total += is_copied(i) ? poet_model.params[i].size_bytes : 0u;
     }
     return total;
 }
@@ -53,42 +72,88 @@ static uint32_t slot_address(uint32_t slot)
     return poet_erase_round(poet_model.storage_bytes) + slot * slot_bytes();
 }
 
-static uint32_t chunk_of(uint32_t left)
-{
-    return left < CHUNK_BYTES ? left : CHUNK_BYTES;
-}
-
 /* CRC of the data as they are on the device. */
 static poet_status_t data_crc_of(uint32_t slot, uint32_t *crc)
 {
-    uint8_t chunk[CHUNK_BYTES];
+    const poet_spare_t chunk = poet_spare();
+    const uint32_t from = slot_address(slot) + POET_CHECKPOINT_HEADER_BYTES;
     *crc = 0;
-    for (uint32_t done = 0; done < data_bytes(); done += CHUNK_BYTES) {
-        const uint32_t part = chunk_of(data_bytes() - done);
-        POET_TRY(poet_storage_read(slot_address(slot) + POET_CHECKPOINT_HEADER_BYTES + done, chunk, part));
-        *crc = poet_crc32(*crc, chunk, part);
+    for (uint32_t done = 0; done < data_bytes(); done += chunk.size_bytes) {
+        const uint32_t part = poet_spare_part(&chunk, data_bytes() - done);
+        POET_TRY(poet_storage_read(from + done, chunk.data, part));
+        *crc = poet_crc32(*crc, chunk.data, part);
         poet_run_alive(slot, POET_CHECKPOINT_SLOTS);
     }
     return POET_OK;
 }
 
-/* Whether a slot holds an intact checkpoint of this model. A slot that does not is no error: it is free. */
-static poet_status_t check_slot(uint32_t slot, bool *good, poet_checkpoint_t *checkpoint)
+/* CRC of the CRCs in the headers of the pages that parameters have between two steps. */
+static poet_status_t pages_crc_of(uint32_t *crc)
 {
-    const uint32_t address = slot_address(slot);
-    uint8_t header[POET_CHECKPOINT_HEADER_BYTES];
-    POET_TRY(poet_storage_read(address, header, sizeof header));
-    *good = false;
-    if (poet_bytes_get_u32(header) != MAGIC || poet_bytes_get_u32(header + 12) != data_bytes() ||
-        memcmp(header + DIGEST_AT, poet_model.model_digest, POET_DIGEST_BYTES) != 0 ||
-        poet_bytes_get_u32(header + HEADER_CRC_AT) != poet_crc32(0, header, HEADER_CRC_AT)) {
-        return POET_OK;
+    *crc = 0;
+    for (uint32_t i = 0; i < poet_model.param_count; i++) {
+        if (has_pages(i)) {
+            uint32_t page_crc;
+            uint8_t bytes[4];
+            POET_TRY(poet_page_crc_of_turn(poet_model.params[i].at, poet_model.params[i].size_bytes, &page_crc));
+            poet_bytes_put_u32(bytes, page_crc);
+            *crc = poet_crc32(*crc, bytes, sizeof bytes);
+        }
     }
+    return POET_OK;
+}
+
+/* Whether a slot has the header of a checkpoint of this model. */
+static poet_status_t read_slot(uint32_t slot, bool *there, slot_t *read)
+{
+    uint8_t header[POET_CHECKPOINT_HEADER_BYTES];
+    POET_TRY(poet_storage_read(slot_address(slot), header, sizeof header));
+    *there = poet_bytes_get_u32(header) == MAGIC && poet_bytes_get_u32(header + 12) == data_bytes() &&
+             memcmp(header + DIGEST_AT, poet_model.model_digest, POET_DIGEST_BYTES) == 0 &&
+             poet_bytes_get_u32(header + HEADER_CRC_AT) == poet_crc32(0, header, HEADER_CRC_AT);
+    read->slot = slot;
+    read->checkpoint.sequence = poet_bytes_get_u32(header + 4);
+    read->checkpoint.steps_done = poet_bytes_get_u32(header + 8);
+    read->data_crc = poet_bytes_get_u32(header + 16);
+    read->pages.turn = poet_bytes_get_u32(header + TURN_AT);
+    read->pages.place = poet_bytes_get_u32(header + TURN_AT + 4);
+    read->pages.held = true;
+    read->pages_crc = poet_bytes_get_u32(header + TURN_AT + 8);
+    return POET_OK;
+}
+
+/* POET_ERR_CORRUPT when the pages in use are not those of a slot, or not as they were sealed. */
+static poet_status_t check_pages(uint32_t pages_crc)
+{
     uint32_t crc;
-    POET_TRY(data_crc_of(slot, &crc));
-    *good = crc == poet_bytes_get_u32(header + 16);
-    checkpoint->sequence = poet_bytes_get_u32(header + 4);
-    checkpoint->steps_done = poet_bytes_get_u32(header + 8);
+    POET_TRY(pages_crc_of(&crc));
+    if (crc != pages_crc) {
+        return POET_ERR_CORRUPT;
+    }
+    poet_params_changed();
+    for (uint32_t i = 0; i < poet_model.param_count; i++) {
+        if (has_pages(i)) {
+            POET_TRY(poet_params_check(i));
+        }
+    }
+    return POET_OK;
+}
+
+/* Whether all that belongs to a slot is intact. A slot that is not is no error: it is free. */
+static poet_status_t check_slot(const slot_t *slot, bool *good)
+{
+    uint32_t crc;
+    POET_TRY(data_crc_of(slot->slot, &crc));
+    *good = crc == slot->data_crc;
+    if (*good && poet_model.page_swap_units > 0u) {
+        const poet_page_version_t now = poet_page_version();
+        poet_page_use(slot->pages);
+        const poet_status_t status = check_pages(slot->pages_crc);
+        poet_page_use(now);
+        poet_params_changed();
+        *good = status == POET_OK;
+        return status == POET_ERR_CORRUPT ? POET_OK : status;
+    }
     return POET_OK;
 }
 
@@ -99,16 +164,22 @@ static poet_status_t scan(void)
     }
     state.scanned = false;
     state.found = false;
-    state.checkpoint.sequence = 0;
-    for (uint32_t slot = 0; slot < POET_CHECKPOINT_SLOTS; slot++) {
-        bool good;
-        poet_checkpoint_t checkpoint;
-        POET_TRY(check_slot(slot, &good, &checkpoint));
-        if (good && (!state.found || checkpoint.sequence > state.checkpoint.sequence)) {
-            state.found = true;
-            state.newest = slot;
-            state.checkpoint = checkpoint;
+    slot_t slots[POET_CHECKPOINT_SLOTS];
+    bool there[POET_CHECKPOINT_SLOTS];
+    for (uint32_t i = 0; i < POET_CHECKPOINT_SLOTS; i++) {
+        POET_TRY(read_slot(i, &there[i], &slots[i]));
+    }
+    /* The newest first: where it is good, the other one need not be read. */
+    const bool second = there[1] && (!there[0] || slots[1].checkpoint.sequence > slots[0].checkpoint.sequence);
+    uint32_t slot = second ? 1u : 0u;
+    for (uint32_t i = 0; i < POET_CHECKPOINT_SLOTS && !state.found; i++, slot = 1u - slot) {
+        if (there[slot]) {
+            POET_TRY(check_slot(&slots[slot], &state.found));
+            state.newest = slots[slot];
         }
+    }
+    if (!state.found) {
+        state.newest.checkpoint.sequence = 0;
     }
     state.scanned = true;
     return POET_OK;
@@ -117,12 +188,12 @@ static poet_status_t scan(void)
 static poet_status_t save_param(uint32_t index, uint32_t address, uint32_t *crc)
 {
     const uint32_t size_bytes = poet_model.params[index].size_bytes;
-    uint8_t chunk[CHUNK_BYTES];
-    for (uint32_t done = 0; done < size_bytes; done += CHUNK_BYTES) {
-        const uint32_t part = chunk_of(size_bytes - done);
-        POET_TRY(poet_params_read(index, done, chunk, part));
-        POET_TRY(poet_storage_write(address + done, chunk, part));
-        *crc = poet_crc32(*crc, chunk, part);
+    const poet_spare_t chunk = poet_spare();
+    for (uint32_t done = 0; done < size_bytes; done += chunk.size_bytes) {
+        const uint32_t part = poet_spare_part(&chunk, size_bytes - done);
+        POET_TRY(poet_params_read(index, done, chunk.data, part));
+        POET_TRY(poet_storage_write(address + done, chunk.data, part));
+        *crc = poet_crc32(*crc, chunk.data, part);
         poet_run_alive(index, poet_model.param_count);
     }
     return POET_OK;
@@ -135,29 +206,66 @@ static poet_status_t load_param(uint32_t index, uint32_t address)
         return poet_storage_read(address, poet_model.arena + param->at, param->size_bytes);
     }
     POET_TRY(poet_page_begin(param->at, param->size_bytes));
-    uint8_t chunk[CHUNK_BYTES];
+    const poet_spare_t chunk = poet_spare();
     uint32_t crc = 0;
-    for (uint32_t done = 0; done < param->size_bytes; done += CHUNK_BYTES) {
-        const uint32_t part = chunk_of(param->size_bytes - done);
-        POET_TRY(poet_storage_read(address + done, chunk, part));
-        POET_TRY(poet_page_write(param->at, done, chunk, part));
-        crc = poet_crc32(crc, chunk, part);
+    for (uint32_t done = 0; done < param->size_bytes; done += chunk.size_bytes) {
+        const uint32_t part = poet_spare_part(&chunk, param->size_bytes - done);
+        POET_TRY(poet_storage_read(address + done, chunk.data, part));
+        POET_TRY(poet_page_write(param->at, done, chunk.data, part));
+        crc = poet_crc32(crc, chunk.data, part);
         poet_run_alive(index, poet_model.param_count);
     }
     return poet_page_seal(param->at, param->size_bytes, crc);
 }
 
-static poet_status_t write_header(uint32_t address, const poet_checkpoint_t *checkpoint, uint32_t data_crc)
+/* What makes the slot count: it must not reach the medium before the data did, nor without them. */
+static poet_status_t write_slot(const slot_t *slot)
 {
     uint8_t header[POET_CHECKPOINT_HEADER_BYTES];
     poet_bytes_put_u32(header, MAGIC);
-    poet_bytes_put_u32(header + 4, checkpoint->sequence);
-    poet_bytes_put_u32(header + 8, checkpoint->steps_done);
+    poet_bytes_put_u32(header + 4, slot->checkpoint.sequence);
+    poet_bytes_put_u32(header + 8, slot->checkpoint.steps_done);
     poet_bytes_put_u32(header + 12, data_bytes());
-    poet_bytes_put_u32(header + 16, data_crc);
+    poet_bytes_put_u32(header + 16, slot->data_crc);
     memcpy(header + DIGEST_AT, poet_model.model_digest, POET_DIGEST_BYTES);
+    poet_bytes_put_u32(header + TURN_AT, slot->pages.turn);
+    poet_bytes_put_u32(header + TURN_AT + 4, slot->pages.place);
+    poet_bytes_put_u32(header + TURN_AT + 8, slot->pages_crc);
     poet_bytes_put_u32(header + HEADER_CRC_AT, poet_crc32(0, header, HEADER_CRC_AT));
-    return poet_storage_write(address, header, sizeof header);
+    POET_TRY(poet_storage_write(slot_address(slot->slot), header, sizeof header));
+    POET_TRY(poet_storage_sync());
+    /* The next step gives up the checkpoint before. */
+    uint8_t stored[POET_CHECKPOINT_HEADER_BYTES];
+    POET_TRY(poet_storage_read(slot_address(slot->slot), stored, sizeof stored));
+    return memcmp(stored, header, sizeof header) == 0 ? POET_OK : POET_ERR_WORN;
+}
+
+static poet_status_t copy_params(slot_t *slot)
+{
+    POET_TRY(poet_erase(slot_address(slot->slot), slot_bytes()));
+    uint32_t at = slot_address(slot->slot) + POET_CHECKPOINT_HEADER_BYTES;
+    slot->data_crc = 0;
+    for (uint32_t i = 0; i < poet_model.param_count; i++) {
+        if (is_copied(i)) {
+            POET_TRY(save_param(i, at, &slot->data_crc));
+            at += poet_model.params[i].size_bytes;
+        }
+    }
+    POET_TRY(poet_storage_sync());
+    uint32_t stored_crc;
+    POET_TRY(data_crc_of(slot->slot, &stored_crc));
+    return stored_crc == slot->data_crc ? POET_OK : POET_ERR_WORN;
+}
+
+/* Pages that the next step checks before it writes any are not read here. */
+static poet_status_t check_other_pages(void)
+{
+    for (uint32_t i = 0; i < poet_model.param_count; i++) {
+        if (has_pages(i) && !poet_model.params[i].is_checked) {
+            POET_TRY(poet_params_check(i));
+        }
+    }
+    return POET_OK;
 }
 
 poet_status_t poet_checkpoint_commit(uint32_t steps_done, poet_checkpoint_t *committed)
@@ -165,34 +273,22 @@ poet_status_t poet_checkpoint_commit(uint32_t steps_done, poet_checkpoint_t *com
     if (!state.scanned) {
         POET_TRY(scan());
     }
-    const uint32_t slot = state.found ? 1u - state.newest : 0u;
-    const uint32_t address = slot_address(slot);
-    const poet_checkpoint_t checkpoint = {state.checkpoint.sequence + 1u, steps_done};
-
+    slot_t slot = {
+        .checkpoint = {state.newest.checkpoint.sequence + 1u, steps_done},
+        .slot = state.found ? 1u - state.newest.slot : 0u,
+        .pages = poet_page_version(),
+    };
+    slot.pages.held = poet_model.page_swap_units > 0u;
     poet_params_changed();
-    POET_TRY(poet_erase(address, slot_bytes()));
-    uint32_t at = address + POET_CHECKPOINT_HEADER_BYTES;
-    uint32_t crc = 0;
-    for (uint32_t i = 0; i < poet_model.param_count; i++) {
-        if (poet_model.params[i].home != POET_HOME_ROM) {
-            POET_TRY(save_param(i, at, &crc));
-            at += poet_model.params[i].size_bytes;
-        }
-    }
-    /* The header makes the slot count: it must not reach the medium before the data did, nor without them. */
-    POET_TRY(poet_storage_sync());
-    uint32_t stored_crc;
-    POET_TRY(data_crc_of(slot, &stored_crc));
-    if (stored_crc != crc) {
-        return POET_ERR_WORN;
-    }
-    POET_TRY(write_header(address, &checkpoint, crc));
-    POET_TRY(poet_storage_sync());
+    POET_TRY(copy_params(&slot));
+    POET_TRY(check_other_pages());
+    POET_TRY(pages_crc_of(&slot.pages_crc));
+    POET_TRY(write_slot(&slot));
+    poet_page_use(slot.pages);
 
     state.found = true;
     state.newest = slot;
-    state.checkpoint = checkpoint;
-    *committed = checkpoint;
+    *committed = slot.checkpoint;
     return POET_OK;
 }
 
@@ -200,16 +296,19 @@ poet_status_t poet_checkpoint_forget(void)
 {
     static const uint8_t none[POET_CHECKPOINT_HEADER_BYTES];
     poet_checkpoint_init();
+    poet_page_version_t pages = poet_page_version();
+    pages.held = false;
+    poet_page_use(pages);
     if (slot_address(POET_CHECKPOINT_SLOTS) > poet_storage_info()->size_bytes) {
         return POET_OK;
     }
-    for (uint32_t slot = 0; slot < POET_CHECKPOINT_SLOTS; slot++) {
-        bool good;
-        poet_checkpoint_t checkpoint;
-        POET_TRY(check_slot(slot, &good, &checkpoint));
-        if (good) {
-            POET_TRY(poet_erase(slot_address(slot), poet_erase_round(POET_CHECKPOINT_HEADER_BYTES)));
-            POET_TRY(poet_storage_write(slot_address(slot), none, sizeof none));
+    for (uint32_t i = 0; i < POET_CHECKPOINT_SLOTS; i++) {
+        bool there;
+        slot_t slot;
+        POET_TRY(read_slot(i, &there, &slot));
+        if (there) {
+            POET_TRY(poet_erase(slot_address(i), poet_erase_round(POET_CHECKPOINT_HEADER_BYTES)));
+            POET_TRY(poet_storage_write(slot_address(i), none, sizeof none));
         }
     }
     return poet_storage_sync();
@@ -222,13 +321,16 @@ poet_status_t poet_checkpoint_restore(poet_checkpoint_t *restored)
         return POET_ERR_NO_CHECKPOINT;
     }
     poet_params_changed();
-    uint32_t at = slot_address(state.newest) + POET_CHECKPOINT_HEADER_BYTES;
+    if (poet_model.page_swap_units > 0u) {
+        poet_page_use(state.newest.pages);
+    }
+    uint32_t at = slot_address(state.newest.slot) + POET_CHECKPOINT_HEADER_BYTES;
     for (uint32_t i = 0; i < poet_model.param_count; i++) {
-        if (poet_model.params[i].home != POET_HOME_ROM) {
+        if (is_copied(i)) {
             POET_TRY(load_param(i, at));
             at += poet_model.params[i].size_bytes;
         }
     }
-    *restored = state.checkpoint;
+    *restored = state.newest.checkpoint;
     return POET_OK;
 }

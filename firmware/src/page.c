@@ -14,8 +14,9 @@
 #define HEADER_CRC_AT 12u
 
 static struct {
-    uint32_t turn;
-    uint32_t ahead_unit; /* of the next turn's window: where erasing ahead goes on */
+    poet_page_version_t now;
+    uint32_t before_place; /* of the parameters' pages that the running step reads */
+    uint32_t ahead_unit;   /* of the next turn's window: where erasing ahead goes on */
     poet_page_counts_t counts;
 } state;
 
@@ -33,10 +34,23 @@ static uint32_t span(uint32_t size_bytes)
            poet_model.page_unit_bytes;
 }
 
+/* Where nothing is erased: the first place of a parameter's page, or the second, a swap behind it. */
+static uint32_t swapped_unit(uint32_t unit)
+{
+    const uint32_t swap = poet_model.page_swap_units;
+    if (unit < poet_model.page_homes_unit || swap == 0u) {
+        return unit;
+    }
+    const bool is_new = unit < poet_model.page_homes_unit + swap;
+    return (is_new ? unit : unit - swap) + (is_new ? state.now.place : state.before_place) * swap;
+}
+
 static uint32_t place_of(uint32_t address)
 {
     const uint32_t unit_bytes = poet_model.page_unit_bytes;
-    return ring_unit(address / unit_bytes, state.turn) * unit_bytes + address % unit_bytes;
+    const uint32_t unit = address / unit_bytes;
+    const uint32_t there = poet_model.page_stride == 0u ? swapped_unit(unit) : ring_unit(unit, state.now.turn);
+    return there * unit_bytes + address % unit_bytes;
 }
 
 /* How many bytes from `address` on lie in one piece on the device: the ring ends somewhere. */
@@ -129,7 +143,8 @@ static bool is_header(const uint8_t *header, uint32_t place)
 poet_status_t poet_page_init(void)
 {
     const poet_storage_info_t *info = poet_storage_info();
-    state.turn = 0;
+    state.now = (poet_page_version_t){0, 0, false};
+    state.before_place = 0;
     if (poet_model.storage_bytes > info->size_bytes) {
         return POET_ERR_STORAGE_FULL;
     }
@@ -145,8 +160,8 @@ poet_status_t poet_page_init(void)
         uint8_t header[POET_PAGE_HEADER_BYTES];
         POET_TRY(poet_storage_read(place, header, sizeof header));
         const uint32_t turn = poet_bytes_get_u32(header + TURN_AT);
-        if (turn > state.turn && is_header(header, place)) {
-            state.turn = turn;
+        if (turn > state.now.turn && is_header(header, place)) {
+            state.now.turn = turn;
         }
     }
     poet_page_turn();
@@ -159,9 +174,14 @@ poet_status_t poet_page_init(void)
 
 void poet_page_turn(void)
 {
-    state.turn++;
+    state.now.turn++;
     state.ahead_unit = 0;
     if (poet_model.page_stride == 0u) {
+        state.before_place = state.now.place;
+        if (state.now.held && poet_model.page_swap_units > 0u) {
+            state.now.place = 1u - state.now.place;
+        }
+        state.now.held = false;
         return;
     }
     for (uint32_t bit = clean_bits(); bit-- > 0u;) {
@@ -195,7 +215,7 @@ bool poet_page_erase_ahead(void)
         if (is_clean(unit) || is_live(unit)) {
             continue;
         }
-        const uint32_t place = ring_unit(unit, state.turn + 1u) * poet_model.page_unit_bytes;
+        const uint32_t place = ring_unit(unit, state.now.turn + 1u) * poet_model.page_unit_bytes;
         if (poet_erase(place, poet_model.page_unit_bytes) != POET_OK) {
             state.ahead_unit = poet_model.page_window_units;
             return false;
@@ -216,7 +236,7 @@ poet_status_t poet_page_seal(uint32_t address, uint32_t size_bytes, uint32_t crc
     uint8_t header[POET_PAGE_HEADER_BYTES];
     poet_bytes_put_u32(header, crc);
     poet_bytes_put_u32(header + 4, size_bytes);
-    poet_bytes_put_u32(header + TURN_AT, state.turn);
+    poet_bytes_put_u32(header + TURN_AT, state.now.turn);
     poet_bytes_put_u32(header + HEADER_CRC_AT, header_crc(header, place_of(address)));
     return write_at(address, header, sizeof header);
 }
@@ -226,7 +246,7 @@ static poet_status_t crc_of(uint32_t address, uint32_t size_bytes, uint32_t most
 {
     uint8_t header[POET_PAGE_HEADER_BYTES];
     POET_TRY(read_at(address, header, sizeof header));
-    const uint32_t age = state.turn - poet_bytes_get_u32(header + TURN_AT);
+    const uint32_t age = state.now.turn - poet_bytes_get_u32(header + TURN_AT);
     if (!is_header(header, place_of(address)) || poet_bytes_get_u32(header + 4) != size_bytes || age > most_age) {
         return POET_ERR_CORRUPT;
     }
@@ -237,7 +257,7 @@ static poet_status_t crc_of(uint32_t address, uint32_t size_bytes, uint32_t most
 /* Whether a step finds at `address` a parameter as the step before left it. */
 static bool is_from_before(uint32_t address)
 {
-    const uint32_t moved = poet_model.page_stride * poet_model.page_unit_bytes;
+    const uint32_t moved = (poet_model.page_stride + poet_model.page_swap_units) * poet_model.page_unit_bytes;
     for (uint32_t i = 0; i < poet_model.param_count; i++) {
         const poet_param_t *param = &poet_model.params[i];
         if (param->home == POET_HOME_STORAGE && param->at + moved == address) {
@@ -266,9 +286,9 @@ poet_status_t poet_page_keep(uint32_t from, uint32_t to, uint32_t size_bytes)
 {
     uint32_t crc;
     POET_TRY(poet_page_crc(from, size_bytes, &crc));
-    if (from != to) {
+    if (place_of(from) != place_of(to)) {
         POET_TRY(poet_page_begin(to, size_bytes));
-        uint8_t chunk[64];
+        uint8_t chunk[256];
         for (uint32_t done = 0; done < size_bytes; done += (uint32_t)sizeof chunk) {
             const uint32_t left = size_bytes - done;
             const uint32_t part = left < sizeof chunk ? left : (uint32_t)sizeof chunk;
@@ -288,20 +308,6 @@ poet_status_t poet_page_out(uint32_t address, const void *data, uint32_t size_by
     return POET_OK;
 }
 
-poet_status_t poet_page_zero(uint32_t address, uint32_t size_bytes)
-{
-    static const uint8_t zeros[64];
-    POET_TRY(poet_page_begin(address, size_bytes));
-    uint32_t crc = 0;
-    for (uint32_t done = 0; done < size_bytes; done += (uint32_t)sizeof zeros) {
-        const uint32_t left = size_bytes - done;
-        const uint32_t part = left < sizeof zeros ? left : (uint32_t)sizeof zeros;
-        POET_TRY(poet_page_write(address, done, zeros, part));
-        crc = poet_crc32(crc, zeros, part);
-    }
-    return poet_page_seal(address, size_bytes, crc);
-}
-
 poet_status_t poet_page_in(uint32_t address, void *data, uint32_t size_bytes)
 {
     uint32_t crc;
@@ -312,6 +318,16 @@ poet_status_t poet_page_in(uint32_t address, void *data, uint32_t size_bytes)
     }
     state.counts.ins++;
     return POET_OK;
+}
+
+poet_page_version_t poet_page_version(void)
+{
+    return state.now;
+}
+
+void poet_page_use(poet_page_version_t version)
+{
+    state.now = version;
 }
 
 poet_page_counts_t poet_page_counts(void)

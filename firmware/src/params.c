@@ -4,6 +4,8 @@
 #include "poet/crc32.h"
 #include "poet/model.h"
 #include "poet/page.h"
+#include "poet/run.h"
+#include "poet/spare.h"
 
 #define NONE_CHECKED UINT32_MAX
 
@@ -29,6 +31,23 @@ static bool is_elsewhere(const poet_param_t *param)
     return param->initial == poet_initial_on_storage;
 }
 
+static poet_status_t init_page(const poet_param_t *param)
+{
+    if (param->initial != NULL) {
+        return poet_page_out(param->at, param->initial, param->size_bytes);
+    }
+    const poet_spare_t zeros = poet_spare();
+    memset(zeros.data, 0, zeros.size_bytes);
+    POET_TRY(poet_page_begin(param->at, param->size_bytes));
+    uint32_t crc = 0;
+    for (uint32_t done = 0; done < param->size_bytes; done += zeros.size_bytes) {
+        const uint32_t part = poet_spare_part(&zeros, param->size_bytes - done);
+        POET_TRY(poet_page_write(param->at, done, zeros.data, part));
+        crc = poet_crc32(crc, zeros.data, part);
+    }
+    return poet_page_seal(param->at, param->size_bytes, crc);
+}
+
 static poet_status_t init_one(const poet_param_t *param)
 {
     switch (param->home) {
@@ -40,10 +59,7 @@ static poet_status_t init_one(const poet_param_t *param)
         memcpy(poet_model.arena + param->at, param->initial, param->size_bytes);
         return POET_OK;
     case POET_HOME_STORAGE:
-        if (param->initial == NULL) {
-            return poet_page_zero(param->at, param->size_bytes);
-        }
-        return poet_page_out(param->at, param->initial, param->size_bytes);
+        return init_page(param);
     case POET_HOME_ROM:
         return POET_OK;
     }
@@ -73,19 +89,19 @@ static poet_status_t find(uint32_t index, uint32_t offset, uint32_t size_bytes, 
     return poet_bytes_in_range(offset, size_bytes, (*param)->size_bytes) ? POET_OK : POET_ERR_RANGE;
 }
 
-static poet_status_t check_page(uint32_t index)
+poet_status_t poet_params_check(uint32_t index)
 {
     if (index == checked_index) {
         return POET_OK;
     }
     const poet_param_t *param = &poet_model.params[index];
-    uint8_t chunk[POET_PARAMS_CHUNK_BYTES];
+    const poet_spare_t chunk = poet_spare();
     uint32_t crc = 0;
-    for (uint32_t done = 0; done < param->size_bytes; done += (uint32_t)sizeof chunk) {
-        const uint32_t left = param->size_bytes - done;
-        const uint32_t part = left < sizeof chunk ? left : (uint32_t)sizeof chunk;
-        POET_TRY(poet_page_read(param->at, done, chunk, part));
-        crc = poet_crc32(crc, chunk, part);
+    for (uint32_t done = 0; done < param->size_bytes; done += chunk.size_bytes) {
+        const uint32_t part = poet_spare_part(&chunk, param->size_bytes - done);
+        POET_TRY(poet_page_read(param->at, done, chunk.data, part));
+        crc = poet_crc32(crc, chunk.data, part);
+        poet_run_alive(index, poet_model.param_count);
     }
     uint32_t sealed_crc;
     POET_TRY(poet_page_crc_of_turn(param->at, param->size_bytes, &sealed_crc));
@@ -108,7 +124,7 @@ poet_status_t poet_params_read(uint32_t index, uint32_t offset, void *data, uint
         memcpy(data, poet_model.arena + param->at + offset, size_bytes);
         return POET_OK;
     case POET_HOME_STORAGE:
-        POET_TRY(check_page(index));
+        POET_TRY(poet_params_check(index));
         return poet_page_read(param->at, offset, data, size_bytes);
     }
     return POET_ERR_RANGE;
@@ -148,6 +164,24 @@ static poet_status_t append_part(uint32_t index, uint32_t offset, const void *da
                                                   : poet_page_seal(param->at, param->size_bytes, rewrite.crc);
 }
 
+/* The pages that a checkpoint holds stay as they are: parameters are written in copies of them. */
+static poet_status_t leave_checkpoint(void)
+{
+    const uint32_t swap_bytes = poet_model.page_swap_units * poet_model.page_unit_bytes;
+    if (!poet_page_version().held || swap_bytes == 0u) {
+        return POET_OK;
+    }
+    poet_page_turn();
+    for (uint32_t i = 0; i < poet_model.param_count; i++) {
+        const poet_param_t *param = &poet_model.params[i];
+        if (param->home == POET_HOME_STORAGE) {
+            POET_TRY(poet_page_keep(param->at + swap_bytes, param->at, param->size_bytes));
+            poet_run_alive(i, poet_model.param_count);
+        }
+    }
+    return POET_OK;
+}
+
 static poet_status_t write_page_part(uint32_t index, uint32_t offset, const void *data, uint32_t size_bytes)
 {
     const poet_param_t *param = &poet_model.params[index];
@@ -175,6 +209,7 @@ poet_status_t poet_params_write(uint32_t index, uint32_t offset, const void *dat
         memcpy(poet_model.arena + param->at + offset, data, size_bytes);
         return POET_OK;
     case POET_HOME_STORAGE:
+        POET_TRY(leave_checkpoint());
         return write_page_part(index, offset, data, size_bytes);
     }
     return POET_ERR_RANGE;

@@ -20,7 +20,7 @@ RUN_TIMEOUT_S = 5.0  # on top of what the longest schedule step may take, which 
 RUN_TIMEOUT_FACTOR = 4.0  # of its planned time: the plan may be off, an emulator slow
 HELLO_TIMEOUT_S = 0.2
 HELLO_TRIES = 30
-BOOT_BYTES_PER_S = 100_000  # at least, where boot copies initial weights that came with storage
+BOOT_BYTES_PER_S = 200_000  # at least, as boot reads the parameters of a checkpoint on storage
 
 
 Sample = NDArray[Any] | Mapping[str, NDArray[Any]]
@@ -34,8 +34,8 @@ class DeviceClient:
         self.link = link
         self.manifest = manifest
         longest_s = max((step.time_s for step in manifest.steps), default=0.0)
-        copied = sum(p.bytes for p in manifest.params if p.home == "storage") if manifest.initial else 0
-        self._hello_tries = HELLO_TRIES + round(copied / BOOT_BYTES_PER_S / HELLO_TIMEOUT_S)
+        read = sum(p.bytes for p in manifest.params if p.home == "storage")
+        self._hello_tries = HELLO_TRIES + round(read / BOOT_BYTES_PER_S / HELLO_TIMEOUT_S)
         self._run_timeout_s = RUN_TIMEOUT_S + RUN_TIMEOUT_FACTOR * longest_s
 
     def hello(self) -> protocol.Hello:

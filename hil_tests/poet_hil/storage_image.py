@@ -7,22 +7,31 @@ from pathlib import Path
 from poet_hil.manifest import Build
 
 IMAGE_NAME = "poet_storage.bin"
-_MAGIC_BYTES = 4
-"""At the start of every checkpoint."""
+_START_BYTES = 16
+"""Of the initial weights in the image: written last, so that they are there when the start is."""
+_CHUNK_BYTES = 1 << 20
 
 
 def add_initial_weights(build: Build, folder: Path) -> None:
-    """Put a build's initial weights into the image in `folder`, unless it holds a checkpoint at that place already."""
+    """Put a build's initial weights into the image in `folder`, unless something was written there already."""
     initial = build.manifest.initial
     if initial is None:
         return
     image = folder / IMAGE_NAME
-    data = (build.manifest_path.parent / initial.file).read_bytes()
-    with image.open("r+b" if image.exists() else "w+b") as file:
+    with (
+        (build.manifest_path.parent / initial.file).open("rb") as weights,
+        image.open("r+b" if image.exists() else "w+b") as file,
+    ):
         file.seek(initial.address)
-        if file.read(_MAGIC_BYTES) != data[:_MAGIC_BYTES]:
-            file.seek(initial.address)
-            file.write(data)
+        if file.read(_START_BYTES).strip(b"\0").strip(b"\xff"):
+            return
+        start = weights.read(_START_BYTES)
+        file.seek(initial.address + len(start))
+        while chunk := weights.read(_CHUNK_BYTES):
+            file.write(chunk)
+        file.flush()
+        file.seek(initial.address)
+        file.write(start)
 
 
 def forget(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from poet_codegen.plan import Plan, make_plan, make_request
 from poet_codegen.platformio.host import build_host
 from poet_codegen.recipe import DEFAULT_RECIPE, Optimizer, Recipe
 from poet_hil.device import DeviceClient
-from poet_hil.errors import LinkError
+from poet_hil.errors import LinkError, TargetDied
 from poet_hil.link import Link
 from poet_hil.manifest import load_build
 from poet_hil.targets.host import HostTarget
@@ -192,30 +193,33 @@ def test_power_cuts_in_the_middle_of_tiled_updates_lose_no_bit(
     def train(folder: Path) -> tuple[bool, dict[str, bytes]]:
         """Go on from the newest checkpoint; (whether power went, parameters at the end)."""
         folder.mkdir(exist_ok=True)
-        with HostTarget(build, folder) as target:
-            device = DeviceClient(Link(target), build.manifest)
-            try:
+        try:
+            with HostTarget(build, folder) as target:
+                device = DeviceClient(Link(target), build.manifest)
                 for step in range(device.hello().steps_done, len(samples)):
                     device.write_sample(samples[step], np.zeros(1, np.int64))
                     device.train(0.05)
                     if step % 2:
                         device.checkpoint()
                 return False, {name: value.tobytes() for name, value in device.read_params().items()}
-            except LinkError:
-                return True, {}
+        except (LinkError, TargetDied):
+            return True, {}
 
     _, whole = train(tmp_path / "whole")
-    died = 0
-    for fault in ("cut@40", "tear@90", "cut@140"):
-        folder = tmp_path / fault.replace("@", "_")
-        monkeypatch.setenv("POET_STORAGE_FAULT", fault)
+    cuts = 0
+    for k, kind in zip(range(3, 1000, 8), cycle(("cut", "tear", "noise")), strict=False):
+        folder = tmp_path / str(k)
+        monkeypatch.setenv("POET_STORAGE_FAULT", f"{kind}@{k}")
         is_cut, ended = train(folder)
         monkeypatch.delenv("POET_STORAGE_FAULT")
         if is_cut:
-            died += 1
-            _, ended = train(folder)
-        assert ended == whole, fault
-    assert died > 1
+            _, resumed = train(folder)
+            assert resumed == whole, f"{kind}@{k}"
+            cuts += 1
+        else:
+            assert ended == whole
+            break
+    assert cuts > 6
 
 
 def chosen_updates(plan: Plan) -> list[Mode]:

@@ -32,7 +32,7 @@ SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recove
 PAGE_MODEL = """
 #include <stddef.h>
 #include "poet/model.h"
-static const poet_param_t params[] = {{"weight", NULL, 100, 2048, POET_HOME_STORAGE}};
+static const poet_param_t params[] = {{"weight", NULL, 100, 2048, POET_HOME_STORAGE, false}};
 const poet_model_t poet_model = {.params = params, .param_count = 1, .page_unit_bytes = 64, .page_units = 64,
                                  .page_window_units = 64};
 """

@@ -31,6 +31,8 @@
 #define PAGE_UNIT_BYTES 256u
 #define PAGE_UNITS 11u
 #define PAGE_WINDOW_UNITS 8u
+#define PAGE_HOMES_UNIT 0u
+#define PAGE_SWAP 0u
 #define PAGE_STRIDE 1u
 #define PAGE_WEIGHTS 0u
 #define PAGE_WEIGHTS_BEFORE 256u
@@ -39,12 +41,14 @@
 static uint8_t clean_units[PAGE_WINDOW_UNITS / 8u + 1u];
 #else
 #define PAGE_UNIT_BYTES 16u
-#define PAGE_UNITS 93u
-#define PAGE_WINDOW_UNITS 93u
+#define PAGE_UNITS 169u
+#define PAGE_WINDOW_UNITS 169u
+#define PAGE_HOMES_UNIT 17u
+#define PAGE_SWAP 76u
 #define PAGE_STRIDE 0u
-#define PAGE_WEIGHTS 0u
-#define PAGE_WEIGHTS_BEFORE 0u
-#define PAGE_ACTIVATIONS 1216u
+#define PAGE_WEIGHTS 272u
+#define PAGE_WEIGHTS_BEFORE 1488u
+#define PAGE_ACTIVATIONS 0u
 #define PAGE_CLEAN NULL
 #endif
 
@@ -74,9 +78,9 @@ static const poet_input_t inputs[] = {
 };
 
 static const poet_param_t params[] = {
-    {"bias", biases_initial, sizeof biases_initial, ARENA_BIASES, POET_HOME_RAM},
-    {"weight", weights_initial, sizeof weights_initial, PAGE_WEIGHTS, POET_HOME_STORAGE},
-    {"scale", scales, sizeof scales, 0, POET_HOME_ROM},
+    {"bias", biases_initial, sizeof biases_initial, ARENA_BIASES, POET_HOME_RAM, false},
+    {"weight", weights_initial, sizeof weights_initial, PAGE_WEIGHTS, POET_HOME_STORAGE, true},
+    {"scale", scales, sizeof scales, 0, POET_HOME_ROM, false},
 };
 
 const poet_model_t poet_model = {
@@ -104,6 +108,8 @@ const poet_model_t poet_model = {
     .page_unit_bytes = PAGE_UNIT_BYTES,
     .page_units = PAGE_UNITS,
     .page_window_units = PAGE_WINDOW_UNITS,
+    .page_homes_unit = PAGE_HOMES_UNIT,
+    .page_swap_units = PAGE_SWAP,
     .page_stride = PAGE_STRIDE,
     .page_clean = PAGE_CLEAN,
     .storage_bytes = PAGE_UNITS * PAGE_UNIT_BYTES,

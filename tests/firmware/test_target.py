@@ -140,7 +140,7 @@ def test_a_flipped_bit_in_the_semihosting_file(boot_qemu: Boot) -> None:
     client.write_sample(1.0)
     client.train()
     with device.storage.open("r+b") as file:
-        file.seek(5)
+        file.seek(HOMES_AT + 5)
         file.write(b"\xa5")
     assert client.ask(TRAIN, LEARNING_RATE).status == ERR_CORRUPT
     assert client.ask(RESTORE).status == ERR_NO_CHECKPOINT

@@ -41,15 +41,13 @@ def test_hello_tells_who_is_there(device: DeviceClient) -> None:
     assert hello.steps_done == 0
 
 
-@pytest.mark.parametrize(
-    ("initial", "tries"), [(None, HELLO_TRIES), ({"file": "initial.ckpt", "address": 0}, HELLO_TRIES + 50)]
-)
-def test_a_device_that_copies_initial_weights_at_boot_is_greeted_for_as_long(
-    manifest: Manifest, initial: dict[str, Any] | None, tries: int
+@pytest.mark.parametrize(("home", "tries"), [("ram", HELLO_TRIES), ("storage", HELLO_TRIES + 25)])
+def test_a_device_that_reads_a_checkpoint_at_boot_is_greeted_for_as_long(
+    manifest: Manifest, home: str, tries: int
 ) -> None:
-    """A megabyte of them: ten seconds more."""
-    weights = {"index": 0, "home": "storage", "name": "w", "shape": [250_000], "bytes": 1_000_000}
-    known = other(manifest, params=[weights], initial=initial)
+    """A megabyte of it: five seconds more."""
+    weights = {"index": 0, "home": home, "name": "w", "shape": [250_000], "bytes": 1_000_000}
+    known = other(manifest, params=[weights])
     deaf = [b""] * (tries - 1)
     link = Link(StandInTarget(StandIn(known), to_device=lambda data: deaf.pop() if deaf else data))
     DeviceClient(link, known).hello()

@@ -4,25 +4,58 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from poet_codegen.emit.pages import CHECKPOINT_HEADER_BYTES
+from poet_codegen.board import PAGE_HEADER_BYTES
+from poet_codegen.emit.layout import ParamRow
+from poet_codegen.emit.pages import CHECKPOINT_HEADER_BYTES, Pages
 from poet_codegen.graph import Array
+from poet_codegen.lower import Home
 
 FILE = "initial.ckpt"
 _MAGIC = 0x4B435450
 """Of firmware/src/checkpoint.c."""
+_SECOND_PLACE = 1
+"""Of the parameters' pages: the slot follows right behind it, so that both are one file."""
 
 
-def initial_checkpoint(model_digest: bytes, params: Iterable[tuple[str, int]], weights: Mapping[str, Array]) -> bytes:
-    """Header and data of a slot: the parameters that are not in flash as (name, bytes), those without weights zeros."""
-    data = b"".join(
-        np.ascontiguousarray(weights[name], dtype="<f4").tobytes() if name in weights else bytes(size)
-        for name, size in params
-    )
-    head = struct.pack("<5I", _MAGIC, 1, 0, len(data), zlib.crc32(data)) + model_digest
+def address(pages: Pages) -> int:
+    """Where on storage the file belongs."""
+    return pages.storage_bytes - pages.address(pages.swap)
+
+
+def initial_weights(
+    model_digest: bytes, params: Sequence[ParamRow], weights: Mapping[str, Array], pages: Pages
+) -> bytes:
+    """The first slot of checkpoints, behind the pages that it holds where parameters have two places.
+
+    Parameters without weights are zeros.
+    """
+    image = bytearray(pages.address(pages.swap))
+    copied = bytearray()
+    crcs = b""
+    for row in params:
+        if row.home == "rom":
+            continue
+        data = (
+            np.ascontiguousarray(weights[row.name], dtype="<f4").tobytes()
+            if row.name in weights
+            else bytes(row.size_bytes)
+        )
+        if row.home == Home.STORAGE.value and pages.swap:
+            crc = zlib.crc32(data)
+            crcs += struct.pack("<I", crc)
+            at = row.at - pages.address(pages.homes_unit)
+            place = address(pages) + at
+            head = struct.pack("<3I", crc, row.size_bytes, 0)
+            image[at : at + PAGE_HEADER_BYTES] = head + struct.pack("<I", zlib.crc32(head + struct.pack("<I", place)))
+            image[at + PAGE_HEADER_BYTES : at + PAGE_HEADER_BYTES + row.size_bytes] = data
+        else:
+            copied += data
+    head = struct.pack("<5I", _MAGIC, 1, 0, len(copied), zlib.crc32(copied)) + model_digest
+    head += struct.pack("<3I", 0, _SECOND_PLACE if pages.swap else 0, zlib.crc32(crcs))
     head += struct.pack("<I", zlib.crc32(head))
     assert len(head) == CHECKPOINT_HEADER_BYTES
-    return head + data
+    return bytes(image + head + copied)

@@ -11,7 +11,7 @@ from poet_solver.schedule import Home as HomeStep
 
 from poet_codegen.board import Board
 from poet_codegen.emit.names import c_names, free_name
-from poet_codegen.emit.pages import Pages, page_uses, place_pages
+from poet_codegen.emit.pages import Pages, checked_params, page_uses, place_pages
 from poet_codegen.graph import Graph, Kind
 from poet_codegen.lower import Home, Lowered, static_kind
 
@@ -52,6 +52,8 @@ class ParamRow:
     is_state: bool
     home: str
     at: int
+    is_checked: bool
+    """On storage: a training step reads all of it before it writes any parameter."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def build_layout(board: Board, graph: Graph, passes: Sequence[tuple[Lowered, Sch
     lowered, train = passes[0]
     ram_homes = lowered.ram_homes(train)
     on = place_pages(board, graph, passes)
+    checked = checked_params(*passes[0])
     rows: list[ParamRow] = []
     for index, param in enumerate(graph.params()):
         home = lowered.home.get(param.name)
@@ -172,6 +175,7 @@ def build_layout(board: Board, graph: Graph, passes: Sequence[tuple[Lowered, Sch
                 param.kind is Kind.STATE,
                 home.value if home else "rom",
                 at,
+                param.name in checked,
             )
         )
     taken = set(names.values())
@@ -181,7 +185,7 @@ def build_layout(board: Board, graph: Graph, passes: Sequence[tuple[Lowered, Sch
         of_pass: dict[str, Constant] = {}
         for name in dict.fromkeys(use.name for use in page_uses(low, schedule)):
             at = on.address(on.unit_of(low, name, trains))
-            c_name = names[name] + _suffix(graph, low, name, trains and on.stride > 0)
+            c_name = names[name] + _suffix(graph, low, name, trains and on.stride + on.swap > 0)
             same = known.setdefault(at, {})
             if c_name not in same:
                 size = low.problem.tensors[low.index[name]].size_bytes

@@ -4,6 +4,9 @@ A device that is erased wears out, so that the window of all slots moves down by
 mostly. Old and new page of a parameter at home on storage are then a stride apart: in the order in which training
 writes them, each new page lies where its own old one and the end of those before were, which are dead by then. An op
 that streams old parameters in and new ones out needs both at once, so that the stride is not less than what it writes.
+
+Where nothing is erased, parameters have two places each, all second ones a swap behind all first ones, at the window's
+end: what a checkpoint holds is not written over, so that it needs no copy.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from poet_codegen.errors import BoardError
 from poet_codegen.graph import Graph
 from poet_codegen.lower import Home, Lowered
 
-CHECKPOINT_HEADER_BYTES = 40
+CHECKPOINT_HEADER_BYTES = 52
 """POET_CHECKPOINT_HEADER_BYTES of firmware/include/poet/checkpoint.h; tests compare the two."""
 CHECKPOINT_SLOTS = 2
 """POET_CHECKPOINT_SLOTS of the same file."""
@@ -39,6 +42,8 @@ class Pages:
     window_units: int
     stride: int
     """Units that the window moves each training step."""
+    swap: int
+    """Where nothing is erased: units from the first place of the parameters' pages to the second; 0: they have one."""
     homes: Mapping[str, int]
     """Parameter or state at home on storage -> first unit of its page."""
     scratch: Mapping[str, int]
@@ -54,6 +59,11 @@ class Pages:
         """Of the bits that tell which units are erased."""
         return _units(self.window_units + self.stride, 8)
 
+    @property
+    def homes_unit(self) -> int:
+        """Where the parameters' pages begin that have two places."""
+        return self.window_units - 2 * self.swap
+
     def address(self, unit: int) -> int:
         """Of a unit of the window."""
         return unit * self.unit_bytes
@@ -64,7 +74,7 @@ class Pages:
         if owner is None:
             return self.scratch[name]
         is_old = owner == name and trains
-        return self.homes[owner] + (self.stride if is_old else 0)
+        return self.homes[owner] + (self.stride + self.swap if is_old else 0)
 
 
 def place_pages(board: Board, graph: Graph, passes: Sequence[tuple[Lowered, Schedule]]) -> Pages:
@@ -75,26 +85,46 @@ def place_pages(board: Board, graph: Graph, passes: Sequence[tuple[Lowered, Sche
     """
     storage = board.storage
     unit_bytes = _PLAIN_UNIT_BYTES if storage.erase is None else storage.erase.block_bytes
-    stride = 0 if storage.erase is None else _stride(*passes[0], unit_bytes)
-    homes, top = _place_homes(graph, *passes[0], unit_bytes)
-    first = top + (stride if homes else 0)
-    ranges = _live_ranges(passes, unit_bytes)
     there = storage.size_bytes // unit_bytes
-    checkpoint = checkpoint_bytes(graph, passes[0][0].home)
-    checkpoints = CHECKPOINT_SLOTS * _units(checkpoint, unit_bytes)
-    roomy, tight = _side_by_side(ranges, first), _shared(ranges, first)
-    scratch, window = roomy if roomy[1] + checkpoints <= there else tight
-    if window > there:
+    homes, top = _place_homes(graph, *passes[0], unit_bytes)
+    ranges = _live_ranges(passes, unit_bytes)
+    if storage.erase is None:
+        in_ram = {name for name, home in passes[0][0].home.items() if home is Home.RAM}
+        pages = _plain(homes, top, ranges, there, checkpoint_bytes(graph, in_ram))
+    else:
+        stride = _stride(*passes[0], unit_bytes)
+        checkpoint = checkpoint_bytes(graph, passes[0][0].home)
+        checkpoints = CHECKPOINT_SLOTS * _units(checkpoint, unit_bytes)
+        scratch, window = _scratch(ranges, top + (stride if homes else 0), there - checkpoints)
+        # Where checkpoints do not fit beside the pages, they are left out: the device says so when asked for one.
+        ring = ring_units(board, checkpoint)
+        units = ring if window <= ring else there - checkpoints if window + checkpoints <= there else there
+        pages = Pages(unit_bytes, units if window else 0, window, stride, 0, homes, scratch)
+    if pages.window_units > there:
         raise BoardError(
-            f"Pages of this schedule take {window * unit_bytes} bytes of storage, and {storage.models} of {board.name} "
-            f"has {storage.size_bytes}. Plan with more RAM (--ram), with --params ram, or for a larger device."
+            f"Pages of this schedule take {pages.window_units * unit_bytes} bytes of storage, "
+            f"{top * unit_bytes} of them for parameters, and {storage.models} of {board.name} has "
+            f"{storage.size_bytes}. Plan with more RAM (--ram), with --params ram, with fewer parameters that train "
+            "(--train), or for a larger device."
         )
-    # Where checkpoints do not fit beside the pages, they are left out: the device says so when asked for one.
-    ring = ring_units(board, checkpoint)
-    units = ring if window <= ring else there - checkpoints if window + checkpoints <= there else there
-    pages = Pages(unit_bytes, (units if stride else window) if window else 0, window, stride, homes, scratch)
     _check(pages, passes)
     return pages
+
+
+def _plain(homes: Mapping[str, int], top: int, ranges: Sequence[_Range], there: int, checkpoint_bytes: int) -> Pages:
+    """On storage that is not erased: parameters last, twice where there is room for that and for checkpoints."""
+    least = CHECKPOINT_SLOTS * _units(checkpoint_bytes, _PLAIN_UNIT_BYTES)
+    swap = top if _shared(ranges, 0)[1] + 2 * top + least <= there else 0
+    scratch, first = _scratch(ranges, 0, there - swap - top - least)
+    window = first + top + swap
+    moved = {name: first + unit for name, unit in homes.items()}
+    return Pages(_PLAIN_UNIT_BYTES, window, window, 0, swap, moved, scratch)
+
+
+def _scratch(ranges: Sequence[_Range], first: int, end: int) -> tuple[dict[str, int], int]:
+    """Slots from `first` on, side by side if they end before `end`; and where they do."""
+    roomy = _side_by_side(ranges, first)
+    return roomy if roomy[1] <= end else _shared(ranges, first)
 
 
 def ring_units(board: Board, checkpoint_bytes: int) -> int:
@@ -111,7 +141,7 @@ def ring_units(board: Board, checkpoint_bytes: int) -> int:
 
 
 def checkpoint_bytes(graph: Graph, learned: Container[str]) -> int:
-    """Size of a checkpoint: its header, and every parameter and state that training changes."""
+    """Size of a checkpoint that copies these parameters and states: what training changes."""
     return CHECKPOINT_HEADER_BYTES + sum(p.size_bytes for p in graph.params() if p.name in learned)
 
 
@@ -233,14 +263,35 @@ def _shared(ranges: Sequence[_Range], first: int) -> tuple[dict[str, int], int]:
     return slots, end
 
 
+def checked_params(lowered: Lowered, schedule: Schedule) -> frozenset[str]:
+    """Parameters at home on storage of which a training step reads the whole page before it writes any parameter's.
+
+    So a page of a checkpoint that went bad is found while the checkpoint before it is still there.
+    """
+    uses = [(use, _home_of(lowered, use.name)) for use in page_uses(lowered, schedule)]
+    first = min((use.step for use, owner in uses if use.writes and owner is not None), default=0)
+    return frozenset(owner for use, owner in uses if owner is not None and not use.writes and use.step < first)
+
+
 def _check(pages: Pages, passes: Sequence[tuple[Lowered, Schedule]]) -> None:
-    """Walk three steps of training, an inference after each, on a map of the ring: every page-in must find what its
+    """Walk three steps of training, an inference after each, on a map of the storage: every page-in must find what its
     page-out wrote. Replay cannot see addresses on storage, and pages that overlap would swap tensors silently."""
+    for commits in (True, False) if pages.swap else (False,):
+        _walk(pages, passes, commits)
+
+
+def _walk(pages: Pages, passes: Sequence[tuple[Lowered, Schedule]], commits: bool) -> None:
+    """`commits`: a checkpoint after each step, so that parameters change places."""
     ring: dict[int, tuple[str, int]] = {}
     train = passes[0][0]
 
     def place(turn: int, unit: int, count: int) -> list[int]:
-        return [(unit + i - turn * pages.stride) % pages.units for i in range(count)]
+        if not pages.swap or unit < pages.homes_unit:
+            return [(unit + i - turn * pages.stride) % pages.units for i in range(count)]
+        is_old = unit >= pages.homes_unit + pages.swap
+        side = (turn - is_old) % 2 if commits else 0
+        first = unit + (side - is_old) * pages.swap
+        return list(range(first, first + count))
 
     def find(name: str, spot: list[int], content: tuple[str, int]) -> None:
         if any(ring.get(at) != content for at in spot):
@@ -260,7 +311,7 @@ def _check(pages: Pages, passes: Sequence[tuple[Lowered, Schedule]]) -> None:
                     content = (owner or use.name, turn - 1 if is_old else turn)
                     count = _page_units(lowered, use.name, pages.unit_bytes)
                     spot = place(turn, pages.unit_of(lowered, use.name, trains), count)
-                    if len(set(spot)) < count:
+                    if len(set(spot)) < count or max(spot) >= pages.units:
                         raise AssertionError(f"the page of {use.name} is longer than the ring")
                     if not use.writes:
                         reads.append((use.name, spot, content))
@@ -270,7 +321,10 @@ def _check(pages: Pages, passes: Sequence[tuple[Lowered, Schedule]]) -> None:
                     written.add(content[0])
                     # What an op streams in must still be there; only where nothing is erased it may write in place.
                     for name, read, old in reads:
-                        if pages.stride or old[0] not in written:
+                        if pages.stride or commits or old[0] not in written:
                             find(name, read, old)
         for name, unit in pages.homes.items():
             find(name, place(turn, unit, _page_units(train, name, pages.unit_bytes)), (name, turn))
+        if commits:
+            for name, unit in pages.homes.items():
+                find(name, place(turn - 1, unit, _page_units(train, name, pages.unit_bytes)), (name, turn - 1))

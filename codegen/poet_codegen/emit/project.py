@@ -28,7 +28,7 @@ from poet_codegen.ops.registry import Kernel
 from poet_codegen.render import c_float, render
 from poet_codegen.tiling.program import device_cost
 
-ABI = 3
+ABI = 4
 """POET_ABI of firmware/include/poet/model.h that the emitted code is written for; tests compare the two."""
 _DIGEST_HEX = 32
 _INPUTS_MOST = 32
@@ -124,9 +124,8 @@ def emit_project(build: BuildInput) -> dict[str, bytes]:
     }
     encoded = {path: text.encode() for path, text in files.items()}
     if emission.on_storage:
-        params = [(row.name, row.size_bytes) for row in emission.params if row.home != "rom"]
         digest = bytes.fromhex(emission.model_digest)
-        encoded[initial.FILE] = initial.initial_checkpoint(digest, params, build.weights)
+        encoded[initial.FILE] = initial.initial_weights(digest, emission.params, build.weights, emission.pages_on)
     return encoded
 
 
@@ -271,7 +270,7 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
             "idle": energy.idle,
             "source": build.cost_source,
         },
-        "initial": {"file": initial.FILE, "address": e.pages_on.storage_bytes} if e.on_storage else None,
+        "initial": {"file": initial.FILE, "address": initial.address(e.pages_on)} if e.on_storage else None,
         "firmware_elf": "firmware.elf",
         "host_executable": "host/firmware",
     }

@@ -10,7 +10,7 @@
 
 #include "poet/status.h"
 
-#define POET_CHECKPOINT_HEADER_BYTES 40u
+#define POET_CHECKPOINT_HEADER_BYTES 52u
 #define POET_CHECKPOINT_SLOTS 2u
 
 typedef struct {

@@ -13,7 +13,7 @@
 
 #include "poet/status.h"
 
-#define POET_ABI 3
+#define POET_ABI 4
 
 #define POET_DIGEST_BYTES 16 /* leading bytes of a SHA-256 */
 
@@ -30,6 +30,7 @@ typedef struct {
     uint32_t size_bytes;
     uint32_t at;
     poet_home_t home;
+    bool is_checked; /* on storage: each step reads all of it before it writes any parameter */
 } poet_param_t;
 
 /* One input of the model, in the order of manifest.json's "inputs". */
@@ -75,6 +76,8 @@ typedef struct {
     uint32_t page_unit_bytes;   /* a multiple of the device's erase unit */
     uint32_t page_units;        /* of the ring; 0: no page */
     uint32_t page_window_units; /* at most page_units */
+    uint32_t page_homes_unit;   /* where nothing is erased: first unit of the parameters' pages, the window's last */
+    uint32_t page_swap_units;   /* from their first place to their second; 0: they have one, or storage is erased */
     uint32_t page_stride;       /* units that the window moves each training step; 0 where nothing is erased */
     uint8_t *page_clean;        /* page_window_units + page_stride bits, zero at first; NULL where page_stride is 0 */
 

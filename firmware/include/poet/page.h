@@ -8,8 +8,11 @@
  * Addresses come from the schedule; they lie in a window of poet_model.page_window_units units, and a page begins
  * with a unit. Where the device has to be erased, poet_step() moves the window down by poet_model.page_stride units each
  * time, around a ring of poet_model.page_units units, so that all of them wear alike: in as many steps as there are
- * units each is erased equally often. So a parameter's page of the step before is a stride above its new one. Where
- * nothing is erased, the window stays.
+ * units each is erased equally often. So a parameter's page of the step before is a stride above its new one.
+ *
+ * Where nothing is erased, the window stays, and each parameter's page has two places, poet_model.page_swap_units apart.
+ * Those that a checkpoint holds are not written over: the step after it reads them and writes to the other places. Steps
+ * after that write over the pages that they read, until there is a checkpoint again.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -33,9 +36,6 @@ poet_status_t poet_page_out(uint32_t address, const void *data, uint32_t size_by
 /* A parameter that a step leaves as it is: its page of the step before becomes the new one. */
 poet_status_t poet_page_keep(uint32_t from, uint32_t to, uint32_t size_bytes);
 
-/* Write a tensor of zeros, from no memory of its size. */
-poet_status_t poet_page_zero(uint32_t address, uint32_t size_bytes);
-
 /* Read a tensor back. POET_ERR_CORRUPT when a CRC differs; `data` is then not to be used. */
 poet_status_t poet_page_in(uint32_t address, void *data, uint32_t size_bytes);
 
@@ -58,6 +58,18 @@ poet_status_t poet_page_crc_of_turn(uint32_t address, uint32_t size_bytes, uint3
 
 /* Part of a page's data, unchecked. */
 poet_status_t poet_page_read(uint32_t address, uint32_t offset, void *data, uint32_t size_bytes);
+
+/* Which pages of parameters are meant between two steps. Only `turn` moves where storage is erased. */
+typedef struct {
+    uint32_t turn;  /* that they were sealed in */
+    uint32_t place; /* 0 or 1: which of their two places */
+    bool held;      /* by a checkpoint: the next step writes to the other place */
+} poet_page_version_t;
+
+poet_page_version_t poet_page_version(void);
+
+/* Where nothing is erased: parameters are these from now on. */
+void poet_page_use(poet_page_version_t version);
 
 /*
  * Erase one unit that the next training step writes and that holds nothing any more; false when there is none left, or

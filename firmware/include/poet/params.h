@@ -34,6 +34,9 @@ poet_status_t poet_params_read(uint32_t index, uint32_t offset, void *data, uint
  */
 poet_status_t poet_params_write(uint32_t index, uint32_t offset, const void *data, uint32_t size_bytes);
 
+/* Whether the page of a parameter on storage is as it was sealed: POET_ERR_CORRUPT. Once for many calls in a row. */
+poet_status_t poet_params_check(uint32_t index);
+
 /* The next read checks its page again: something else may have written it. */
 void poet_params_changed(void);
 
