@@ -33,6 +33,7 @@ ERR_NO_DEVICE, ERR_WRONG_DEVICE, ERR_READ_ONLY, ERR_TIMEOUT, ERR_WORN = -13, -14
 BIAS, WEIGHT, SCALE = 0, 1, 2
 PARAM_BYTES = {BIAS: 64, WEIGHT: 1200, SCALE: 16}
 ARENA_PEAK_BYTES = 1520
+HOMES_AT, SWAP_BYTES = 17 * 16, 76 * 16  # of the weight, where nothing is erased: its first place, and the next
 POWER_CUT_EXIT_CODE = 42
 
 

@@ -20,12 +20,14 @@ from .line import (
     ERR_WORN,
     ERR_WRONG_DEVICE,
     HELLO,
+    HOMES_AT,
     INFER,
     INIT,
     POWER_CUT_EXIT_CODE,
     READ_PARAM,
     RESET,
     RESTORE,
+    SWAP_BYTES,
     TRAIN,
     WEIGHT,
     WRITE_PARAM,
@@ -37,7 +39,6 @@ Boot = Callable[..., Device]
 LEARNING_RATE = struct.pack("<f", 0.01)
 HEADER_BYTES, WEIGHT_BYTES = 16, 1200
 SLOT_HEADER_BYTES, BIAS_BYTES = 52, 64
-HOMES_AT, SWAP_BYTES = 17 * 16, 76 * 16
 WRITES_AT_BOOT, WRITES_A_STEP, WRITES_A_CHECKPOINT = 2, 4, 2
 
 

@@ -19,12 +19,15 @@ from .line import (
     ERR_NOT_READY,
     ERR_STORAGE,
     HELLO,
+    HOMES_AT,
     INFER,
     READ_OUTPUT,
     RESET,
     RESTORE,
     STATUS,
     TRAIN,
+    WEIGHT,
+    WRITE_PARAM,
     Client,
     Device,
     encode,
@@ -183,7 +186,9 @@ def test_a_stack_overflow_resets(machine: Machine, boot_qemu: Boot, target_objec
     client = boot_qemu(elf).connect()
     client.write_sample(1.0)
     assert client.status().stack_bytes == 640
-    client.send(encode(CHECKPOINT, 7))
+    client.do(CHECKPOINT)
+    # Copies the pages that the checkpoint holds, piece by piece.
+    client.send(encode(WRITE_PARAM, 7, struct.pack("<IIf", WEIGHT, 0, 1.0)))
     with pytest.raises(TimeoutError):
         client.socket.settimeout(0.5)
         client.answer(7)
