@@ -1,12 +1,13 @@
 """`make bench-large`: nets that train in far less memory than their largest op takes, executed on QEMU.
 
-    python -m benchmarks.large [NAME ...] [--time-limit S] [--out build/large]
+    python -m benchmarks.large [NAME ...] [--time-limit S] [--kills N] [--out build/large]
 
 Each net is exported from PyTorch, planned for a board whose RAM ends where the linker says (arena, stack and all other
 data inside), built, and trained on the emulated board with its pages in a semihosting file, and on this machine by
 the schedule that keeps everything in memory: every loss and every weight must be the same bits. The losses must follow
 PyTorch's within 1e-4. Times and energies are modelled: kernel cycle table, the board file's power and storage model.
-Results go to benchmarks/large.json and into README's table, row by row.
+Results go to benchmarks/large.json and into README's table, row by row. With --kills the emulator is killed (SIGKILL)
+at so many random moments of the run, with a checkpoint after each step: it must end with the bits of an uncut run.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import random
+import signal
 import struct
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -36,13 +40,16 @@ from poet_codegen.plan import Plan, make_plan, make_request, save_plan
 from poet_codegen.platformio.host import build_host
 from poet_codegen.recipe import DEFAULT_RECIPE
 from poet_codegen.tiling.program import transfers
+from poet_hil import process
 from poet_hil.device import DeviceClient
+from poet_hil.errors import LinkError
 from poet_hil.link import Link
 from poet_hil.manifest import load_build
 from poet_hil.storage_image import IMAGE_NAME, forget
 from poet_hil.target import Target
 from poet_hil.targets.host import HostTarget
-from poet_hil.targets.qemu import QemuTarget
+from poet_hil.targets.qemu import LOG_NAME, QemuTarget, qemu_program
+from poet_hil.targets.serial import SerialTarget
 from poet_solver.schedule import Compute, PageIn, PageOut, Schedule
 
 from benchmarks import large_nets
@@ -86,21 +93,36 @@ CASES = {
 }
 
 
-def run(name: str, case: Case, time_limit_s: float, out: Path) -> dict[str, Any]:
-    """Export, plan, build, train on both; the row."""
+@dataclass(frozen=True)
+class Built:
+    """A case's net, its plan and its firmware."""
+
+    begin: large_nets.Start
+    plan: Plan
+    folder: BuildFolder
+    sizes: Sizes
+
+
+def make(name: str, case: Case, time_limit_s: float, out: Path) -> Built:
+    """Export, plan, build."""
     folder = BuildFolder(out / name)
     folder.path.mkdir(parents=True, exist_ok=True)
     begin = large_nets.start(case.make, case.sample, case.classes, case.steps)
     model = folder.path / "exported.onnx"
     large_nets.export(begin, model)
-    theirs = large_nets.losses(begin, case.rate)
-
     request = make_request(
         model, BOARD, case.arena_bytes, None, Home.STORAGE, DEFAULT_RECIPE, "both", 0, case.ram_bytes
     )
     plan = make_plan(request, model, threads=1, time_limit_s=time_limit_s)
     save_plan(plan, model, folder)
-    sizes = build(plan, folder)
+    return Built(begin, plan, folder, build(plan, folder))
+
+
+def run(name: str, case: Case, time_limit_s: float, out: Path) -> dict[str, Any]:
+    """Export, plan, build, train on both; the row."""
+    built = make(name, case, time_limit_s, out)
+    begin, plan, folder = built.begin, built.plan, built.folder
+    theirs = large_nets.losses(begin, case.rate)
     began = time.monotonic()
     ours = train(QemuTarget(load_build(folder.path)), plan, folder.run, begin, case.rate)
     qemu_s = time.monotonic() - began
@@ -114,7 +136,7 @@ def run(name: str, case: Case, time_limit_s: float, out: Path) -> dict[str, Any]
     off = np.abs(ours.values - theirs) / np.abs(theirs)
     return {
         "name": name,
-        **measure(case, plan, sizes, keep),
+        **measure(case, plan, built.sizes, keep),
         "parameters": begin.parameters,
         "steps": case.steps,
         "bit_identical": ours == reference,
@@ -149,14 +171,59 @@ def train(target: Target, plan: Plan, run: Path, begin: large_nets.Start, rate: 
         for x, y in zip(begin.x, begin.y, strict=True):
             device.write_sample(x[None], int(y))
             losses.append(device.train(rate).loss_bits)
-    passes = [(one.lowered, one.schedule) for one in (plan.train, plan.infer)]
+    return Trained(tuple(losses), digest_of(plan, run))
+
+
+def digest_of(plan: Plan, run: Path) -> str:
+    """Of all parameters, each in that of its places which was written last."""
+    layout = build_layout(plan.board, plan.train.graph, [(p.lowered, p.schedule) for p in (plan.train, plan.infer)])
+    swap_bytes = layout.pages_on.address(layout.pages_on.swap)
     digest = hashlib.sha256()
     with (run / IMAGE_NAME).open("rb") as image:
-        for row in build_layout(plan.board, plan.train.graph, passes).params:
+        for row in layout.params:
             assert row.home == Home.STORAGE.value
-            image.seek(row.at + PAGE_HEADER_BYTES)
-            digest.update(image.read(row.size_bytes))
-    return Trained(tuple(losses), digest.hexdigest())
+            newest = -1
+            for at in (row.at, row.at + swap_bytes):
+                image.seek(at)
+                size, turn = struct.unpack("<4x2I4x", image.read(PAGE_HEADER_BYTES))
+                if size == row.size_bytes and turn > newest:
+                    newest, data = turn, image.read(row.size_bytes)
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def survive(case: Case, built: Built, kills: int) -> bool:
+    """Kill the emulator at random moments of the run; whether it ended with the bits of an uncut one."""
+    build, run, begin = load_build(built.folder.path), built.folder.run, built.begin
+    uncut = train(HostTarget(build), built.plan, run, begin, case.rate)
+    began = time.monotonic()
+    train(QemuTarget(build), built.plan, run, replace(begin, x=begin.x[:1], y=begin.y[:1]), case.rate)
+    step_s = time.monotonic() - began
+    rng = random.Random(large_nets.SEED)
+    moments = sorted(rng.uniform(0, case.steps) for _ in range(kills))
+    forget(run)
+    losses: dict[int, str] = {}
+    while len(losses) < case.steps:
+        started = process.start(qemu_program(build), run, run / LOG_NAME)
+        try:
+            with SerialTarget(started.url) as target:
+                device = DeviceClient(Link(target), build.manifest)
+                for step in range(device.hello().steps_done, case.steps):
+                    device.write_sample(begin.x[step][None], int(begin.y[step]))
+                    timer = threading.Timer(0.0, started.process.send_signal, [signal.SIGKILL])
+                    if moments and moments[0] < step + 1:
+                        timer.interval = max(0.0, moments[0] - step) * step_s
+                        timer.start()
+                    loss = device.train(case.rate).loss_bits
+                    device.checkpoint()
+                    timer.cancel()
+                    losses[step] = loss
+        except LinkError:
+            print(f"killed {max(0.0, moments.pop(0) - step):.2f} of step {step + 1}", flush=True)
+        finally:
+            process.end_child(started.process, timeout_s=10.0)
+    bits = tuple(losses[step] for step in range(case.steps))
+    return not moments and Trained(bits, digest_of(built.plan, run)) == uncut
 
 
 def measure(case: Case, plan: Plan, sizes: Sizes, keep: Schedule) -> dict[str, Any]:
@@ -261,6 +328,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(CASES)}; default: all")
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds to search for a schedule")
+    parser.add_argument("--kills", type=int, default=0, help="kill the emulator so often, and compare bits")
     parser.add_argument("--out", type=Path, default=Path("build/large"))
     options = parser.parse_args()
     unknown = sorted(set(options.names) - set(CASES))
@@ -268,6 +336,12 @@ def main() -> None:
         parser.error(f"there is no case {unknown[0]!r}; there are {', '.join(CASES)}")
     torch.set_num_threads(1)
     for name in options.names or CASES:
+        if options.kills:
+            same = survive(CASES[name], make(name, CASES[name], options.time_limit, options.out), options.kills)
+            print(f"{name}: {options.kills} kills, bits {'equal' if same else 'DIFFER'}", flush=True)
+            if not same:
+                raise SystemExit(1)
+            continue
         row = run(name, CASES[name], options.time_limit, options.out)
         known = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
         rows = [*(other for other in known if other["name"] != name), row]
@@ -275,7 +349,7 @@ def main() -> None:
         RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
         write_table("bench-large", table(rows))
         print(table([row]), flush=True)
-    broken = faults(rows)
+    broken = faults(json.loads(RESULTS.read_text())["rows"])
     for line in broken:
         print(line)
     raise SystemExit(1 if broken else 0)

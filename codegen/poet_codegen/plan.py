@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +13,7 @@ import onnx
 from poet_solver.errors import InfeasibleError
 from poet_solver.incumbent import Progress
 from poet_solver.pipeline import solve
+from poet_solver.problem import PageCost, Problem
 from poet_solver.replay import replay
 from poet_solver.schedule import Schedule
 from poet_solver.schedule_io import read_schedule, schedule_to_json
@@ -22,7 +24,7 @@ from poet_codegen.board import Board
 from poet_codegen.code_budget import budget_of, choose_forms
 from poet_codegen.cost_model import CostModel
 from poet_codegen.costs import Costs, costs_to_json, read_costs
-from poet_codegen.emit.pages import Pages, checkpoint_bytes, place_pages, ring_units
+from poet_codegen.emit.pages import Pages, check_room, checkpoint_bytes, place_pages, ring_units
 from poet_codegen.emit.project import BuildInput, Pass, check_inputs
 from poet_codegen.errors import BoardError
 from poet_codegen.export import with_weights
@@ -154,16 +156,21 @@ def make_plan(
     model = import_onnx(proto)
     with_weights(proto, model.weights)  # what cannot be written back is found before training, not after
     train_graph, infer_graph = build_graphs(model, request.recipe)
+    if request.home is Home.STORAGE:
+        check_room(board, train_graph, train_graph.learned())
     model_of_costs = CostModel(board, costs, request.numerics, _forms(request, board, train_graph, infer_graph))
     train_low = lower_training(request, model_of_costs, train_graph)
     search = partial(solve, time_limit_s=time_limit_s, threads=threads, seed=request.seed, technique=request.technique)
     try:
         schedule = search(train_low.problem, progress=progress)
     except InfeasibleError as error:
-        if request.lifetime is None:
+        if request.lifetime is not None:
+            least = search(as_least_wear(train_low.problem), progress=progress)
+            raise _lasts_shorter(error, request.lifetime, board, train_graph, least) from error
+        if train_low.problem.deadline_s is None:
             raise
-        least = search(as_least_wear(train_low.problem), progress=progress)
-        raise _lasts_shorter(error, request.lifetime, board, train_graph, least) from error
+        fastest = search(_as_least_time(train_low.problem), progress=progress)
+        raise _takes_longer(error, request, board, train_low.problem, fastest) from error
     infer_low = lower_inference(request, model_of_costs, train_graph, infer_graph, train_low, schedule)
     infer_schedule = solve(infer_low.problem, time_limit_s=time_limit_s, threads=threads, seed=request.seed)
     return Plan(
@@ -188,6 +195,40 @@ def _lasts_shorter(
         f"{board.storage.models} of {board.name} does not last {asked.steps:,} training steps. The longest lifetime "
         f"that works is {asked.of_steps(lasts)} at {asked.steps_per_day:g} steps a day ({lasts:,} steps). Ask for that "
         "(--lifetime, --steps-per-day), give more RAM, or train less of the model."
+    )
+    return InfeasibleError(
+        text, op_name=error.op_name, needed_bytes=error.needed_bytes, budget_bytes=error.budget_bytes
+    )
+
+
+def _as_least_time(problem: Problem) -> Problem:
+    """The problem of the schedule that takes least time: its energies are times, and there is no deadline."""
+
+    def page(cost: PageCost | None) -> PageCost | None:
+        return None if cost is None else replace(cost, energy_j=cost.time_s)
+
+    return replace(
+        problem,
+        tensors=tuple(replace(t, page_in=page(t.page_in), page_out=page(t.page_out)) for t in problem.tensors),
+        ops=tuple(replace(op, modes=tuple(replace(m, energy_j=m.time_s) for m in op.modes)) for op in problem.ops),
+        idle_power_w=0.0,
+        deadline_s=None,
+    )
+
+
+def _takes_longer(
+    error: InfeasibleError, asked: Request, board: Board, problem: Problem, fastest: Schedule
+) -> InfeasibleError:
+    """What to say where no schedule was found that keeps the deadline, and `fastest` is the one of least time."""
+    assert problem.deadline_s is not None
+    if fastest.time_s <= problem.deadline_s:
+        return error
+    compute_s = problem.compute_time_s()
+    text = (
+        f"A step in {asked.ram_bytes} bytes of RAM takes {fastest.time_s:.4g} s at best with {board.storage.models} of "
+        f"{board.name}; the deadline is {problem.deadline_s:.4g} s, {asked.deadline_factor:g} times the compute time. "
+        f"A deadline that works is --deadline {math.ceil(100.0 * fastest.time_s / compute_s) / 100.0:g}; more RAM or "
+        "faster storage (--storage) also help."
     )
     return InfeasibleError(
         text, op_name=error.op_name, needed_bytes=error.needed_bytes, budget_bytes=error.budget_bytes

@@ -97,6 +97,16 @@ def test_too_much_ram_is_a_link_error(board: Board, make_project: MakeProject) -
         build_firmware(project, board)
 
 
+@pytest.mark.usefixtures("arm_gcc")
+def test_too_much_code_is_a_link_error_that_names_what_is_large(board: Board, make_project: MakeProject) -> None:
+    project = make_project(board)
+    source = project / "src/poet_model.c"
+    source.write_text(source.read_text().replace("scales[SCALES] =", "scales[SCALES + 300000] ="))
+    told = r"flash needs \d+ bytes, and there are 1048576\. .* largest functions are \w+ \d+, .*board with more flash"
+    with pytest.raises(ToolError, match=told):
+        build_firmware(project, board)
+
+
 def test_missing_compilers_are_named(
     board: Board, make_project: MakeProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

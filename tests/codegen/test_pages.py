@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from poet_codegen.plan import Plan, make_plan, make_request
 from poet_codegen.recipe import DEFAULT_RECIPE
 from poet_codegen.resources import data_dir
 from poet_hil.errors import DeviceError
+from poet_solver.errors import InfeasibleError
 
 from .test_on_host import BOARD, PLENTY, chain, device_of, run
 from .test_tiles_on_host import layers
@@ -125,6 +127,28 @@ def test_slots_are_shared_where_there_is_not_room_for_all(digits_path: Path, tmp
         assert tight.window_units <= units and tight.units == units
         least = tight.window_units
     assert 0 < least < roomy.window_units
+
+
+def test_storage_without_room_for_the_parameters_is_told_before_a_schedule_is_searched(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poet_codegen.plan.solve", lambda *_, **__: pytest.fail("searched"))
+    with pytest.raises(BoardError, match=r"train take 10240 bytes of storage, .* has 8192\. Train fewer"):
+        plan_of(model, flash_board(tmp_path, 8), 4300, Home.STORAGE)
+
+
+def test_a_card_too_slow_for_the_deadline_is_told_with_one_that_works(model: Path) -> None:
+    def ask(factor: float) -> Plan:
+        request = make_request(model, BOARD, 4300, factor, Home.STORAGE, DEFAULT_RECIPE, "both", 0)
+        return make_plan(request, model, threads=1, time_limit_s=10)
+
+    with pytest.raises(InfeasibleError, match=r"A deadline that works is --deadline [\d.]+;") as told:
+        ask(1.5)
+    works = re.search(r"--deadline ([\d.]+);", str(told.value))
+    assert works is not None
+    plan = ask(float(works[1]))
+    assert plan.train.lowered.problem.deadline_s is not None
+    assert plan.train.schedule.time_s <= plan.train.lowered.problem.deadline_s
 
 
 def test_a_page_in_a_wrong_place_is_noticed(model: Path, tmp_path: Path) -> None:

@@ -111,6 +111,20 @@ def place_pages(board: Board, graph: Graph, passes: Sequence[tuple[Lowered, Sche
     return pages
 
 
+def check_room(board: Board, graph: Graph, at_home: Container[str]) -> None:
+    """Raise BoardError where storage is too small for the parameters and states `at_home` there, for any schedule."""
+    storage = board.storage
+    unit_bytes = _PLAIN_UNIT_BYTES if storage.erase is None else storage.erase.block_bytes
+    sizes = [PAGE_HEADER_BYTES + p.size_bytes for p in graph.params() if p.name in at_home]
+    needed = sum(_units(size, unit_bytes) for size in sizes) * unit_bytes
+    if needed > storage.size_bytes:
+        raise BoardError(
+            f"The {len(sizes)} parameters and states that train take {needed} bytes of storage, and {storage.models} "
+            f"of {board.name} has {storage.size_bytes}. Train fewer (--train), take an optimizer with less state, or a "
+            "larger device (--storage, or size_bytes in the board file)."
+        )
+
+
 def _plain(homes: Mapping[str, int], top: int, ranges: Sequence[_Range], there: int, checkpoint_bytes: int) -> Pages:
     """On storage that is not erased: parameters last, twice where there is room for that and for checkpoints."""
     least = CHECKPOINT_SLOTS * _units(checkpoint_bytes, _PLAIN_UNIT_BYTES)

@@ -40,6 +40,17 @@ def read_footprint(elf: Path, board: Board) -> Footprint:
         raise ToolError(f"{elf}: cannot be read as an ELF file ({error}). Build the firmware again.") from error
 
 
+def read_functions(elf: Path) -> dict[str, int]:
+    """Bytes of every function in an ELF file, by name. Raises ToolError when it is none."""
+    try:
+        with elf.open("rb") as stream:
+            tables = (part for part in ELFFile(stream).iter_sections() if isinstance(part, SymbolTableSection))
+            symbols = (symbol for table in tables for symbol in table.iter_symbols())
+            return {s.name: int(s["st_size"]) for s in symbols if s["st_info"]["type"] == "STT_FUNC"}
+    except (OSError, ELFError) as error:
+        raise ToolError(f"{elf}: cannot be read as an ELF file ({error}). Build the firmware again.") from error
+
+
 def _footprint(image: ELFFile, board: Board) -> Footprint:
     sections: dict[str, int] = {}
     objects: dict[str, int] = {}

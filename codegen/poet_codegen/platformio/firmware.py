@@ -21,7 +21,7 @@ from pathlib import Path
 
 from poet_codegen.board import Board
 from poet_codegen.errors import ToolError
-from poet_codegen.platformio.elf import Footprint, read_footprint
+from poet_codegen.platformio.elf import Footprint, read_footprint, read_functions
 from poet_codegen.platformio.standins import (
     check_platformio,
     environment,
@@ -164,7 +164,7 @@ def _run_platformio(
     if timed_out:
         raise ToolError(f"The build took longer than {BUILD_TIMEOUT_S:.0f} s and was ended; see {log}.")
     if code != 0:
-        _explain_overflow(lines, board)
+        _explain_overflow(lines, board, Path(env["PLATFORMIO_WORKSPACE_DIR"]))
         said = [line for line in lines if _DIAGNOSTIC.search(line)] or lines[-8:]
         raise ToolError(
             f"PlatformIO failed with exit code {code}; the whole output is in {log}. " + "\n".join(said[:8])
@@ -177,7 +177,7 @@ def _end(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _explain_overflow(lines: list[str], board: Board) -> None:
+def _explain_overflow(lines: list[str], board: Board, workspace: Path) -> None:
     """Raise ToolError in the user's terms when the linker ran out of a memory region."""
     for line in lines:
         if match := _OVERFLOW.search(line):
@@ -186,13 +186,28 @@ def _explain_overflow(lines: list[str], board: Board) -> None:
             remedy = (
                 f"Plan again with --ram at least {over} bytes lower, or without --ram, which takes what is left."
                 if name == "RAM"
-                else "Train a smaller model, or choose a board with more flash."
+                else _smaller_code(workspace, over)
             )
             raise ToolError(
                 f"The firmware does not fit {board.name}: {name.lower()} needs {region.size_bytes + over} bytes"
                 f"{', the stack of ' + str(board.stack_bytes) + ' included' if name == 'RAM' else ''}, and there are "
                 f"{region.size_bytes}. {remedy}"
             )
+
+
+def _smaller_code(workspace: Path, over_bytes: int) -> str:
+    """What is large in flash, and what to do so that it takes `over_bytes` less."""
+    sizes: dict[str, int] = {}
+    for path in workspace.rglob("poet_*.o"):
+        sizes |= read_functions(path)
+    largest = sorted(sizes.items(), key=lambda item: -item[1])[:3]
+    code = sum(sizes.values())
+    named = ", ".join(f"{name} {size}" for name, size in largest)
+    smaller = f" with --code {code - over_bytes}, which takes smaller forms of kernels," if code > over_bytes else ""
+    return (
+        f"The model's code takes {code} of them; its largest functions are {named}. Plan again{smaller} with more RAM, "
+        "which takes fewer tiles, or for a board with more flash."
+    )
 
 
 def _short(path: str, board: Board) -> str:
