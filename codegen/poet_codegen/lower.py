@@ -23,6 +23,8 @@ from poet_codegen.errors import ModelError
 from poet_codegen.forms import Form
 from poet_codegen.graph import Graph, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
+from poet_codegen.ops.backward import Backward, merge_backward
+from poet_codegen.tiling.conv import conv_of
 from poet_codegen.tiling.modes import Place as TilingPlace
 from poet_codegen.tiling.modes import ProgramOf, Tiler, footprint_bytes
 from poet_codegen.tiling.program import Program
@@ -72,7 +74,7 @@ class Lowered:
     home: Mapping[str, Home]
     """Trainable parameter or state -> where it lives."""
     programs: Mapping[tuple[int, int], Program]
-    """(op, mode) of every mode that streams operands -> what runs then."""
+    """(op, mode) of every mode that calls kernels several times, or streams operands -> what runs then."""
     forms: Mapping[str, Form]
     """Kernel name -> form, of those that are not in their fastest one."""
 
@@ -134,24 +136,46 @@ def lower(
     homes = {p.name: home for p in graph.params() if p.name in learned}
     updated = graph.learned()
     tensors = tuple(_tensor(t, t.name in updated, costs, homes, ram_homes or {}, index) for t in arena)
-    nodes = tuple(node for node in graph.nodes if not registry.get(node.op).is_view)
+    sizes = {position: tensor.size_bytes for position, tensor in enumerate(tensors)}
+
+    def is_large(node: Node) -> bool:
+        names = (name for name in (*node.inputs, *node.outputs) if graph.tensors[name].updates is None)
+        used = {index[root[name]] for name in names if root[name] in index}
+        return ram_bytes is not None and sum(sizes[position] for position in used) > _TILED_FROM * ram_bytes
+
+    merged = graph.nodes
+    if home is Home.STORAGE:
+        merged = merge_backward(
+            graph, lambda first, update: is_large(first) and is_large(update) and conv_of(graph, update) is not None
+        )
+    nodes = tuple(node for node in merged if not registry.get(node.op).is_view)
     reads = Counter(root[name] for name in (*(name for node in nodes for name in node.inputs), *graph.outputs))
-    ops = tuple(_op(node, graph, costs, root, index, reads) for node in nodes)
+    in_ram = frozenset(t.name for t in arena if homes.get(t.updates or t.name) is Home.RAM)
+    tiler = Tiler(graph, costs, ram_bytes or 0, TilingPlace(root, index, in_ram))
     programs: dict[tuple[int, int], ProgramOf] = {}
-    if ram_bytes is not None:
-        in_ram = frozenset(t.name for t in arena if homes.get(t.updates or t.name) is Home.RAM)
-        tiler = Tiler(graph, costs, ram_bytes, TilingPlace(root, index, in_ram))
-        sizes = {position: tensors[position].size_bytes for position in index.values()}
-        for k, op in enumerate(ops):
-            if footprint_bytes(op.modes[0], op.outputs, sizes) <= _TILED_FROM * ram_bytes:
-                continue
-            tiled = tiler.modes(nodes[k])
-            programs |= {(k, len(op.modes) + m): program for m, (_, program) in enumerate(tiled)}
-            ops = (*ops[:k], replace(op, modes=(*op.modes, *(mode for mode, _ in tiled))), *ops[k + 1 :])
+    ops: list[ProblemOp] = []
+    for k, node in enumerate(nodes):
+        rule = registry.get(node.op)
+        own = [tiler.whole(rule, node)] if isinstance(rule, Backward) else []
+        plain = [] if own else _plain_modes(node, graph, costs, root, index, reads)
+        outputs = tuple(index[root[name]] for name in node.outputs if root[name] in index)
+        whole = own[0][0] if own else plain[0]
+        if ram_bytes is not None and footprint_bytes(whole, outputs, sizes) > _TILED_FROM * ram_bytes:
+            own += tiler.modes(node)
+        programs |= {(k, len(plain) + m): program for m, (_, program) in enumerate(own)}
+        ops.append(
+            ProblemOp(
+                name=f"{node.label}: {node.op}",
+                outputs=outputs,
+                modes=(*plain, *(mode for mode, _ in own)),
+                repeatable=rule.repeatable,
+                backward=node.role in (Role.BACKWARD, Role.UPDATE),
+            )
+        )
     problem = Problem(
         name=graph.name,
         tensors=tensors,
-        ops=ops,
+        ops=tuple(ops),
         ram_bytes=ram_bytes,
         wear_budget_bytes=wear_budget_bytes,
         alignment_bytes=ALIGNMENT_BYTES,
@@ -199,18 +223,18 @@ def _tensor(
     )
 
 
-def _op(
+def _plain_modes(
     node: Node,
     graph: Graph,
     costs: CostModel,
     root: Mapping[str, str],
     index: Mapping[str, int],
     reads: Mapping[str, int],
-) -> ProblemOp:
+) -> list[Mode]:
+    """Those of the node's kernels, with all operands in RAM."""
     rule = registry.get(node.op)
     board = costs.board
     resident = tuple(dict.fromkeys(index[root[name]] for name in node.inputs if root[name] in index))
-    outputs = tuple(index[root[name]] for name in node.outputs if root[name] in index)
     pairs = rule.in_place_pairs(node) or _overwritten(node, graph, root, index, reads)
     in_place = tuple((index[root[node.inputs[i]]], index[root[node.outputs[o]]]) for i, o in pairs)
     modes = []
@@ -226,13 +250,7 @@ def _op(
                 name=variant.title,
             )
         )
-    return ProblemOp(
-        name=f"{node.label}: {node.op}",
-        outputs=outputs,
-        modes=tuple(modes),
-        repeatable=rule.repeatable,
-        backward=node.role in (Role.BACKWARD, Role.UPDATE),
-    )
+    return modes
 
 
 def _overwritten(

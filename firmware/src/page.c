@@ -308,6 +308,20 @@ poet_status_t poet_page_out(uint32_t address, const void *data, uint32_t size_by
     return POET_OK;
 }
 
+poet_status_t poet_page_zero(uint32_t address, uint32_t size_bytes)
+{
+    static const uint8_t zeros[64];
+    POET_TRY(poet_page_begin(address, size_bytes));
+    uint32_t crc = 0;
+    for (uint32_t done = 0; done < size_bytes; done += (uint32_t)sizeof zeros) {
+        const uint32_t left = size_bytes - done;
+        const uint32_t part = left < sizeof zeros ? left : (uint32_t)sizeof zeros;
+        POET_TRY(poet_page_write(address, done, zeros, part));
+        crc = poet_crc32(crc, zeros, part);
+    }
+    return poet_page_seal(address, size_bytes, crc);
+}
+
 poet_status_t poet_page_in(uint32_t address, void *data, uint32_t size_bytes)
 {
     uint32_t crc;

@@ -26,7 +26,7 @@ _MOST_NODES = 2000
 
 def cover_bound_j(net: Net, recompute: bool = True, page: bool = True) -> float:
     """Lower bound in joules on the total energy; infinity where what must stay in RAM does not fit."""
-    base = sum(min(mode.energy_j for mode in modes) for modes in net.modes)
+    base = net.least_energy_j
     cost = _costs_of_return(net, recompute, page)
     size = np.array(net.size, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -55,7 +55,7 @@ def _costs_of_return(net: Net, recompute: bool, page: bool) -> Floats:
     out = np.full(len(net.size), math.inf)
     for v, k in enumerate(net.producer):
         if recompute and net.repeatable[k]:
-            out[v] = min(mode.energy_j for mode in net.modes[k]) / len(net.outputs[k])
+            out[v] = min(mode.energy_j for mode in net.usable[k]) / len(net.outputs[k])
         back, away = net.page_in[v], net.page_out[v]
         if back is not None and net.is_stored_unpaged(v):
             out[v] = min(out[v], back.energy_j)

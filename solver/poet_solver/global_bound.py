@@ -66,7 +66,7 @@ class _Blocks:
         self.last_read = self._last_reads()
         for k in range(n):
             if recompute and net.repeatable[k] and net.outputs[k]:
-                cost = [min(getattr(m, key) for m in net.modes[k]) for key in ("energy_j", "time_s", "wear_bytes")]
+                cost = [min(getattr(m, key) for m in net.usable[k]) for key in ("energy_j", "time_s", "wear_bytes")]
                 last = max(self.last_read[v] for v in net.outputs[k])
                 for b in range(block[k], block[last] + 1 if last >= 0 else 0):
                     self.rerun[k, b] = self._variable(*cost)
@@ -117,7 +117,7 @@ class _Blocks:
 
         for v in range(len(net.size)):
             made = self.block[net.producer[v]]
-            first_in_ram = any(v in m.to_ram for m in net.modes[net.producer[v]])
+            first_in_ram = any(v in m.to_ram for m in net.usable[net.producer[v]])
             for b in range(made, self.count):
                 after = int(self.held[v, b + 1])
                 if after >= 0 and (b > made or not first_in_ram):
@@ -145,7 +145,7 @@ class _Blocks:
 
     def budgets(self) -> list[tuple[list[float], float, float | None]]:
         """(use of every variable, what every schedule spends, budget) for time and wear."""
-        modes, problem = self.net.modes, self.net.problem
+        modes, problem = self.net.usable, self.net.problem
         seconds = sum(min(m.time_s for m in row) for row in modes)
         wear = sum(min(m.wear_bytes for m in row) for row in modes)
         return [(self.time, seconds, problem.deadline_s), (self.wear, wear, problem.wear_budget_bytes)]
@@ -250,7 +250,7 @@ def bound_all_schedules(
 ) -> float:
     """The bound in joules; every improvement goes to `on_bound`. Stops at `deadline` (monotonic) or at `goal_j`."""
     blocks = _Blocks(net, blocks_of(net, most_blocks), recompute, page)
-    base = sum(min(m.energy_j for m in row) for row in net.modes)
+    base = net.least_energy_j
     unit = OBJECTIVE_SCALE / max(base, 1e-3 * sum(blocks.energy), 1e-300)
     if time.monotonic() > deadline:
         return base

@@ -7,6 +7,7 @@ the end, so that homes need no rules of their own. Op k of the problem is op k+1
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from poet_solver.problem import PageCost, Place, Problem
 
@@ -82,13 +83,24 @@ class Net:
         """Ops that make the operands of `op`, ascending, each once."""
         return tuple(sorted({self.producer[v] for v in self.operands[op]}))
 
+    @cached_property
+    def usable(self) -> tuple[tuple[NetMode, ...], ...]:
+        """Of every op the modes that fit into the budget by themselves: no schedule has others. All where none fits."""
+        fitting = (tuple(mode for mode in row if mode.footprint_bytes <= self.ram_bytes) for row in self.modes)
+        return tuple(some or row for some, row in zip(fitting, self.modes, strict=True))
+
+    @property
+    def least_energy_j(self) -> float:
+        """Of the first runs of all ops, each in its cheapest mode: every schedule takes that much."""
+        return sum(min(mode.energy_j for mode in modes) for modes in self.usable)
+
     def sure_reads(self, op: int) -> set[int]:
         """Tensors that `op` reads in RAM whatever its mode."""
-        return set.intersection(*(set(mode.resident) for mode in self.modes[op]))
+        return set.intersection(*(set(mode.resident) for mode in self.usable[op]))
 
     def is_stored_unpaged(self, v: int) -> bool:
         """`v` may be on storage without a page-out: from the start, or because a mode of its op writes it there."""
-        return self.starts_on_storage[v] or any(v in mode.to_storage for mode in self.modes[self.producer[v]])
+        return self.starts_on_storage[v] or any(v in mode.to_storage for mode in self.usable[self.producer[v]])
 
     def floor_bytes(self, op: int) -> int:
         """Fewest bytes that must be live while `op` runs, over its modes."""

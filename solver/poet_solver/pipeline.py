@@ -222,7 +222,7 @@ class _Run:
             search.widest = freedom_of(self.technique, PAGING_ONLY).describe()
         else:
             search.widest = freedom_of(self.technique, WIDE).describe() if is_small else everything
-        search.raise_bound(search.widest, sum(min(m.energy_j for m in modes) for modes in search.net.modes))
+        search.raise_bound(search.widest, search.net.least_energy_j)
         search.offer(keep_plan(search.net))
         if has_choice(search.net) and self.technique in (Technique.BOTH, Technique.PAGE):
             for actions in streamed_starts(search.net):

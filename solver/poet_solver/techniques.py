@@ -68,7 +68,7 @@ def schedule_with(
     check_floor(problem, net)
     search = Search(net, time.monotonic() + time_limit_s, interrupt, progress)
     search.widest = "schedules in the given order of first computations"
-    search.raise_bound(search.widest, sum(min(m.energy_j for m in modes) for modes in net.modes))
+    search.raise_bound(search.widest, net.least_energy_j)
     search.enter(method.value)
     if method is Method.POET_MILP:
         search.reported.add(POETS_FAMILY)

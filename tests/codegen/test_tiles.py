@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 from poet_codegen.graph import AttrValue, DType, Graph, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
+from poet_codegen.ops.backward import Backward, merge_backward
 from poet_codegen.ops.split import Split
 from poet_codegen.ops.update import Update
+from poet_codegen.tiling.backward import channel_sizes, in_turn, pass_program, streams_of
 from poet_codegen.tiling.conv import conv_of, conv_program, tile_sizes
 from poet_codegen.tiling.parts import Streams, cuts, kernel_of, part_program
 from poet_codegen.tiling.program import Call, Index, Loop, Move, Program, Statement
@@ -119,7 +122,7 @@ def convolutions(rng: random.Random) -> Iterator[tuple[Graph, Node]]:
     channels, filters = rng.choice((2, 4)), rng.choice((2, 3, 6))
     k, s = rng.choice(((3, 1), (3, 2), (1, 1), (1, 2), (5, 1), (2, 2)))
     pad = rng.choice((0, (k - 1) // 2, k - 1)) if k > 1 else 0
-    height, width = rng.choice((4, 6, 8, 12)), rng.choice((4, 5, 7))
+    height, width = rng.choice((4, 6, 8, 12)), max(rng.choice((4, 5, 7)), k - 2 * pad)
     attrs: dict[str, AttrValue] = {"strides": (s, s), "dilations": (1, 1), "pads": (pad, pad, pad, pad), "groups": 1}
     x, w = (1, channels, height, width), (filters, channels, k, k)
     inputs = {"x": x, "w": w} | ({"b": (filters,)} if rng.random() < 0.5 else {})
@@ -203,6 +206,7 @@ def programs(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program
             program = conv_program(graph, conv, size, streams, kernel_of)
             assert program is not None
             yield graph, node, streams, program
+    yield from layers_back(rng)
     for graph, node in others(rng):
         splits = registry.get(node.op).splits(graph, node)
         assert splits, node.op
@@ -218,6 +222,32 @@ def programs(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program
                     parts += 1
                     yield graph, node, streams, part
             assert parts, node.op
+
+
+def layers_back(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program]]:
+    """Input gradient and update of a convolution as one op: in one pass over the weights, and one after the other."""
+    drawn = list(convolutions(rng))
+    first_graph, first = drawn[1]
+    for graph, update in drawn[2:]:
+        dx = Tensor("dx", first_graph.tensors[first.outputs[0]].shape)
+        both = Graph("g", {**graph.tensors, "dx": dx}, (replace(first, outputs=("dx",)), update), update.outputs)
+        (node,) = merge_backward(both, lambda *_: True)
+        rule = registry.get(node.op)
+        assert isinstance(rule, Backward)
+        halves = rule.halves(node)
+        convs = [conv_of(both, half) for half in halves]
+        assert convs[0] and convs[1]
+        for _ in range(CASES_AN_OP // 2):
+            streams = drawn_streams(rng, both, node, {*node.inputs, *node.outputs} - {"rate", "step"})
+            channels = rng.choice(list(channel_sizes(convs[1])))
+            yield both, node, streams, pass_program(both, halves, convs[1], channels, streams, kernel_of)
+            programs = [
+                conv_program(both, conv, rng.choice(list(tile_sizes(conv))), streams_of(half, streams), kernel_of)
+                for half, conv in zip(halves, convs, strict=True)
+                if conv
+            ]
+            assert programs[0] and programs[1]
+            yield both, node, streams, in_turn(programs[0], programs[1])
 
 
 @pytest.fixture(scope="module")

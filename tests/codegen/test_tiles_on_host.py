@@ -18,14 +18,14 @@ from poet_codegen.plan import Plan, make_plan, make_request
 from poet_codegen.platformio.host import build_host
 from poet_codegen.recipe import DEFAULT_RECIPE, Optimizer, Recipe
 from poet_hil.device import DeviceClient
-from poet_hil.errors import LinkError, TargetDied
+from poet_hil.errors import DeviceError, LinkError, TargetDied
 from poet_hil.link import Link
 from poet_hil.manifest import load_build
 from poet_hil.targets.host import HostTarget
 from poet_solver.problem import Mode
 from poet_solver.schedule import Compute
 
-from .test_on_host import BOARD, Maker, run
+from .test_on_host import BOARD, Maker, device_of, run
 
 PLENTY = 120_000
 
@@ -160,6 +160,29 @@ def test_bits_do_not_depend_on_tiles(
         tiled += len(chosen & small.train.lowered.programs.keys())
         assert run(small, tmp_path / str(budget)) == reference
     assert tiled > 2, "the budgets were to force tiles"
+
+
+def test_a_step_whose_loss_is_not_finite_leaves_tiled_updates_out(make_model: Maker, tmp_path: Path) -> None:
+    """Gradients that the left out ops would have written to storage are read all the same."""
+    path = tmp_path / "m.onnx"
+    onnx.save(images(make_model), path)
+    request = make_request(path, BOARD, 6_000, None, Home.STORAGE, DEFAULT_RECIPE, "both", 0)
+    plan = make_plan(request, path, threads=1, time_limit_s=3)
+    graph, index = plan.train.graph, plan.train.lowered.index
+    gradients = {index[name] for name in graph.tensors if graph.tensors[name].updates is None and name in index}
+    assert any(gradients.intersection(mode.outputs_to_storage) for mode in chosen_updates(plan))
+    x = np.random.default_rng(5).standard_normal((1, 3, 16, 16)).astype(np.float32)
+    with device_of(plan, tmp_path) as device:
+        label = np.zeros(1, np.int64)
+        device.write_sample(x, label)
+        device.train(0.05)
+        before = device.read_params()
+        device.write_sample(np.full_like(x, np.nan), label)
+        with pytest.raises(DeviceError, match="NaN or infinite"):
+            device.train(0.05)
+        assert all(device.read_params()[name].tobytes() == value.tobytes() for name, value in before.items())
+        device.write_sample(x, label)
+        device.train(0.05)
 
 
 def test_initial_weights_may_come_with_storage(

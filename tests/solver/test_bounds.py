@@ -105,6 +105,16 @@ def test_relaxations_never_pass_the_optimum(features: bool) -> None:
         assert all(y == ONE or y < len(model.upper) for runs in model.runs for _, y in runs)
 
 
+def test_bounds_leave_out_modes_that_no_schedule_within_the_budget_has() -> None:
+    """Op 1 costs 1 with t0 in RAM, which takes 5 bytes, and 3 without."""
+    tensors = (Tensor("t0", 4, PAGE, PAGE), Tensor("t1", 1, PAGE, PAGE))
+    modes = (Mode(1.0, 1.0, (0,)), Mode(1.0, 3.0, streamed=(0,), workspace_bytes=1))
+    first = (Mode(1.0, 2.0, outputs_to_storage=(0,)),)
+    problem = Problem("modes", tensors, (Op("o0", (0,), first), Op("o1", (1,), modes)))
+    assert cover_bound_j(build_net(problem, 5)) == 3.0
+    assert cover_bound_j(build_net(problem, 4)) == 5.0
+
+
 def test_the_cover_bound_is_the_optimum_of_poets_small_rows() -> None:
     """Whole tensors must go: in parts, less would be brought back."""
     for name, share, percent in (("linear", "0.5", 1.0895), ("transformer", "0.85", 4.335)):

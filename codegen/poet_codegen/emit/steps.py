@@ -47,14 +47,14 @@ class EmittedStep:
     keep: tuple[str, ...] = ()
     """Of an update that is left out and would have written to storage: what to do instead."""
     program: Program | None = None
-    """Of a computation that streams operands: how it is cut."""
+    """Of a computation of several calls: how it is cut."""
 
     @property
     def comment(self) -> str:
         """The step in words."""
         if self.do != "compute":
             return f"{self.do.replace('_', ' ')} {self.title}"
-        tiles = f", {self.program.title}" if self.program else ""
+        tiles = f", {self.program.title}" if self.program and self.program.title else ""
         return f"{'recompute ' if self.recompute else ''}{self.title} ({self.op}){tiles}"
 
 
@@ -114,8 +114,9 @@ def emit_steps(
                         arguments.append(layout.argument(name, offsets))
                 statement = wrap_call(kernel.name, arguments, column, ";")
             else:
-                assert step.workspace_offset is not None
-                workspace = layout.workspace(step.workspace_offset, mode.workspace_bytes)
+                workspace = ""
+                if step.workspace_offset is not None:
+                    workspace = layout.workspace(step.workspace_offset, mode.workspace_bytes)
                 statement = tiled_block(program, graph, lowered, layout, pages, offsets, workspace, column)
             for old, _ in mode.in_place:
                 offsets.pop(old, None)
@@ -160,14 +161,16 @@ def emit_steps(
 
 
 def _keep(graph: Graph, lowered: Lowered, step: Compute, pages: Mapping[str, Constant]) -> tuple[str, ...]:
-    """Statements that make the old pages of an update's outputs the new ones."""
+    """Statements that make the old pages of an update's outputs the new ones; a gradient's page becomes zeros."""
     mode = lowered.problem.ops[step.op].modes[step.mode]
     found = []
     for name in lowered.nodes[step.op].outputs:
-        old = graph.tensors[name].updates
-        if old is not None and lowered.index.get(name) in mode.outputs_to_storage:
-            arguments = [pages[old].name, pages[name].name, f"{graph.tensors[name].size_bytes}u"]
-            found.append(wrap_call("POET_TRY(poet_page_keep", arguments, 2 * _INDENT, ");"))
+        old, size = graph.tensors[name].updates, f"{graph.tensors[name].size_bytes}u"
+        if lowered.index.get(lowered.root[name]) not in mode.outputs_to_storage:
+            continue
+        do, of = ("keep", [pages[old].name]) if old is not None else ("zero", [])
+        arguments = [*of, pages[lowered.root[name]].name, size]
+        found.append(wrap_call(f"POET_TRY(poet_page_{do}", arguments, 2 * _INDENT, ");"))
     return tuple(found)
 
 

@@ -18,7 +18,7 @@ from poet_codegen.ops.window import Window
 from poet_codegen.tiling import nest
 from poet_codegen.tiling.bands import Bands, backward_bands, forward_bands
 from poet_codegen.tiling.nest import Axis, Where, add
-from poet_codegen.tiling.parts import CallOf, Streams
+from poet_codegen.tiling.parts import CallOf, Streams, thinned
 from poet_codegen.tiling.program import FLOAT_BYTES, Call, Index, Move, Operand, Program, Shape, Statement
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -91,20 +91,12 @@ def conv_of(graph: Graph, node: Node) -> Conv | None:
 
 def tile_sizes(conv: Conv) -> Iterator[TileSize]:
     """Those that are tried: at least two bands, or some of the input channels."""
-    rows = [r for r in _thinned(conv.rows, 4) if conv.bands(r) is not None]
+    rows = [r for r in thinned(conv.rows, 4) if conv.bands(r) is not None]
     for r in rows:
-        for outputs in _thinned(conv.w_shape[0], 4):
-            for inputs in _thinned(conv.w_shape[1], 2):
+        for outputs in thinned(conv.w_shape[0], 4):
+            for inputs in thinned(conv.w_shape[1], 2):
                 if r < conv.rows or inputs < conv.w_shape[1]:
                     yield TileSize(r, outputs, inputs)
-
-
-def _thinned(count: int, most: int) -> list[int]:
-    divisors = [n for n in range(1, count + 1) if count % n == 0]
-    if len(divisors) <= most:
-        return divisors
-    step = (len(divisors) - 1) / (most - 1)
-    return sorted({divisors[round(i * step)] for i in range(most)})
 
 
 def conv_program(graph: Graph, conv: Conv, size: TileSize, streams: Streams, call_of: CallOf) -> Program | None:
@@ -185,6 +177,27 @@ class _Builder:
         return nest.nest(axes, [*dy.loads(), *w.loads()], body, dx.stores())
 
     def weight(self, axes: list[Axis]) -> tuple[Statement, ...]:
+        return self.weight_in_bands(axes) if axes[-1].tiles > 1 else self.weight_at_once(axes)
+
+    def weight_at_once(self, axes: list[Axis]) -> tuple[Statement, ...]:
+        """All rows in one call, which updates."""
+        conv, size, node = self.conv, self.size, self.conv.node
+        dy = self.image(conv.y, conv.y_shape, "o", False, is_input=True)
+        x = self.image(conv.x, conv.x_shape, "c", True)
+        versions = [self.weights(new) for new in node.outputs]
+
+        def body(where: Where) -> list[Statement]:
+            filters = (size.outputs, size.inputs, *conv.w_shape[2:])
+            shapes = dict.fromkeys((*node.inputs[: len(versions)], *node.outputs), filters)
+            shapes[conv.x] = (1, size.inputs, *conv.x_shape[2:])
+            shapes[conv.y] = (1, size.outputs, *conv.y_shape[2:])
+            return [self.call(node, shapes, {}, {one.name: one.place(where) for one in (dy, x, *versions)})]
+
+        loads = [load for one in (dy, x, *versions) for load in one.loads()]
+        return nest.nest(axes, loads, body, [store for one in versions for store in one.stores()])
+
+    def weight_in_bands(self, axes: list[Axis]) -> tuple[Statement, ...]:
+        """Sums of a tile of weights over all bands, then its update."""
         conv, size, node = self.conv, self.size, self.conv.node
         rule = registry.get(node.op)
         assert isinstance(rule, Update)
@@ -198,9 +211,8 @@ class _Builder:
         dy = self.image(conv.y, conv.y_shape, "o", False, is_input=True)
         x = self.image(conv.x, conv.x_shape, "c", True)
         images_end = self.top
-        if axes[-1].tiles > 1:
-            # The last band of x and dy is of no use any more when a tile of weights is updated.
-            self.top = sums_end
+        # The last band of x and dy is of no use any more when a tile of weights is updated.
+        self.top = sums_end
         versions = {new: self.weights(new) for new in node.outputs}
         self.top = max(self.top, images_end)
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import combinations
+from itertools import combinations, product
 from math import prod
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from poet_solver.problem import Mode
 
 from poet_codegen.cost_model import CostModel
 from poet_codegen.graph import Graph, Node
 from poet_codegen.ops import registry
+from poet_codegen.ops.backward import Backward
 from poet_codegen.ops.registry import Kernel, Work
-from poet_codegen.ops.split import Split
+from poet_codegen.ops.split import Blocks, Split
 from poet_codegen.ops.update import Update
+from poet_codegen.tiling.backward import channel_sizes, in_turn, pass_program, streams_of, whole_call
 from poet_codegen.tiling.conv import conv_of, conv_program, tile_sizes
-from poet_codegen.tiling.parts import CallOf, Streams, cuts, kernel_of, part_program, tile_bytes
-from poet_codegen.tiling.program import Cost, Program, cost
+from poet_codegen.tiling.parts import CallOf, Cut, Streams, cuts, kernel_of, part_program, tile_bytes
+from poet_codegen.tiling.program import Call, Cost, Program, cost
 
 _POINTS = 4
 """Tile sizes kept of each pattern; more gained at most 1 % in trials."""
@@ -63,51 +65,104 @@ class _Found:
     program: ProgramOf
 
 
+@dataclass(frozen=True)
+class _Way:
+    """One kind of program of a node."""
+
+    operands: frozenset[str]
+    """Tensors that it can stream."""
+    sizes: Callable[[Streams], Iterable[object]]
+    """Of tiles, to be tried."""
+    make: Callable[[Any, Streams, CallOf], Program | None]
+    """The program with tiles of that size; None where there is none."""
+
+
+_Choices = list[tuple[int, object]]
+"""(way, size) of programs."""
+
+
 class Tiler:
     """Finds the tiled modes of a graph's nodes; nodes that are alike share the search for tile sizes."""
 
     def __init__(self, graph: Graph, costs: CostModel, ram_bytes: int, place: Place) -> None:
         self._graph, self._costs, self._ram_bytes, self._place = graph, costs, ram_bytes, place
         self._sizes = {position: graph.tensors[name].size_bytes for name, position in place.index.items()}
+        self._chosen: dict[object, _Choices] = {}
         self._known: dict[object, tuple[tuple[str, ...], list[_Found]]] = {}
         """What was found, with the tensors of the node that it was found for."""
+        self._kernels: dict[object, tuple[Kernel, Work]] = {}
 
     def modes(self, node: Node) -> list[tuple[Mode, ProgramOf]]:
         """Every tiled mode of a node that fits into the budget, with its program."""
-        graph = self._graph
+        ways = self._ways(node)
         found: list[tuple[Mode, ProgramOf]] = []
-        for split in registry.get(node.op).splits(graph, node):
-            blocks = split.blocks() if isinstance(split, Split) else split
-            unit = " x ".join(axis.unit for axis in blocks.axes)
-            sizes = _SIZES[min(sum(axis.count > 1 for axis in blocks.axes), len(_SIZES) - 1)]
-            for streams in _patterns(node, frozenset(blocks.dims), self._place):
-                room = self._ram_bytes - self._resident_bytes(node, streams)
-                streamed = (*streams.inputs, *streams.outputs)
-                tried = (cut for cut in cuts(blocks, sizes) if tile_bytes(blocks, cut, streamed) <= room)
-                found += self._best(node, streams, tried, partial(part_program, graph, node, blocks), unit)
-        conv = conv_of(graph, node)
-        if conv is not None:
-            for streams in _patterns(node, frozenset((*node.inputs, *node.outputs)) - {conv.bias}, self._place):
-                found += self._best(node, streams, tile_sizes(conv), partial(conv_program, graph, conv), "tile")
+        for streams in _patterns(node, frozenset(name for way in ways for name in way.operands), self._place):
+            found += self._best(node, ways, streams)
         return found
 
-    def _best(
-        self,
-        node: Node,
-        streams: Streams,
-        sizes: Iterable[_Size],
-        make: Callable[[_Size, Streams, CallOf], Program | None],
-        unit: str,
-    ) -> list[tuple[Mode, ProgramOf]]:
-        """The best of some tile sizes, by sketches that know no kernels."""
+    def whole(self, rule: Backward, node: Node) -> tuple[Mode, ProgramOf]:
+        """Both halves by their kernels, with all operands in RAM."""
+        first, second = (whole_call(self._graph, half, self._kernel_of) for half in rule.halves(node))
+        program = replace(in_turn(first, second), title="")
+        return mode_of(self._graph, node, program, _NONE, self._price(node, program), self._place), lambda: program
+
+    def _ways(self, node: Node) -> list[_Way]:
+        graph, rule = self._graph, registry.get(node.op)
+        if isinstance(rule, Backward):
+            return self._ways_back(rule, node)
+        ways = []
+        for split in rule.splits(graph, node):
+            blocks = split.blocks() if isinstance(split, Split) else split
+            most = _SIZES[min(sum(axis.count > 1 for axis in blocks.axes), len(_SIZES) - 1)]
+            sizes = partial(self._cuts, node, blocks, most)
+            ways.append(_Way(frozenset(blocks.dims), sizes, partial(part_program, graph, node, blocks)))
+        conv = conv_of(graph, node)
+        if conv is not None:
+            names = frozenset((*node.inputs, *node.outputs)) - {conv.bias}
+            ways.append(_Way(names, lambda _: tile_sizes(conv), partial(conv_program, graph, conv)))
+        return ways
+
+    def _cuts(self, node: Node, blocks: Blocks, most: int, streams: Streams) -> Iterator[Cut]:
+        """Those whose tiles fit into the budget."""
+        room = self._ram_bytes - self._resident_bytes(node, streams)
+        streamed = (*streams.inputs, *streams.outputs)
+        return (cut for cut in cuts(blocks, most) if tile_bytes(blocks, cut, streamed) <= room)
+
+    def _ways_back(self, rule: Backward, node: Node) -> list[_Way]:
+        """One half after the other, each in a way of its own, or in one pass over the weights."""
+        graph, halves = self._graph, rule.halves(node)
+        ways = [self._ways(half) for half in halves]
+        conv = conv_of(graph, halves[1])
+        names = frozenset((*node.inputs, *node.outputs))
+
+        def pairs(streams: Streams) -> Iterable[object]:
+            options: list[list[tuple[int, object] | None]] = []
+            for half, own in zip(halves, ways, strict=True):
+                some = streams_of(half, streams)
+                options.append([*self._choices(half, own, some)] if some.inputs or some.outputs else [None])
+            return product(*options)
+
+        def in_halves(pair: Any, streams: Streams, call_of: CallOf) -> Program:
+            done: list[Program | Call] = []
+            for half, own, choice in zip(halves, ways, pair, strict=True):
+                some = streams_of(half, streams)
+                program = own[choice[0]].make(choice[1], some, call_of) if choice else None
+                done.append(program or whole_call(graph, half, call_of))
+            return in_turn(*done)
+
+        found = [_Way(names, pairs, in_halves)]
+        if conv is not None:
+            found.append(_Way(names, lambda _: channel_sizes(conv), partial(pass_program, graph, halves, conv)))
+        return found
+
+    def _best(self, node: Node, ways: Sequence[_Way], streams: Streams) -> list[tuple[Mode, ProgramOf]]:
         if self._resident_bytes(node, streams) > self._ram_bytes:
             return []
         names = (*node.inputs, *node.outputs)
-        key = (unit, self._signature(node, streams))
+        key = self._signature(node, streams)
         if key not in self._known:
-            sketches = ((self._mode(node, make(size, streams, _sketch), streams), size) for size in sizes)
-            fitting = ((mode, size) for mode, size in sketches if mode is not None and self._fits(node, mode))
-            self._known[key] = names, [self._found(node, streams, size, make) for _, size in _pareto(fitting)]
+            choices = self._choices(node, ways, streams)
+            self._known[key] = names, [self._found(node, streams, size, ways[way].make) for way, size in choices]
         known_names, known = self._known[key]
         other = dict(zip(known_names, names, strict=True))
         return [
@@ -118,14 +173,42 @@ class Tiler:
             for one in known
         ]
 
+    def _choices(self, node: Node, ways: Sequence[_Way], streams: Streams) -> _Choices:
+        """The best of all sizes, by sketches that know no kernels."""
+        key = self._signature(node, streams)
+        if key not in self._chosen:
+            wanted = streams.inputs | streams.outputs
+            sketches = (
+                (self._mode(node, way.make(size, streams, _sketch), streams), (number, size))
+                for number, way in enumerate(ways)
+                if wanted <= way.operands
+                for size in way.sizes(streams)
+            )
+            fitting = ((mode, choice) for mode, choice in sketches if mode is not None and self._fits(node, mode))
+            self._chosen[key] = [choice for _, choice in _pareto(fitting)]
+        return self._chosen[key]
+
+    def _kernel_of(self, graph: Graph, node: Node) -> tuple[Kernel, Work]:
+        """The kernel of a part and its work; those of parts that are alike are found once."""
+        every = (*node.inputs, *node.outputs)
+        names = {name: number for number, name in enumerate(dict.fromkeys(every))}
+        tensors = tuple((graph.tensors[name].shape, graph.tensors[name].dtype) for name in names)
+        key = (node.op, tuple(sorted(node.attrs.items())), tuple(names[name] for name in every), tensors)
+        if key not in self._kernels:
+            kernel, work = kernel_of(graph, node)
+            self._kernels[key] = replace(kernel, arguments=tuple(str(names[name]) for name in kernel.arguments)), work
+        kernel, work = self._kernels[key]
+        own = tuple(names)
+        return replace(kernel, arguments=tuple(own[int(position)] for position in kernel.arguments)), work
+
     def _found(
-        self, node: Node, streams: Streams, size: _Size, make: Callable[[_Size, Streams, CallOf], Program | None]
+        self, node: Node, streams: Streams, size: object, make: Callable[[Any, Streams, CallOf], Program | None]
     ) -> _Found:
         """Priced by its kernels; a matrix product without a profile, whose blocks cover all shapes, by the sketch."""
 
         @cache
         def program() -> Program:
-            whole = make(size, streams, kernel_of)
+            whole = make(size, streams, self._kernel_of)
             assert whole is not None, node.label
             return whole
 
@@ -171,26 +254,33 @@ class Tiler:
         return footprint_bytes(mode, outputs, self._sizes) <= self._ram_bytes
 
 
+_NONE = Streams(frozenset(), frozenset(), {})
 _SKETCH = Kernel("", "sketch", {}, ())
 _ROWS = {"Conv": "conv2d", "ConvInputGrad": "conv2d_input_grad", "ConvWeightGrad": "conv2d_weight_grad"}
 
 
 def _sketch(graph: Graph, node: Node) -> tuple[Kernel, Work]:
     """Work as if every part had a blocked kernel."""
-    if node.op not in _ROWS:
-        return _SKETCH, _product(graph, node) or Work("elementwise", elements=graph.tensors[node.outputs[0]].elements)
-    shapes = [graph.tensors[name].shape for name in (*node.inputs[:2], *node.outputs)]
-    y, w = {"Conv": (shapes[2], shapes[1]), "ConvInputGrad": (shapes[0], shapes[1])}.get(
-        node.op, (shapes[1], shapes[2])
+    maker, result = _maker(node), graph.tensors[node.outputs[0]]
+    if maker.op not in _ROWS:
+        return _SKETCH, _product(graph, node) or Work("elementwise", elements=result.elements)
+    shapes = [graph.tensors[name].shape for name in maker.inputs[:2]]
+    y, w = {"Conv": (result.shape, shapes[1]), "ConvInputGrad": (shapes[0], shapes[1])}.get(
+        maker.op, (shapes[1], result.shape)
     )
-    return _SKETCH, Work(_ROWS[node.op], macs=prod(y) * prod(w[1:]), elements=prod(shapes[2]))
+    return _SKETCH, Work(_ROWS[maker.op], macs=prod(y) * prod(w[1:]), elements=result.elements)
+
+
+def _maker(node: Node) -> Node:
+    """Of an update that is fused the node of its gradient; else the node."""
+    rule = registry.get(node.op)
+    unfused = rule.unfused(node, node.inputs[0]) if isinstance(rule, Update) else None
+    return unfused[0] if unfused else node
 
 
 def _product(graph: Graph, node: Node) -> Work | None:
     """Of matrix products."""
-    rule = registry.get(node.op)
-    unfused = rule.unfused(node, node.inputs[0]) if isinstance(rule, Update) else None
-    maker = unfused[0] if unfused else node
+    maker = _maker(node)
     made = graph.tensors[maker.outputs[0]]
     shapes = [graph.tensors[name].shape for name in maker.inputs[:2]]
     depth = {

@@ -36,6 +36,9 @@ poet_status_t poet_page_out(uint32_t address, const void *data, uint32_t size_by
 /* A parameter that a step leaves as it is: its page of the step before becomes the new one. */
 poet_status_t poet_page_keep(uint32_t from, uint32_t to, uint32_t size_bytes);
 
+/* A tensor that a step does not compute, but reads: zeros, from no memory of its size. */
+poet_status_t poet_page_zero(uint32_t address, uint32_t size_bytes);
+
 /* Read a tensor back. POET_ERR_CORRUPT when a CRC differs; `data` is then not to be used. */
 poet_status_t poet_page_in(uint32_t address, void *data, uint32_t size_bytes);
 

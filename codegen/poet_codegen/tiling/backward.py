@@ -1,0 +1,151 @@
+"""Programs of ops that are an input gradient and an update in one (ops/backward.py).
+
+One pass: tiles of input channels, and in each all output channels in ascending order. A tile of weights is read,
+adds its terms to the tile of dx, is updated and written. The order of every sum is that of the whole kernels: (output
+channel, row, column) for dx; a weight's gradient is whole in one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+
+from poet_codegen.graph import AttrValue, Graph, Node
+from poet_codegen.ops.split import CONTINUES, Part, part_of
+from poet_codegen.tiling import nest
+from poet_codegen.tiling.conv import Conv
+from poet_codegen.tiling.nest import Axis, Where, add
+from poet_codegen.tiling.parts import CallOf, Streams, thinned
+from poet_codegen.tiling.program import FLOAT_BYTES, Call, Index, Move, Operand, Program, Shape, Statement
+
+_MOST_SIZES = 6
+_TILE_WORDS = (("o", "output channel"), ("c", "input channel"))
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Of a tile of weights."""
+
+    outputs: int
+    inputs: int
+
+
+def channel_sizes(conv: Conv) -> Iterator[Channels]:
+    """Those that are tried."""
+    for outputs in thinned(conv.w_shape[0], _MOST_SIZES):
+        for inputs in thinned(conv.w_shape[1], _MOST_SIZES):
+            if outputs < conv.w_shape[0] or inputs < conv.w_shape[1]:
+                yield Channels(outputs, inputs)
+
+
+def pass_program(
+    graph: Graph, halves: tuple[Node, Node], conv: Conv, size: Channels, streams: Streams, call_of: CallOf
+) -> Program:
+    """Both halves in one pass over the weights. `conv` is what the update is of a convolution."""
+    first, update = halves
+    extent = {"o": (size.outputs, conv.w_shape[0]), "c": (size.inputs, conv.w_shape[1])}
+    axes = [Axis(name, extent[name][1] // extent[name][0], peeled=name == "o") for name in "co"]
+    top = 0
+
+    def take(size_bytes: int) -> int:
+        nonlocal top
+        top += size_bytes
+        return top - size_bytes
+
+    def image(name: str, shape: tuple[int, ...], axis: str, streamed: bool) -> _Tile:
+        tile = Shape(extent[axis][0] * prod(shape[2:]) * FLOAT_BYTES)
+        return _Tile(name, axis, {axis: tile.size_bytes}, tile, take(tile.size_bytes) if streamed else None, streamed)
+
+    def weights(name: str) -> _Tile:
+        streamed = name in streams.old_version
+        row, window = conv.w_shape[1] * conv.taps, size.inputs * conv.taps
+        is_run = size.inputs == conv.w_shape[1]
+        tile = Shape(size.outputs * row) if is_run else Shape(window, size.outputs, row)
+        steps = {"o": size.outputs * row, "c": window}
+        has_tile = streamed or not is_run
+        return _Tile(name, "oc", steps, tile, take(tile.size_bytes) if has_tile else None, streamed)
+
+    dx = first.outputs[0]
+    x = image(conv.x, conv.x_shape, "c", conv.x in streams.inputs)
+    dy = image(conv.y, conv.y_shape, "o", conv.y in streams.inputs)
+    gradient = image(dx, conv.x_shape, "c", dx in streams.outputs)
+    versions = [weights(name) for name in update.outputs]
+    tiles = {tile.name: tile for tile in (x, dy, gradient, *versions)} | {conv.node.inputs[0]: versions[0]}
+    plane, filter_shape = conv.x_shape[2:], (size.outputs, size.inputs, *conv.w_shape[2:])
+    shapes = dict.fromkeys((*update.inputs[: len(versions)], *update.outputs), filter_shape)
+    shapes |= dict.fromkeys((conv.x, dx), (1, size.inputs, *plane))
+    shapes[conv.y] = (1, size.outputs, *conv.y_shape[2:])
+
+    def call(node: Node, attrs: Mapping[str, AttrValue], where: Where) -> Statement:
+        small_graph, small = part_of(graph, node, Part(shapes, attrs))
+        kernel, work = call_of(small_graph, small)
+        operands = (tiles[name].place(where) if name in tiles else Operand(name, Index()) for name in kernel.arguments)
+        return Call(kernel, work, tuple(operands))
+
+    def body(where: Where) -> list[Statement]:
+        goes_on: dict[str, AttrValue] = {CONTINUES: 1} if where["o"].first else {}
+        return [call(first, goes_on, where), call(update, {}, where)]
+
+    loads = [x.move(x.name, False), dy.move(dy.name, False)]
+    loads += [tile.move(streams.old_version.get(tile.name, tile.name), False) for tile in versions]
+    stores = [tile.move(tile.name, True) for tile in (*versions, gradient)]
+    moved = ([one for one in some if one is not None] for some in (loads, stores))
+    statements = nest.nest(axes, next(moved), body, next(moved))
+    cut = [
+        f"{extent[name][0]} {word}{'s' if extent[name][0] > 1 else ''}"
+        for name, word in _TILE_WORDS
+        if extent[name][0] < extent[name][1]
+    ]
+    return Program(f"one pass, tiles of {' x '.join(cut)}", top, statements)
+
+
+def in_turn(first: Program | Call, second: Program | Call) -> Program:
+    """One after the other, in the same workspace."""
+    bodies = [(one,) if isinstance(one, Call) else one.body for one in (first, second)]
+    titles = ["whole" if isinstance(one, Call) else one.title for one in (first, second)]
+    bytes_ = [0 if isinstance(one, Call) else one.workspace_bytes for one in (first, second)]
+    return Program(f"input gradient: {titles[0]}; weights: {titles[1]}", max(bytes_), (*bodies[0], *bodies[1]))
+
+
+def whole_call(graph: Graph, node: Node, call_of: CallOf) -> Call:
+    """A node by its kernel, with all operands in RAM."""
+    kernel, work = call_of(graph, node)
+    return Call(kernel, work, tuple(Operand(name, Index()) for name in kernel.arguments))
+
+
+def streams_of(node: Node, streams: Streams) -> Streams:
+    """Of the streams of an op those of one of its halves; weights that the half does not update are only read."""
+    names = {*node.inputs, *node.outputs}
+    old = {new: old for new, old in streams.old_version.items() if new in names}
+    read = {old for new, old in streams.old_version.items() if new not in names and old in names}
+    return replace(streams, inputs=(streams.inputs & names) | read, outputs=streams.outputs & names, old_version=old)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Part of a tensor, in the workspace or where the tensor is."""
+
+    name: str
+    along: str
+    steps: Mapping[str, int]
+    """Axis -> bytes from a tile to the next in the tensor."""
+    shape: Shape
+    buffer: int | None
+    streamed: bool
+
+    def at(self, where: Where) -> Index:
+        return add(*(where[axis].index(step) for axis, step in self.steps.items()))
+
+    def place(self, where: Where) -> Operand:
+        return Operand(self.name, self.at(where)) if self.buffer is None else Operand(None, Index(self.buffer))
+
+    def move(self, tensor: str, to_tensor: bool) -> nest.Operand | None:
+        buffer = self.buffer
+        if buffer is None:
+            return None
+
+        def one(where: Where) -> Move:
+            return Move(tensor, self.at(where), self.shape, buffer, to_tensor, self.streamed)
+
+        return nest.Operand(self.along, one)
