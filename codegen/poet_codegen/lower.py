@@ -21,6 +21,7 @@ from poet_codegen.board import PAGE_HEADER_BYTES
 from poet_codegen.cost_model import CostModel
 from poet_codegen.errors import ModelError
 from poet_codegen.forms import Form
+from poet_codegen.frozen import frozen_on_storage
 from poet_codegen.graph import Graph, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
 from poet_codegen.ops.backward import Backward, merge_backward
@@ -73,6 +74,8 @@ class Lowered:
     """Root tensor in the arena -> tensor of the problem."""
     home: Mapping[str, Home]
     """Trainable parameter or state -> where it lives."""
+    frozen: frozenset[str]
+    """Parameters that never change and are read from pages of storage, not from flash."""
     programs: Mapping[tuple[int, int], Program]
     """(op, mode) of every mode that calls kernels several times, or streams operands -> what runs then."""
     forms: Mapping[str, Form]
@@ -124,14 +127,16 @@ def lower(
 ) -> Lowered:
     """Build the scheduling problem of a graph on the board of `costs`.
 
-    `learned` names the parameters that training updates: they live at `home`, all others in flash. An inference graph
+    `learned` names the parameters that training updates: they live at `home`, all others in flash, or on storage where
+    that has no room for them. An inference graph
     has no updates, yet its parameters are where training left them: `ram_homes` says where (None: the solver chooses).
     `deadline_factor` bounds the time to so many times the compute time of one pass, `wear_budget_bytes` what a pass may
     erase.
     """
     root = view_roots(graph)
     outside = static_kind(graph, root)
-    arena = [t for t in graph.tensors.values() if root[t.name] == t.name and _in_arena(t, outside, learned)]
+    in_pages = frozen_on_storage(costs.board, graph, learned, home is Home.RAM)
+    arena = [t for t in graph.tensors.values() if root[t.name] == t.name and _in_arena(t, outside, learned | in_pages)]
     index = {tensor.name: i for i, tensor in enumerate(arena)}
     homes = {p.name: home for p in graph.params() if p.name in learned}
     updated = graph.learned()
@@ -151,7 +156,7 @@ def lower(
     nodes = tuple(node for node in merged if not registry.get(node.op).is_view)
     reads = Counter(root[name] for name in (*(name for node in nodes for name in node.inputs), *graph.outputs))
     in_ram = frozenset(t.name for t in arena if homes.get(t.updates or t.name) is Home.RAM)
-    tiler = Tiler(graph, costs, ram_bytes or 0, TilingPlace(root, index, in_ram))
+    tiler = Tiler(graph, costs, ram_bytes or 0, TilingPlace(root, index, in_ram, in_pages))
     programs: dict[tuple[int, int], ProgramOf] = {}
     ops: list[ProblemOp] = []
     for k, node in enumerate(nodes):
@@ -182,13 +187,13 @@ def lower(
     )
     if deadline_factor is not None:
         problem = replace(problem, deadline_s=deadline_factor * problem.compute_time_s())
-    return Lowered(problem, nodes, root, index, homes, Programs(programs), costs.forms)
+    return Lowered(problem, nodes, root, index, homes, in_pages, Programs(programs), costs.forms)
 
 
-def _in_arena(tensor: Tensor, outside: Mapping[str, Kind], learned: frozenset[str]) -> bool:
+def _in_arena(tensor: Tensor, outside: Mapping[str, Kind], params: frozenset[str]) -> bool:
     if tensor.name in outside:
         return False
-    return tensor.kind not in (Kind.PARAM, Kind.CONSTANT) or tensor.name in learned
+    return tensor.kind not in (Kind.PARAM, Kind.CONSTANT) or tensor.name in params
 
 
 def _tensor(
@@ -201,7 +206,9 @@ def _tensor(
 ) -> ProblemTensor:
     start = end = Place.NONE
     home_of = home_like = offset = None
-    if tensor.kind in (Kind.PARAM, Kind.STATE):
+    if tensor.kind is Kind.PARAM and tensor.name not in homes:
+        start = end = Place.STORAGE
+    elif tensor.kind in (Kind.PARAM, Kind.STATE):
         start = Place(homes[tensor.name].value)
         offset = ram_homes.get(tensor.name)
         end = Place.NONE if is_updated else start

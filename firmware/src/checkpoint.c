@@ -50,7 +50,8 @@ static bool has_pages(uint32_t index)
 
 static bool is_copied(uint32_t index)
 {
-    return poet_model.params[index].home != POET_HOME_ROM && !has_pages(index);
+    const poet_home_t home = poet_model.params[index].home;
+    return home != POET_HOME_ROM && home != POET_HOME_FROZEN && !has_pages(index);
 }
 
 static uint32_t data_bytes(void)

@@ -45,8 +45,17 @@ static uint32_t swapped_unit(uint32_t unit)
     return (is_new ? unit : unit - swap) + (is_new ? state.now.place : state.before_place) * swap;
 }
 
+/* A frozen parameter's page, which lies at its address, in one piece, whatever moves before it. */
+static bool is_frozen(uint32_t address)
+{
+    return poet_model.frozen_at > 0u && address >= poet_model.frozen_at;
+}
+
 static uint32_t place_of(uint32_t address)
 {
+    if (is_frozen(address)) {
+        return address;
+    }
     const uint32_t unit_bytes = poet_model.page_unit_bytes;
     const uint32_t unit = address / unit_bytes;
     const uint32_t there = poet_model.page_stride == 0u ? swapped_unit(unit) : ring_unit(unit, state.now.turn);
@@ -56,6 +65,9 @@ static uint32_t place_of(uint32_t address)
 /* How many bytes from `address` on lie in one piece on the device: the ring ends somewhere. */
 static uint32_t piece(uint32_t address, uint32_t left)
 {
+    if (is_frozen(address)) {
+        return left;
+    }
     const uint32_t most = poet_model.page_units * poet_model.page_unit_bytes - place_of(address);
     return left < most ? left : most;
 }
@@ -247,7 +259,8 @@ static poet_status_t crc_of(uint32_t address, uint32_t size_bytes, uint32_t most
     uint8_t header[POET_PAGE_HEADER_BYTES];
     POET_TRY(read_at(address, header, sizeof header));
     const uint32_t age = state.now.turn - poet_bytes_get_u32(header + TURN_AT);
-    if (!is_header(header, place_of(address)) || poet_bytes_get_u32(header + 4) != size_bytes || age > most_age) {
+    const bool is_old = age > most_age && !is_frozen(address);
+    if (!is_header(header, place_of(address)) || poet_bytes_get_u32(header + 4) != size_bytes || is_old) {
         return POET_ERR_CORRUPT;
     }
     *crc = poet_bytes_get_u32(header);
@@ -280,6 +293,26 @@ poet_status_t poet_page_crc_of_turn(uint32_t address, uint32_t size_bytes, uint3
 poet_status_t poet_page_read(uint32_t address, uint32_t offset, void *data, uint32_t size_bytes)
 {
     return read_at(address + POET_PAGE_HEADER_BYTES + offset, data, size_bytes);
+}
+
+poet_status_t poet_page_rows(uint32_t address, uint32_t rows, uint32_t row_bytes, const int32_t *index, uint32_t count,
+                             void *data)
+{
+    uint8_t *to = data;
+    for (uint32_t i = 0; i < count; i++) {
+        const int32_t asked = index[i] < 0 ? index[i] + (int32_t)rows : index[i];
+        const uint32_t row = asked < 0 ? 0u : (uint32_t)asked < rows ? (uint32_t)asked : rows - 1u;
+        uint8_t sealed[4];
+        uint8_t number[4];
+        POET_TRY(poet_page_read(address, row * row_bytes, to, row_bytes));
+        POET_TRY(poet_page_read(address, rows * row_bytes + row * (uint32_t)sizeof sealed, sealed, sizeof sealed));
+        poet_bytes_put_u32(number, row);
+        if (poet_crc32(poet_crc32(0, to, row_bytes), number, sizeof number) != poet_bytes_get_u32(sealed)) {
+            return POET_ERR_CORRUPT;
+        }
+        to += row_bytes;
+    }
+    return POET_OK;
 }
 
 poet_status_t poet_page_keep(uint32_t from, uint32_t to, uint32_t size_bytes)

@@ -60,6 +60,10 @@ static poet_status_t init_one(const poet_param_t *param)
         return POET_OK;
     case POET_HOME_STORAGE:
         return init_page(param);
+    case POET_HOME_FROZEN: {
+        uint32_t crc;
+        return poet_page_crc_of_turn(param->at, param->size_bytes, &crc);
+    }
     case POET_HOME_ROM:
         return POET_OK;
     }
@@ -124,6 +128,7 @@ poet_status_t poet_params_read(uint32_t index, uint32_t offset, void *data, uint
         memcpy(data, poet_model.arena + param->at + offset, size_bytes);
         return POET_OK;
     case POET_HOME_STORAGE:
+    case POET_HOME_FROZEN:
         POET_TRY(poet_params_check(index));
         return poet_page_read(param->at, offset, data, size_bytes);
     }
@@ -204,6 +209,7 @@ poet_status_t poet_params_write(uint32_t index, uint32_t offset, const void *dat
     poet_params_changed();
     switch (param->home) {
     case POET_HOME_ROM:
+    case POET_HOME_FROZEN:
         return POET_ERR_RANGE;
     case POET_HOME_RAM:
         memcpy(poet_model.arena + param->at + offset, data, size_bytes);

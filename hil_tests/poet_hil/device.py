@@ -34,7 +34,7 @@ class DeviceClient:
         self.link = link
         self.manifest = manifest
         longest_s = max((step.time_s for step in manifest.steps), default=0.0)
-        read = sum(p.bytes for p in manifest.params if p.home == "storage")
+        read = sum(p.bytes for p in manifest.params if p.home in ("storage", "frozen"))
         self._hello_tries = HELLO_TRIES + round(read / BOOT_BYTES_PER_S / HELLO_TIMEOUT_S)
         self._run_timeout_s = RUN_TIMEOUT_S + RUN_TIMEOUT_FACTOR * longest_s
 
@@ -149,10 +149,9 @@ class DeviceClient:
             param = params.get(name)
             if param is None:
                 raise LinkError(f"The model has no parameter {name!r}. It has: {', '.join(params)}.")
-            if param.home == "rom":
+            if param.home in ("rom", "frozen"):
                 raise LinkError(
-                    f"The parameter {name!r} is frozen and lies in the board's flash. Leave it out, or plan "
-                    f"with it among the trainable parameters."
+                    f"The parameter {name!r} is frozen. Leave it out, or plan with it among the trainable parameters."
                 )
             packed.append((param.index, _packed(value, param)))
         for index, data in packed:

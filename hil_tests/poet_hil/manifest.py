@@ -65,7 +65,7 @@ class Param(_Array):
     """A parameter, or `state` of its training; `home` is where it lives between steps."""
 
     index: Annotated[int, Field(ge=0)]
-    home: Literal["ram", "storage", "rom"]
+    home: Literal["ram", "storage", "rom", "frozen"]
     state: bool = False
 
 
@@ -165,7 +165,7 @@ class Energy(_Frozen):
 
 
 class Initial(_Frozen):
-    """Initial weights that flash had no room for: a checkpoint in `file`, whose place on storage is `address`."""
+    """Weights that flash had no room for: `file` belongs on storage at `address`."""
 
     file: str
     address: Bytes
@@ -194,6 +194,8 @@ class Manifest(_Frozen):
     peak_bytes: Bytes
     energy_j: Energy
     initial: Initial | None = None
+    frozen: Initial | None = None
+    """Pages of parameters that never change, which storage must hold."""
     firmware_elf: str
     host_executable: str
 
@@ -211,7 +213,7 @@ class Manifest(_Frozen):
         ):
             if len(set(names)) != len(names):
                 raise ValueError(f"two {what} have the same name")
-        for path in (self.firmware_elf, self.host_executable, *([self.initial.file] if self.initial else [])):
+        for path in (self.firmware_elf, self.host_executable, *(i.file for i in (self.initial, self.frozen) if i)):
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
                 raise ValueError(f"{path!r} is not a path inside the project folder")
         return self

@@ -223,7 +223,7 @@ class StandIn:
     def _write_param(self, payload: bytes) -> bytes:
         (index,) = struct.unpack_from("<I", payload)
         param = self._param(index)
-        if self.manifest.params[index].home == "rom":
+        if self.manifest.params[index].home in ("rom", "frozen"):
             raise _Refused(Status.RANGE)
         return self._write(param, payload[4:])
 
@@ -245,7 +245,7 @@ class StandIn:
             if not np.isfinite(loss):
                 raise _Refused(Status.NOT_FINITE)
             for index, param in enumerate(self._params):
-                if self.manifest.params[index].home != "rom":
+                if self.manifest.params[index].home not in ("rom", "frozen"):
                     self._params[index] = bytearray((self._floats(param) - move).astype("<f4").tobytes())
         self.steps_done += 1
         return TrainStep.LAYOUT.pack(float(loss), self.steps_done, 100)

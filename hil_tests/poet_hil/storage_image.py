@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from poet_hil.manifest import Build
+from poet_hil.manifest import Build, Initial
 
 IMAGE_NAME = "poet_storage.bin"
 _START_BYTES = 16
@@ -13,19 +13,24 @@ _CHUNK_BYTES = 1 << 20
 
 
 def add_initial_weights(build: Build, folder: Path) -> None:
-    """Put a build's initial weights into the image in `folder`, unless something was written there already."""
-    initial = build.manifest.initial
-    if initial is None:
-        return
+    """Put a build's initial and frozen weights into the image in `folder`, unless they are there already."""
+    for part in (build.manifest.frozen, build.manifest.initial):
+        if part is not None:
+            _add(build, folder, part, replace=part is build.manifest.frozen)
+
+
+def _add(build: Build, folder: Path, initial: Initial, replace: bool) -> None:
+    """`replace`: what else was written there is not to be kept."""
     image = folder / IMAGE_NAME
     with (
         (build.manifest_path.parent / initial.file).open("rb") as weights,
         image.open("r+b" if image.exists() else "w+b") as file,
     ):
         file.seek(initial.address)
-        if file.read(_START_BYTES).strip(b"\0").strip(b"\xff"):
-            return
+        known = file.read(_START_BYTES)
         start = weights.read(_START_BYTES)
+        if known == start or (known.strip(b"\0").strip(b"\xff") and not replace):
+            return
         file.seek(initial.address + len(start))
         while chunk := weights.read(_CHUNK_BYTES):
             file.write(chunk)

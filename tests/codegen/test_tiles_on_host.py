@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from poet_codegen import frozen
 from poet_codegen.build import write_project
 from poet_codegen.emit import project
 from poet_codegen.lower import Home
@@ -197,6 +198,63 @@ def test_initial_weights_may_come_with_storage(
     monkeypatch.setattr(project, "weights_fit", lambda board, size_bytes: False)
     assert run(plan, tmp_path / "storage") == in_flash
     assert "poet_initial_w" not in (tmp_path / "storage" / "project" / "src" / "poet_weights.c").read_text()
+
+
+def test_frozen_weights_may_be_pages_that_are_never_written(
+    make_model: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An embedding of which rows are picked, by the sample and by constants, and a frozen layer: the bits of flash."""
+    rng = np.random.default_rng(6)
+    weights: dict[str, np.ndarray[Any, Any]] = {
+        name: rng.standard_normal(shape).astype(np.float32)
+        for name, shape in {"words": (50, 8), "places": (60, 8), "w0": (24, 16), "w1": (5, 24)}.items()
+    }
+    first = np.array([[3, 0]], np.int64)
+    nodes = [
+        helper.make_node("Gather", ["words", "x"], ["a"], "pick"),
+        helper.make_node("Gather", ["places", "first"], ["b"], "place"),
+        helper.make_node("Add", ["a", "b"], ["c"], "sum"),
+        helper.make_node("Flatten", ["c"], ["d"], "flat"),
+        helper.make_node("Gemm", ["d", "w0"], ["e"], "g0", transB=1),
+        helper.make_node("Gemm", ["e", "w1"], ["y"], "g1", transB=1),
+    ]
+    model = make_model(nodes, [1, 2], weights | {"first": first})
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+
+    def train(folder: Path, ram_bytes: int) -> tuple[list[str], dict[str, bytes], str]:
+        recipe = Recipe(train="w1")
+        request = make_request(path, BOARD, ram_bytes, None, Home.STORAGE, recipe, "both", 0)
+        plan = make_plan(request, path, threads=1, time_limit_s=3)
+        samples = np.array([[[7, 49]], [[0, 7]], [[-1, 21]]], np.int32)
+        with device_of(plan, folder) as device:
+            losses = []
+            for sample in samples:
+                device.write_sample(sample, np.array([1]))
+                losses.append(device.train(0.05).loss_bits)
+            text = (folder / "project" / "src" / "poet_schedule.c").read_text()
+            return losses, {name: value.tobytes() for name, value in device.read_params().items()}, text
+
+    *in_flash, text = train(tmp_path / "flash", 5000)
+    assert "poet_page_rows" not in text
+    monkeypatch.setattr(frozen, "weights_fit", lambda board, size_bytes: size_bytes < 500)
+    *in_pages, text = train(tmp_path / "pages", 1100)
+    assert in_pages == in_flash
+    assert text.count("poet_page_rows") == 2 and "poet_stream(PAGE_W0" in text
+    image = tmp_path / "pages" / "project" / "frozen.bin"
+    spoiled = bytearray(image.read_bytes())
+    spoiled[spoiled.index(weights["words"][49].tobytes())] ^= 1
+    image.write_bytes(spoiled)
+    (tmp_path / "pages" / "poet_storage.bin").unlink()
+    build = load_build(tmp_path / "pages")
+    with HostTarget(build, tmp_path / "pages") as target:
+        device = DeviceClient(Link(target), build.manifest)
+        device.write_sample(np.array([[0, 7]], np.int32), np.array([1]))
+        device.train(0.05)
+        device.write_sample(np.array([[0, 49]], np.int32), np.array([1]))
+        with pytest.raises(DeviceError):
+            device.train(0.05)
 
 
 def test_power_cuts_in_the_middle_of_tiled_updates_lose_no_bit(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from poet_codegen.board import PAGE_HEADER_BYTES
+from poet_codegen.emit.frozen_pages import FROZEN, page_header
 from poet_codegen.emit.layout import ParamRow
 from poet_codegen.emit.pages import CHECKPOINT_HEADER_BYTES, Pages
 from poet_codegen.graph import Array
@@ -37,7 +38,7 @@ def initial_weights(
     copied = bytearray()
     crcs = b""
     for row in params:
-        if row.home == "rom":
+        if row.home in ("rom", FROZEN):
             continue
         data = (
             np.ascontiguousarray(weights[row.name], dtype="<f4").tobytes()
@@ -45,12 +46,9 @@ def initial_weights(
             else bytes(row.size_bytes)
         )
         if row.home == Home.STORAGE.value and pages.swap:
-            crc = zlib.crc32(data)
-            crcs += struct.pack("<I", crc)
+            crcs += struct.pack("<I", zlib.crc32(data))
             at = row.at - pages.address(pages.homes_unit)
-            place = address(pages) + at
-            head = struct.pack("<3I", crc, row.size_bytes, 0)
-            image[at : at + PAGE_HEADER_BYTES] = head + struct.pack("<I", zlib.crc32(head + struct.pack("<I", place)))
+            image[at : at + PAGE_HEADER_BYTES] = page_header(data, address(pages) + at)
             image[at + PAGE_HEADER_BYTES : at + PAGE_HEADER_BYTES + row.size_bytes] = data
         else:
             copied += data

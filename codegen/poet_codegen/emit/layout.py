@@ -164,6 +164,8 @@ def build_layout(board: Board, graph: Graph, passes: Sequence[tuple[Lowered, Sch
     for index, param in enumerate(graph.params()):
         home = lowered.home.get(param.name)
         at = on.address(on.homes[param.name]) if home is Home.STORAGE else ram_homes.get(param.name, 0)
+        if param.name in on.frozen:
+            at = on.address(on.frozen[param.name])
         rows.append(
             ParamRow(
                 index,
@@ -173,7 +175,7 @@ def build_layout(board: Board, graph: Graph, passes: Sequence[tuple[Lowered, Sch
                 param.elements,
                 param.size_bytes,
                 param.kind is Kind.STATE,
-                home.value if home else "rom",
+                home.value if home else "frozen" if param.name in on.frozen else "rom",
                 at,
                 param.name in checked,
             )
@@ -191,6 +193,9 @@ def build_layout(board: Board, graph: Graph, passes: Sequence[tuple[Lowered, Sch
                 size = low.problem.tensors[low.index[name]].size_bytes
                 same[c_name] = Constant(f"PAGE_{_free(c_name, names, taken).upper()}", at, size, name)
             of_pass[name] = same[c_name]
+        for name, unit in on.frozen.items():
+            size = graph.tensors[name].size_bytes
+            of_pass[name] = Constant(f"PAGE_{names[name].upper()}", on.address(unit), size, name)
         pages.append(of_pass)
     return Layout(tuple(rows), on, tuple(pages))
 

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import accumulate, groupby
 
 from poet_solver.problem import Place
 from poet_solver.schedule import Compute, PageIn, PageOut, Schedule
 
 from poet_codegen.board import PAGE_HEADER_BYTES, Board
 from poet_codegen.errors import BoardError
+from poet_codegen.frozen import row_tables
 from poet_codegen.graph import Graph
 from poet_codegen.lower import Home, Lowered
 
@@ -28,6 +29,7 @@ CHECKPOINT_HEADER_BYTES = 52
 """POET_CHECKPOINT_HEADER_BYTES of firmware/include/poet/checkpoint.h; tests compare the two."""
 CHECKPOINT_SLOTS = 2
 """POET_CHECKPOINT_SLOTS of the same file."""
+ROW_CRC_BYTES = 4
 _PLAIN_UNIT_BYTES = 512
 """Of storage that is not erased: an SD card's block."""
 
@@ -48,11 +50,18 @@ class Pages:
     """Parameter or state at home on storage -> first unit of its page."""
     scratch: Mapping[str, int]
     """Other root tensor that is paged -> first unit of its page."""
+    frozen: Mapping[str, int]
+    """Parameter that never changes -> first unit of its page, behind the checkpoints."""
 
     @property
     def storage_bytes(self) -> int:
         """What the ring takes, from address 0 on."""
         return self.units * self.unit_bytes
+
+    @property
+    def frozen_at(self) -> int:
+        """Where the pages of parameters begin that never change; 0 where there are none."""
+        return self.address(min(self.frozen.values())) if self.frozen else 0
 
     @property
     def clean_bytes(self) -> int:
@@ -85,7 +94,8 @@ def place_pages(board: Board, graph: Graph, passes: Sequence[tuple[Lowered, Sche
     """
     storage = board.storage
     unit_bytes = _PLAIN_UNIT_BYTES if storage.erase is None else storage.erase.block_bytes
-    there = storage.size_bytes // unit_bytes
+    frozen = frozen_units(graph, passes[0][0].frozen, unit_bytes)
+    there = storage.size_bytes // unit_bytes - sum(frozen.values())
     homes, top = _place_homes(graph, *passes[0], unit_bytes)
     ranges = _live_ranges(passes, unit_bytes)
     if storage.erase is None:
@@ -97,9 +107,19 @@ def place_pages(board: Board, graph: Graph, passes: Sequence[tuple[Lowered, Sche
         checkpoints = CHECKPOINT_SLOTS * _units(checkpoint, unit_bytes)
         scratch, window = _scratch(ranges, top + (stride if homes else 0), there - checkpoints)
         # Where checkpoints do not fit beside the pages, they are left out: the device says so when asked for one.
-        ring = ring_units(board, checkpoint)
+        ring = ring_units(board, checkpoint, sum(frozen.values()))
         units = ring if window <= ring else there - checkpoints if window + checkpoints <= there else there
-        pages = Pages(unit_bytes, units if window else 0, window, stride, 0, homes, scratch)
+        pages = Pages(unit_bytes, units if window else 0, window, stride, 0, homes, scratch, {})
+    copied = [name for name, home in passes[0][0].home.items() if home is Home.RAM or not pages.swap]
+    end = pages.units + CHECKPOINT_SLOTS * _units(checkpoint_bytes(graph, copied), unit_bytes)
+    if frozen and end > there:
+        raise BoardError(
+            f"{storage.models} of {board.name} has {storage.size_bytes} bytes, which are too few for frozen parameters "
+            f"({sum(frozen.values()) * unit_bytes} bytes), pages and checkpoints ({end * unit_bytes}). Plan with more "
+            "RAM (--ram), with fewer parameters that train (--train), or for a larger device."
+        )
+    first = {name: end + before for name, before in zip(frozen, accumulate(frozen.values(), initial=0), strict=False)}
+    pages = replace(pages, frozen=first)
     if pages.window_units > there:
         raise BoardError(
             f"Pages of this schedule take {pages.window_units * unit_bytes} bytes of storage, "
@@ -132,7 +152,18 @@ def _plain(homes: Mapping[str, int], top: int, ranges: Sequence[_Range], there: 
     scratch, first = _scratch(ranges, 0, there - swap - top - least)
     window = first + top + swap
     moved = {name: first + unit for name, unit in homes.items()}
-    return Pages(_PLAIN_UNIT_BYTES, window, window, 0, swap, moved, scratch)
+    return Pages(_PLAIN_UNIT_BYTES, window, window, 0, swap, moved, scratch, {})
+
+
+def frozen_units(graph: Graph, frozen: frozenset[str], unit_bytes: int) -> dict[str, int]:
+    """Units that each page of a frozen parameter takes, with the checksums of rows behind it."""
+    tables = row_tables(graph, frozen)
+    found = {}
+    for param in graph.params():
+        if param.name in frozen:
+            rows = param.shape[0] if param.name in tables else 0
+            found[param.name] = _units(PAGE_HEADER_BYTES + param.size_bytes + rows * ROW_CRC_BYTES, unit_bytes)
+    return found
 
 
 def _scratch(ranges: Sequence[_Range], first: int, end: int) -> tuple[dict[str, int], int]:
@@ -141,8 +172,10 @@ def _scratch(ranges: Sequence[_Range], first: int, end: int) -> tuple[dict[str, 
     return roomy if roomy[1] <= end else _shared(ranges, first)
 
 
-def ring_units(board: Board, checkpoint_bytes: int) -> int:
+def ring_units(board: Board, checkpoint_bytes: int, taken: int = 0) -> int:
     """Units of the ring on storage that is erased, checkpoints of so many bytes beside it; 0 where there is no room.
+
+    `taken` units are not to be had.
 
     A prime, so that a window with any stride comes to all places.
     """
@@ -150,7 +183,7 @@ def ring_units(board: Board, checkpoint_bytes: int) -> int:
     if storage.erase is None:
         return 0
     unit_bytes = storage.erase.block_bytes
-    room = storage.size_bytes // unit_bytes - CHECKPOINT_SLOTS * _units(checkpoint_bytes, unit_bytes)
+    room = storage.size_bytes // unit_bytes - taken - CHECKPOINT_SLOTS * _units(checkpoint_bytes, unit_bytes)
     return next((n for n in range(room, 1, -1) if all(n % d for d in range(2, math.isqrt(n) + 1))), max(room, 0))
 
 
@@ -188,14 +221,17 @@ class Use:
 
 
 def page_uses(lowered: Lowered, schedule: Schedule) -> Iterator[Use]:
-    """Every use of a page in a pass. An op that streams has several, all at once."""
+    """Every use of a page in a pass that is ever written. An op that streams has several, all at once."""
     names = {position: name for name, position in lowered.index.items()}
+    fixed = {lowered.index[name] for name in lowered.frozen}
     for at, step in enumerate(schedule.steps):
         if isinstance(step, PageIn | PageOut):
+            if step.tensor in fixed:
+                continue
             yield Use(names[step.tensor], isinstance(step, PageOut), at)
         elif isinstance(step, Compute):
             mode = lowered.problem.ops[step.op].modes[step.mode]
-            yield from (Use(names[v], False, at) for v in mode.streamed)
+            yield from (Use(names[v], False, at) for v in mode.streamed if v not in fixed)
             yield from (Use(names[v], True, at) for v in mode.outputs_to_storage)
 
 

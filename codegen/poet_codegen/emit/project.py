@@ -14,12 +14,14 @@ from poet_solver.schedule import Compute, Schedule
 from poet_codegen.board import PAGE_HEADER_BYTES, Board
 from poet_codegen.code_budget import weights_fit
 from poet_codegen.emit import initial
+from poet_codegen.emit.frozen_pages import FROZEN, FROZEN_FILE, frozen_pages
 from poet_codegen.emit.kernel_source import kernel_digest, kernel_source, kernels_digest
 from poet_codegen.emit.layout import Constant, Layout, ParamRow, PassLayout, build_layout, input_name, tensor_names
 from poet_codegen.emit.pages import Pages
 from poet_codegen.emit.steps import EmittedStep, emit_steps, kernels_of
 from poet_codegen.emit.wrap import prototype, wrap_kernel
 from poet_codegen.errors import ModelError
+from poet_codegen.frozen import row_tables
 from poet_codegen.graph import Array, DType, Graph, Kind, Tensor, model_digest
 from poet_codegen.lower import Home, Lowered
 from poet_codegen.numerics import Numerics
@@ -28,7 +30,7 @@ from poet_codegen.ops.registry import Kernel
 from poet_codegen.render import c_float, render
 from poet_codegen.tiling.program import device_cost
 
-ABI = 4
+ABI = 5
 """POET_ABI of firmware/include/poet/model.h that the emitted code is written for; tests compare the two."""
 _DIGEST_HEX = 32
 _INPUTS_MOST = 32
@@ -106,6 +108,8 @@ class Emission:
     numerics: str
     on_storage: frozenset[str]
     """Parameters whose initial values flash has no room for."""
+    in_flash: frozenset[str]
+    """Parameters whose values are in flash."""
 
 
 def emit_project(build: BuildInput) -> dict[str, bytes]:
@@ -126,6 +130,9 @@ def emit_project(build: BuildInput) -> dict[str, bytes]:
     if emission.on_storage:
         digest = bytes.fromhex(emission.model_digest)
         encoded[initial.FILE] = initial.initial_weights(digest, emission.params, build.weights, emission.pages_on)
+    if emission.pages_on.frozen:
+        tables = row_tables(build.train.graph, build.train.lowered.frozen)
+        encoded[FROZEN_FILE] = frozen_pages(emission.params, tables, build.weights, emission.pages_on)
     return encoded
 
 
@@ -173,11 +180,12 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
         loss=build.loss,
         numerics=build.numerics.value,
         on_storage=on_storage,
+        in_flash=frozenset(r.name for r in fixed if r.home != FROZEN and r.name not in on_storage),
     )
     values = {
         row.name: [c_float(float(v)) for v in np.ravel(build.weights[row.name])]
         for row in layout.params
-        if not row.is_state and row.name not in on_storage
+        if row.name in emission.in_flash
     }
     return emission, values
 
@@ -271,6 +279,7 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
             "source": build.cost_source,
         },
         "initial": {"file": initial.FILE, "address": initial.address(e.pages_on)} if e.on_storage else None,
+        "frozen": {"file": FROZEN_FILE, "address": e.pages_on.frozen_at} if e.pages_on.frozen else None,
         "firmware_elf": "firmware.elf",
         "host_executable": "host/firmware",
     }

@@ -8,9 +8,11 @@ from poet_codegen.emit.layout import Constant, PassLayout
 from poet_codegen.emit.wrap import wrap_call
 from poet_codegen.graph import Graph
 from poet_codegen.lower import Lowered
-from poet_codegen.tiling.program import FLOAT_BYTES, Call, Index, Loop, Move, Operand, Program, Statement
+from poet_codegen.tiling.program import FLOAT_BYTES, Call, Index, Loop, Move, Operand, Pick, Program, Statement
 
 _INDENT = 4
+_ROWS = "rows"
+"""Array of the rows that are picked, where they are constant."""
 
 
 def tiled_block(
@@ -56,6 +58,16 @@ def tiled_block(
             return wrap_call("poet_tile_scatter", [place, tile(step.buffer), literal], at, ";")
         return wrap_call("poet_tile_gather", [tile(step.buffer), place, literal], at, ";")
 
+    def pick(step: Pick, at: int) -> str:
+        page = pages[lowered.root[step.table]].name
+        index = _plus(layout.argument(step.index, offsets) if step.index else _ROWS, step.at)
+        arguments = [page, f"{step.rows}u", f"{step.row_bytes}u", index, f"{step.count}u", operand(step.target)]
+        return wrap_call("POET_TRY(poet_page_rows", arguments, at, ");")
+
+    for constants in dict.fromkeys(step.constants for step, _ in program.counted() if isinstance(step, Pick)):
+        if constants:
+            lines.append(f"static const int32_t {_ROWS}[] = {{{', '.join(map(str, constants))}}};")
+
     def write(body: tuple[Statement, ...], at: int) -> None:
         for step in body:
             pad = " " * (at - inner)
@@ -67,6 +79,8 @@ def tiled_block(
             elif isinstance(step, Call):
                 text = wrap_call(step.kernel.name, [operand(item) for item in step.operands], at, ";")
                 lines.append(pad + text)
+            elif isinstance(step, Pick):
+                lines.append(pad + pick(step, at))
             else:
                 lines.append(pad + move(step, at))
 

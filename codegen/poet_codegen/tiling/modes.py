@@ -20,7 +20,8 @@ from poet_codegen.ops.split import Blocks, Split
 from poet_codegen.ops.update import Update
 from poet_codegen.tiling.backward import channel_sizes, in_turn, pass_program, streams_of, whole_call
 from poet_codegen.tiling.conv import conv_of, conv_program, tile_sizes
-from poet_codegen.tiling.parts import CallOf, Cut, Streams, cuts, kernel_of, part_program, tile_bytes
+from poet_codegen.tiling.parts import CallOf, Cut, Streams, cuts, kernel_of, part_program, thinned, tile_bytes
+from poet_codegen.tiling.picks import pick_program, picked_rows
 from poet_codegen.tiling.program import Call, Cost, Program, cost
 
 _POINTS = 4
@@ -40,6 +41,8 @@ class Place:
     """Root tensor in the arena -> tensor of the problem."""
     in_ram: frozenset[str]
     """Roots whose home is RAM: they are not streamed."""
+    frozen: frozenset[str] = frozenset()
+    """Roots that are frozen and on storage: rows are picked there."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,10 @@ class Tiler:
         if conv is not None:
             names = frozenset((*node.inputs, *node.outputs)) - {conv.bias}
             ways.append(_Way(names, lambda _: tile_sizes(conv), partial(conv_program, graph, conv)))
+        rows = picked_rows(graph, node)
+        if rows is not None and node.inputs[0] in self._place.frozen:
+            names = frozenset((node.inputs[0], *node.outputs))
+            ways.append(_Way(names, lambda _: thinned(rows, 4), partial(pick_program, graph, node)))
         return ways
 
     def _cuts(self, node: Node, blocks: Blocks, most: int, streams: Streams) -> Iterator[Cut]:

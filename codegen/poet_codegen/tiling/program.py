@@ -18,6 +18,7 @@ from poet_codegen.cost_model import CostModel
 from poet_codegen.ops.registry import Kernel, Work
 
 FLOAT_BYTES = 4
+_ROW_CRC_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,24 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Pick:
+    """Rows of a frozen table on storage, by index; only they move, each with its checksum."""
+
+    table: str
+    rows: int
+    """Of the table."""
+    row_bytes: int
+    count: int
+    """Rows that are picked."""
+    index: str | None
+    """Tensor of int32; None: `constants`."""
+    constants: tuple[int, ...]
+    at: Index
+    """Of the first index, in bytes."""
+    target: Operand
+
+
+@dataclass(frozen=True)
 class Loop:
     """`variable` runs from `first` to `end` - 1."""
 
@@ -88,7 +107,7 @@ class Loop:
     body: tuple[Statement, ...]
 
 
-Statement: TypeAlias = Move | Call | Loop
+Statement: TypeAlias = Move | Call | Pick | Loop
 
 
 @dataclass(frozen=True)
@@ -100,8 +119,8 @@ class Program:
     workspace_bytes: int
     body: tuple[Statement, ...]
 
-    def counted(self) -> Iterator[tuple[Move | Call, int]]:
-        """Every move and call with how often it happens."""
+    def counted(self) -> Iterator[tuple[Move | Call | Pick, int]]:
+        """Every move, call and pick with how often it happens."""
         yield from _counted(self.body, 1)
 
     def calls(self) -> Iterator[Call]:
@@ -133,7 +152,7 @@ class Program:
         return found
 
 
-def _counted(body: tuple[Statement, ...], times: int) -> Iterator[tuple[Move | Call, int]]:
+def _counted(body: tuple[Statement, ...], times: int) -> Iterator[tuple[Move | Call | Pick, int]]:
     for step in body:
         if isinstance(step, Loop):
             yield from _counted(step.body, times * (step.end - step.first))
@@ -142,12 +161,18 @@ def _counted(body: tuple[Statement, ...], times: int) -> Iterator[tuple[Move | C
 
 
 def _renamed(body: tuple[Statement, ...], names: Mapping[str, str]) -> tuple[Statement, ...]:
+    def moved(operand: Operand) -> Operand:
+        return operand if operand.tensor is None else replace(operand, tensor=names[operand.tensor])
+
     def one(step: Statement) -> Statement:
         if isinstance(step, Loop):
             return replace(step, body=_renamed(step.body, names))
         if isinstance(step, Move):
             return replace(step, tensor=names[step.tensor])
-        places = tuple(o if o.tensor is None else replace(o, tensor=names[o.tensor]) for o in step.operands)
+        if isinstance(step, Pick):
+            index = step.index and names[step.index]
+            return replace(step, table=names[step.table], index=index, target=moved(step.target))
+        places = tuple(moved(operand) for operand in step.operands)
         # A part's tensors that the node does not have, such as a gradient in a tile, keep their names.
         arguments = tuple(names.get(name, name) for name in step.kernel.arguments)
         return replace(step, kernel=replace(step.kernel, arguments=arguments), operands=places)
@@ -187,6 +212,9 @@ def transfers(program: Program, size_bytes: Mapping[str, int]) -> Iterator[Trans
     for step, times in program.counted():
         if isinstance(step, Move) and step.streamed:
             yield Transfer(step.to_tensor, step.shape.run_bytes, 0, times * step.shape.runs)
+        elif isinstance(step, Pick):
+            yield Transfer(False, step.row_bytes, 0, times * step.count)
+            yield Transfer(False, 0, _ROW_CRC_BYTES, times * step.count)
     for (tensor, is_write), moved in program.streams().items():
         passes, rest = divmod(moved, size_bytes[tensor])
         assert not rest, f"{program.title}: tiles of {tensor} do not cover it"
@@ -226,7 +254,7 @@ def cost(program: Program, costs: CostModel, size_bytes: Mapping[str, int]) -> C
     for step, times in program.counted():
         if isinstance(step, Call):
             cycles += times * costs.kernel_cycles(step.kernel, step.work)
-        elif not step.streamed:
+        elif isinstance(step, Move) and not step.streamed:
             copied = Work("elementwise", elements=step.shape.size_bytes // FLOAT_BYTES)
             cycles += times * costs.table_cycles(copied)
     for one in transfers(program, size_bytes):

@@ -13,7 +13,7 @@
 
 #include "poet/status.h"
 
-#define POET_ABI 4
+#define POET_ABI 5
 
 #define POET_DIGEST_BYTES 16 /* leading bytes of a SHA-256 */
 
@@ -21,6 +21,7 @@ typedef enum {
     POET_HOME_ROM = 0,     /* frozen: read in place from flash, never written */
     POET_HOME_RAM = 1,     /* `at` is an arena offset in bytes; valid there between steps */
     POET_HOME_STORAGE = 2, /* `at` is the address of the parameter's page (page.h) */
+    POET_HOME_FROZEN = 3,  /* `at` is the address of a page that came with storage and is never written */
 } poet_home_t;
 
 /* One parameter of the model, or state of its training, in the order of manifest.json's "params". */
@@ -82,6 +83,7 @@ typedef struct {
     uint8_t *page_clean;        /* page_window_units + page_stride bits, zero at first; NULL where page_stride is 0 */
 
     uint32_t storage_bytes; /* of the ring, from address 0 on; checkpoints lie behind */
+    uint32_t frozen_at;     /* from this address on, behind the checkpoints: pages of frozen parameters; 0: none */
 } poet_model_t;
 
 extern const poet_model_t poet_model;

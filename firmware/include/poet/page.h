@@ -62,6 +62,14 @@ poet_status_t poet_page_crc_of_turn(uint32_t address, uint32_t size_bytes, uint3
 /* Part of a page's data, unchecked. */
 poet_status_t poet_page_read(uint32_t address, uint32_t offset, void *data, uint32_t size_bytes);
 
+/*
+ * Read `count` rows of a frozen table of `rows` rows, by index; negative ones count from the end. Behind the page's data
+ * lies a CRC for each row, of its bytes and its number (u32): POET_ERR_CORRUPT where one does not fit. An index outside
+ * the table takes the nearest row, as gather kernels do.
+ */
+poet_status_t poet_page_rows(uint32_t address, uint32_t rows, uint32_t row_bytes, const int32_t *index, uint32_t count,
+                             void *data);
+
 /* Which pages of parameters are meant between two steps. Only `turn` moves where storage is erased. */
 typedef struct {
     uint32_t turn;  /* that they were sealed in */
