@@ -9,17 +9,19 @@ and trains steps on the emulated board; its energy is the executed cycles at the
 by the storage device's model: all of it modelled, none of it measured by an instrument. Losses must be the same bits in
 every row of a net.
 
-Rows that are done are kept in benchmarks/energy.json, as long as the profile of their kernels is the same; WORDs pick
-rows (bert m7 nor 0.5). --short takes the digits instead, for minutes, and writes below --out.
+The singles' schedules start the search for both, whose family contains theirs. Rows with one schedule are executed
+once: so keeping everything is one execution for all budgets of a net on a board. Rows that are done are kept in
+benchmarks/energy.json, as long as the profile of their kernels is the same; WORDs pick rows (bert m7 nor 0.5), --again
+runs picked ones that are done. --short takes the digits instead, for minutes, and writes below --out.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -41,37 +43,51 @@ from poet_codegen.recipe import BatchNorm, Loss, Recipe
 from poet_codegen.resources import data_dir
 from poet_hil.device import DeviceClient
 from poet_hil.energy import KINDS, record
+from poet_hil.errors import LinkError
 from poet_hil.link import Link
 from poet_hil.manifest import load_build
 from poet_hil.meters.meter import StepEnergy
 from poet_hil.meters.qemu import QemuMeter
 from poet_hil.samples import random_batches
+from poet_hil.storage_image import forget
 from poet_solver.baselines.keep import keep_everything_peak
-from poet_solver.errors import InfeasibleError
+from poet_solver.errors import InfeasibleError, PoetError
 from poet_solver.min_ram import min_ram
+from poet_solver.problem import Problem
 from poet_solver.replay import replay_steps
-from poet_solver.schedule import Compute, Schedule
+from poet_solver.schedule import Compute, Schedule, step_to_dict
 from poet_solver.schedule_io import step_counts
 from poet_solver.techniques import Method, schedule_with
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.energy_plot import plot
+from benchmarks.readme import write_table
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent
 RESULTS, PLOT = HERE / "energy.json", REPOSITORY / "docs" / "energy.svg"
-NETS = ("resnet8", "ds_cnn", "mobilenet_v1", "autoencoder", "bert")
+NETS = ("resnet8", "ds_cnn", "autoencoder", "bert", "mobilenet_v1")
+"""The largest last, so that a run that is cut short leaves most."""
 CORES = {"m4": "qemu_mps2_an386", "m7": "qemu_mps2_an500"}
 STORES = ("sd", "nor")
 BUDGETS = ("1.0", "0.7", "0.5", "0.3", "floor")
 METHODS = (Method.KEEP, Method.PAGE, Method.REMAT, Method.CAPUCHIN, Method.BOTH)
-"""The last one may take over what another found."""
+"""The last one starts with what others found."""
 STEPS = 2
 RATE = 1e-3
 PREDICTED_WITHIN = 0.03
 TABLE_WITHIN = 0.25
-INFER_LIMIT_S = 5.0
+INFER_LIMIT_S = 1.0
+"""For the schedule of inference, which is in the firmware and in no figure."""
+FLOOR_LIMIT_S = 30.0
+
+
+@cache
+def imported(path: Path, recipe: Recipe) -> tuple[Model, tuple[Graph, Graph]]:
+    """A model with its graphs of training and inference."""
+    model = import_onnx(prepared(path, recipe))
+    return model, build_graphs(model, recipe)
 
 
 @dataclass(frozen=True)
@@ -108,15 +124,15 @@ class Net:
         path.write_text(before + nor + after, encoding="utf-8")
         return str(path)
 
-    @cached_property
+    @property
     def model(self) -> Model:
         """The imported model."""
-        return import_onnx(prepared(self.path, self.recipe))
+        return imported(self.path, self.recipe)[0]
 
-    @cached_property
+    @property
     def graphs(self) -> tuple[Graph, Graph]:
         """Of training and inference."""
-        return build_graphs(self.model, self.recipe)
+        return imported(self.path, self.recipe)[1]
 
     def request(self, ram_bytes: int | None, costs: Costs | None) -> Request:
         """A plan's request; without a budget, with all the memory the board has."""
@@ -169,7 +185,7 @@ class Net:
     def build(self, plan: Plan) -> None:
         """Firmware of a plan."""
         write_project(plan, self.project)
-        build_firmware(self.project, plan.board)
+        build_firmware(self.project, plan.board, workspace=self.project.parent / "workspace")
 
     @cached_property
     def peak_bytes(self) -> int:
@@ -178,12 +194,19 @@ class Net:
 
     @cached_property
     def floor_bytes(self) -> int:
-        """The least memory in which recomputation and paging together can do without cutting ops into tiles."""
+        """The least memory in which recomputation and paging together can do without cutting ops into tiles.
+
+        Bytes alone decide it, so that one search serves all boards on which the ops have the same sizes.
+        """
         problem = self.lowered(None, self.costs)[2].problem
         plain = replace(problem, ops=tuple(replace(op, modes=op.modes[:1]) for op in problem.ops), ram_bytes=None)
-        found = min_ram(plain, Method.BOTH, time_limit_s=self.time_limit_s).ram_bytes
-        assert found is not None
-        return found
+        path = self.folder / "floors" / f"{self.name}_{sizes_digest(plain)}.txt"
+        if not path.exists():
+            found = min_ram(plain, Method.BOTH, time_limit_s=FLOOR_LIMIT_S).ram_bytes
+            assert found is not None
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{found}\n")
+        return int(path.read_text())
 
     def budget(self, share: str) -> int:
         """Bytes of a row's budget."""
@@ -191,24 +214,66 @@ class Net:
             return self.floor_bytes
         return int(float(share) * self.peak_bytes) // 4 * 4
 
+    @cached_property
+    def unlimited(self) -> tuple[Request, CostModel, Lowered]:
+        """The scheduling problem of the yardstick, which has all the memory it wants."""
+        return self.lowered(None, self.costs)
 
-def rows_of(net: Net, share: str) -> list[dict[str, Any]]:
-    """Plan and execute all techniques at a budget."""
+    @cached_property
+    def kept(self) -> Schedule:
+        """The yardstick: everything is kept."""
+        return schedule_with(self.unlimited[2].problem, Method.KEEP)
+
+
+def sizes_digest(problem: Problem) -> str:
+    """Digest of what decides which memory is enough: sizes, and who reads and writes what."""
+    sizes = [[tensor.size_bytes, tensor.start, tensor.end] for tensor in problem.tensors]
+    ops = [
+        [op.outputs, op.repeatable, [[mode.resident, mode.in_place, mode.workspace_bytes] for mode in op.modes]]
+        for op in problem.ops
+    ]
+    return hashlib.sha256(json.dumps([sizes, ops]).encode()).hexdigest()[:16]
+
+
+def steps_digest(problem: Problem, schedule: Schedule) -> str:
+    """Digest of what is executed, whatever the budget it was found for: steps, and what their modes are."""
+    modes = [
+        [mode.name, mode.resident, mode.streamed, mode.outputs_to_storage, mode.workspace_bytes]
+        for step in schedule.steps
+        if isinstance(step, Compute)
+        for mode in [problem.ops[step.op].modes[step.mode]]
+    ]
+    steps = [step_to_dict(step) for step in schedule.steps]
+    return hashlib.sha256(json.dumps([steps, modes]).encode()).hexdigest()[:32]
+
+
+def rows_of(net: Net, share: str, done: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Plan all techniques at a budget, and execute what is not in `done`: digest of the steps -> what they took."""
     budget = net.budget(share)
-    request, model, lowered = net.lowered(budget, net.costs)
-    # The yardstick has all the memory it wants.
-    free = net.lowered(None, net.costs)
-    schedules: dict[Method, Schedule | None] = {Method.KEEP: schedule_with(free[2].problem, Method.KEEP)}
+    limited = net.lowered(budget, net.costs)
+    schedules: dict[Method, Schedule] = {}
+    reasons: dict[Method, str] = {}
+    if net.kept.arena_bytes <= budget:
+        schedules[Method.KEEP] = net.kept
+    else:
+        reasons[Method.KEEP] = f"needs {net.kept.arena_bytes} bytes, the budget is {budget} bytes; executed without it"
     for method in METHODS[1:]:
         try:
-            schedules[method] = schedule_with(lowered.problem, method, time_limit_s=net.time_limit_s)
-        except InfeasibleError:
-            schedules[method] = None
-    found = [one for method, one in schedules.items() if one is not None and method is not Method.KEEP]
-    schedules[Method.BOTH] = min(found, key=lambda one: one.energy_j, default=None)
-    known: dict[str, dict[str, Any]] = {}
+            schedules[method] = schedule_with(
+                limited[2].problem,
+                method,
+                time_limit_s=net.time_limit_s,
+                starts=tuple(schedules.values()) if method is Method.BOTH else (),
+            )
+        except InfeasibleError as error:
+            reasons[method] = str(error)
+    if Method.BOTH in schedules:
+        # A better start that finds no room for its addresses may leave `both` behind one that has them.
+        best, bound = min(list(schedules.values()), key=lambda one: one.energy_j), schedules[Method.BOTH]
+        schedules[Method.BOTH] = replace(best, lower_bound_j=bound.lower_bound_j, bound_family=bound.bound_family)
     rows = []
-    for method, schedule in schedules.items():
+    for method in METHODS:
+        schedule = net.kept if method is Method.KEEP else schedules.get(method)
         row = {
             "net": net.name,
             "title": net.title,
@@ -219,20 +284,31 @@ def rows_of(net: Net, share: str) -> list[dict[str, Any]]:
             "keep_bytes": net.peak_bytes,
             "profile": net.profile,
             "technique": method.value,
+            "feasible": method in schedules,
         }
+        if method in reasons:
+            row["reason"] = reasons[method]
         if schedule is None:
-            rows.append(row | {"feasible": False})
+            rows.append(row)
             continue
-        digest = schedule.digest()
-        if digest not in known:
-            setting = free if method is Method.KEEP else (request, model, lowered)
-            known[digest] = executed(net, *setting, schedule)
-        rows.append(row | {"feasible": schedule.arena_bytes <= budget} | known[digest])
+        setting = net.unlimited if method is Method.KEEP else limited
+        digest = steps_digest(setting[2].problem, schedule)
+        if digest not in done:
+            done[digest] = executed(net, *setting, schedule)
+        proof = {"gap": schedule.gap, "bound_family": schedule.bound_family}
+        rows.append(row | proof | {"steps_digest": digest} | done[digest])
     keep_j = next(row["energy_j"] for row in rows if row["technique"] == Method.KEEP)
     for row in rows:
         if "energy_j" in row:
             row["overhead"] = row["energy_j"] / keep_j - 1.0
     return rows
+
+
+EXECUTED = (
+    "energy_j", "by_kind_j", "time_s", "planned_j", "planned_s", "table_j", "table_s", "arena_bytes",
+    "recomputations", "page_outs", "page_ins", "in_tiles", "losses",
+)  # fmt: skip
+"""What `executed` finds."""
 
 
 def executed(net: Net, request: Request, model: CostModel, lowered: Lowered, schedule: Schedule) -> dict[str, Any]:
@@ -248,14 +324,15 @@ def executed(net: Net, request: Request, model: CostModel, lowered: Lowered, sch
         losses.append(answer.loss_bits)
         return answer.ticks
 
-    with tempfile.TemporaryDirectory(prefix="poet-energy-") as temporary:
-        meter = QemuMeter(build, Path(temporary))
-        with meter, meter.target as target:
-            device = DeviceClient(Link(target), build.manifest)
-            device.hello()
-            for batch in random_batches(build.manifest, STEPS, seed=0):
-                device.write_sample(*batch)
-                taken.append(meter.watch(device, train))
+    run = net.project.parent / "run"
+    forget(run)
+    meter = QemuMeter(build, run)
+    with meter, meter.target as target:
+        device = DeviceClient(Link(target), build.manifest)
+        device.hello()
+        for batch in random_batches(build.manifest, STEPS, seed=0):
+            device.write_sample(*batch)
+            taken.append(meter.watch(device, train))
     found = record(build.manifest, meter, taken)
     counts = step_counts(schedule.steps)
     table_j, table_s = table_prices(net, request, lowered, schedule)
@@ -268,23 +345,30 @@ def executed(net: Net, request: Request, model: CostModel, lowered: Lowered, sch
         "table_j": table_j,
         "table_s": table_s,
         "arena_bytes": schedule.arena_bytes,
-        "gap": schedule.gap,
         "recomputations": counts["recompute"],
         "page_outs": counts["page_out"],
         "page_ins": counts["page_in"],
         "in_tiles": sum(isinstance(s, Compute) and bool(s.mode) for s in schedule.steps),
         "losses": losses,
-        "schedule_digest": schedule.digest()[:32],
     }
 
 
 def table_prices(net: Net, request: Request, lowered: Lowered, schedule: Schedule) -> tuple[float | None, float | None]:
-    """Joules and seconds of a schedule before any profile, by the cycle table; None where ops run in tiles."""
-    if any(isinstance(step, Compute) and step.mode for step in schedule.steps):
-        return None, None
+    """Joules and seconds of a schedule before any profile, by the cycle table.
+
+    None where an op runs in tiles that are not offered without the profile.
+    """
     table = net.lowered(request.ram_bytes, None)[2].problem
     assert [op.name for op in table.ops] == [op.name for op in lowered.problem.ops]
-    priced = replay_steps(table, schedule.steps)
+    steps = list(schedule.steps)
+    for number, step in enumerate(steps):
+        if isinstance(step, Compute) and step.mode:
+            wanted = replace(lowered.problem.ops[step.op].modes[step.mode], time_s=0.0, energy_j=0.0)
+            offered = [replace(mode, time_s=0.0, energy_j=0.0) for mode in table.ops[step.op].modes]
+            if wanted not in offered:
+                return None, None
+            steps[number] = replace(step, mode=offered.index(wanted))
+    priced = replay_steps(table, tuple(steps))
     return priced.energy.total, priced.time.total
 
 
@@ -346,7 +430,7 @@ def exported(out: Path, names: tuple[str, ...]) -> Path:
 
 
 def nets(options: argparse.Namespace) -> Iterator[Net]:
-    """What is to be planned, in the order of the results."""
+    """What is to be planned: all nets on one board after the other, so that a run cut short leaves whole tables."""
     out: Path = options.out.resolve()
     if options.short:
         digits = REPOSITORY / "examples" / "digits" / "digits.onnx"
@@ -354,17 +438,55 @@ def nets(options: argparse.Namespace) -> Iterator[Net]:
         return
     wanted = tuple(name for name in NETS if not (set(options.only) & set(NETS)) or name in options.only)
     folder = exported(out, wanted)
-    for name in wanted:
-        how = json.loads((folder / f"{name}.json").read_text())
-        recipe = Recipe(
-            train=how["train"],
-            loss=Loss(how["loss"]),
-            batch_norm=None if how["batch_norm"] is None else BatchNorm(how["batch_norm"]),
-        )
-        path, home = folder / f"{name}.onnx", Home(how["home"])
+    for store in STORES:
         for core in CORES:
-            for store in STORES:
+            for name in wanted:
+                how = json.loads((folder / f"{name}.json").read_text())
+                recipe = Recipe(
+                    train=how["train"],
+                    loss=Loss(how["loss"]),
+                    batch_norm=None if how["batch_norm"] is None else BatchNorm(how["batch_norm"]),
+                )
+                path, home = folder / f"{name}.onnx", Home(how["home"])
                 yield Net(name, how["title"], path, recipe, home, core, store, out, options.time_limit)
+
+
+def agreement(rows: list[dict[str, Any]]) -> str:
+    """In words, how far predictions were off what the profiler then gave, over all executed rows."""
+    parts = []
+    for kind, when in (("planned", "after one profile pass"), ("table", "before it")):
+        worst = {
+            what: max(
+                (abs(row[f"{kind}_{what}"] / row[taken] - 1.0) for row in rows if row.get(f"{kind}_j")), default=0.0
+            )
+            for what, taken in (("j", "energy_j"), ("s", "time_s"))
+        }
+        known = sum(bool(row.get(f"{kind}_j")) for row in rows)
+        parts.append(f"{when} within {worst['j']:.1%} (energy) and {worst['s']:.1%} (time) on {known} rows")
+    return f"Predicted energy and time of a step are {' and '.join(parts)}."
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """What the rows show, in words, for the README."""
+    places: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        places.setdefault(place_of(row), {})[row["technique"]] = row
+    whole = len(NETS) * len(CORES) * len(STORES) * len(BUDGETS) * len(METHODS)
+    better = {True: 0, False: 0}
+    for techniques in places.values():
+        both = techniques[Method.BOTH]
+        singles = [techniques[m]["energy_j"] for m in (Method.PAGE, Method.REMAT) if techniques[m]["feasible"]]
+        if both["feasible"]:
+            better[not singles or both["energy_j"] < 0.9999 * min(singles)] += 1
+    feasible = {m: sum(row["technique"] == m and row["feasible"] for row in rows) for m in METHODS}
+    executions = sum("energy_j" in row for row in rows)
+    return (
+        f"{len(rows)} of {whole} rows are done, {executions} of them executed. Of {len(places)} budgets, keeping "
+        f"everything fits {feasible[Method.KEEP]}, paging alone {feasible[Method.PAGE]}, recomputation alone "
+        f"{feasible[Method.REMAT]}, Capuchin's heuristic {feasible[Method.CAPUCHIN]}, both together "
+        f"{feasible[Method.BOTH]}: at {better[True]} for less energy than the better single technique, at "
+        f"{better[False]} for the same. {agreement(rows)}\n"
+    )
 
 
 def main() -> None:
@@ -372,7 +494,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("only", nargs="*", help="words a row must have: ds_cnn, m4, nor, 0.5, floor")
     parser.add_argument("--short", action="store_true", help="the digits on the M4F at two budgets")
-    parser.add_argument("--time-limit", type=float, default=20.0, help="seconds to search for each schedule")
+    parser.add_argument("--again", action="store_true", help="plan and execute rows that are done, too")
+    parser.add_argument("--time-limit", type=float, default=8.0, help="seconds to search for each schedule")
     parser.add_argument("--out", type=Path, default=Path("build/energy"))
     options = parser.parse_args()
     results = options.out / "short.json" if options.short else RESULTS
@@ -380,35 +503,53 @@ def main() -> None:
         [] if options.short or not results.exists() else json.loads(results.read_text())["rows"]
     )
     console = Console(width=180)
+    failed: list[str] = []
     for net in nets(options):
         for share in ("1.0", "0.7") if options.short else BUDGETS:
             if not set(options.only) <= {net.name, net.core, net.store, share}:
                 continue
             place = f"{net.key} {share}"
-            done = {row["profile"] for row in rows if place_of(row) == place}
-            if done == {net.profile}:
+            try:
+                if not options.again and {row["profile"] for row in rows if place_of(row) == place} == {net.profile}:
+                    continue
+                new = rows_of(net, share, executions_of(net, rows))
+            except (PoetError, LinkError) as error:
+                failed.append(f"{place}: {error}")
                 continue
-            rows = [row for row in rows if place_of(row) != place] + rows_of(net, share)
+            rows = [row for row in rows if place_of(row) != place] + new
+            if not options.short:
+                rows.sort(key=lambda row: [names.index(row[field]) for field, names in _ORDER])
             results.parent.mkdir(parents=True, exist_ok=True)
             text = {
                 "figures": "modelled: cycles executed in QEMU x data-sheet power, storage by its model",
                 "rows": rows,
             }
             results.write_text(json.dumps(text, indent=1) + "\n")
-            console.print(table(rows[-len(METHODS) :]))
-    rows.sort(key=lambda row: [names.index(row[field]) for field, names in _ORDER] if not options.short else 0)
+            console.print(table(new))
     if rows and not options.short:
         PLOT.write_text(plot(rows), encoding="utf-8")
-    broken = list(faults(rows))
+        write_table("bench-energy", summary(rows))
+    console.print(agreement(rows))
+    broken = [*failed, *faults(rows)]
     for line in broken:
         console.print(line)
     raise SystemExit(1 if broken else 0)
 
 
+def executions_of(net: Net, rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What was executed of a net on a board with these kernels: digest of the steps -> what they took."""
+    here = (net.name, net.core, net.store, net.profile)
+    return {
+        row["steps_digest"]: {name: row[name] for name in EXECUTED}
+        for row in rows
+        if (row["net"], row["core"], row["storage"], row["profile"]) == here and "steps_digest" in row
+    }
+
+
 _ORDER: tuple[tuple[str, list[str]], ...] = (
-    ("net", list(NETS)),
-    ("core", list(CORES)),
     ("storage", list(STORES)),
+    ("core", list(CORES)),
+    ("net", list(NETS)),
     ("budget", list(BUDGETS)),
     ("technique", [method.value for method in METHODS]),
 )

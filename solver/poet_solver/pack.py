@@ -223,3 +223,14 @@ def steps_of(net: Net, actions: Sequence[Action], layout: Layout, offsets: Seque
                 )
             )
     return tuple(steps)
+
+
+def actions_of_steps(net: Net, steps: Sequence[Step]) -> tuple[Action, ...]:
+    """Computes and page-ins of a schedule in time order, ready for `complete`."""
+    actions: list[Action] = [(Do.COMPUTE, 0, 0)]
+    for step in steps:
+        if isinstance(step, Compute):
+            actions.append((Do.COMPUTE, step.op + 1, step.mode))
+        elif isinstance(step, PageIn):
+            actions.append((Do.PAGE_IN, step.tensor, 0))
+    return (*actions, (Do.COMPUTE, net.end, 0))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -35,6 +35,7 @@ from poet_solver.memory import memory_of, tighten
 from poet_solver.model import Freedom, Model, Row, build_model
 from poet_solver.net import Net, build_net
 from poet_solver.order import Reordered, in_given_order, search_orders
+from poet_solver.pack import actions_of_steps
 from poet_solver.place import PACK_S, check_floor, infeasible, place
 from poet_solver.plan import Action, actions_of_plan, complete, plan_of_point, point_of_plan
 from poet_solver.problem import Place, Problem
@@ -105,11 +106,13 @@ def solve(
     progress: Callable[[Progress], None] | None = None,
     interrupt: Interrupt | None = None,
     free_order: bool = True,
+    starts: Sequence[Schedule] = (),
 ) -> Schedule:
     """The schedule of least energy that was found, replayed, with a lower bound.
 
     With `free_order` first computations may leave the problem's order where that saves energy; the bound is for the
-    given order all the same, and a note says what was gained.
+    given order all the same, and a note says what was gained. `starts` are schedules of a problem with these ops and
+    tensors, such as those of other techniques: the search begins with the best that is legal here.
     Raises InfeasibleError when no schedule of the technique fits (or none was found in time). `interrupt.set()` from
     another thread ends the search early with the best so far.
     """
@@ -127,6 +130,7 @@ def solve(
         technique=technique,
         progress=progress,
         free_order=free_order,
+        starts=starts,
     )
     pack_s = min(PACK_S, max(_LEAST_PACK_S, 0.6 * (started + time_limit_s - time.monotonic())))
     schedule = place(problem, search, search.actions, time.monotonic() - started, pack_s)
@@ -183,6 +187,7 @@ def search_plan(
     technique: Technique = Technique.BOTH,
     progress: Callable[[Progress], None] | None = None,
     free_order: bool = True,
+    starts: Sequence[Schedule] = (),
 ) -> Search:
     """The search without offsets, until `deadline` (monotonic seconds); `ram_bytes` replaces the problem's budget.
 
@@ -191,6 +196,8 @@ def search_plan(
     net = build_net(problem, ram_bytes)
     check_floor(problem, net)
     search = Search(net, deadline, interrupt, progress, test_packing=net.n_ops > _LARGE_OPS)
+    for start in starts:
+        search.offer_actions(complete(net, actions_of_steps(net, start.steps)))
     _Run(search, technique, seed, threads, free_order).all()
     if not search.actions:
         raise infeasible(problem, net, technique, search.bound_j)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import StrEnum
 
@@ -46,8 +46,12 @@ def schedule_with(
     progress: Callable[[Progress], None] | None = None,
     interrupt: Interrupt | None = None,
     free_order: bool = True,
+    starts: Sequence[Schedule] = (),
 ) -> Schedule:
-    """Schedule `problem` with a technique or a baseline; replayed. Raises InfeasibleError or ProblemError."""
+    """Schedule `problem` with a technique or a baseline; replayed. Raises InfeasibleError or ProblemError.
+
+    `starts`: schedules that a technique begins with, of its own family; baselines take none.
+    """
     if threads < 1:
         raise ProblemError(f"threads: must be at least 1, is {threads}. Give the number of processor cores to use.")
     if not 0 < time_limit_s < math.inf:
@@ -63,6 +67,7 @@ def schedule_with(
             progress=progress,
             interrupt=interrupt,
             free_order=free_order,
+            starts=starts,
         )
     net = build_net(problem)
     check_floor(problem, net)

@@ -1,8 +1,9 @@
 """Build a generated project with PlatformIO.
 
-A build shares nothing with any other: it has its own core directory of stand-ins and its own workspace, in a
-folder that goes away with it, and the finished firmware is moved into place as a whole. So builds may run
-side by side, and after a failed one there is no firmware that could be taken for its result.
+A build shares nothing with any other: it has its own core directory of stand-ins and its own workspace, in a folder
+that goes away with it (unless the caller keeps one, for builds one after the other), and the finished firmware is
+moved into place as a whole. So builds may run side by side, and after a failed one there is no firmware that could be
+taken for its result.
 """
 
 from __future__ import annotations
@@ -52,13 +53,15 @@ class BuildResult:
     """Where the compiler came from, for people."""
 
 
-def build_firmware(project_dir: Path, board: Board, progress: Progress | None = None) -> BuildResult:
+def build_firmware(
+    project_dir: Path, board: Board, progress: Progress | None = None, workspace: Path | None = None
+) -> BuildResult:
     """Build the PlatformIO project in `project_dir`; the firmware is left in `project_dir`/firmware.elf.
 
     Uses the Arm compiler on PATH through stand-ins, so that PlatformIO's registry is not asked; where
     there is no such compiler, the packages from the registry if they are all installed. `progress` is
-    called with one line for each step. The whole output goes to `project_dir`/build.log. Raises
-    ToolError.
+    called with one line for each step. The whole output goes to `project_dir`/build.log. In a `workspace` that stays,
+    only sources that changed since its last build are compiled again. Raises ToolError.
     """
     project_dir = project_dir.resolve()
     if not (project_dir / "platformio.ini").is_file():
@@ -71,9 +74,10 @@ def build_firmware(project_dir: Path, board: Board, progress: Progress | None = 
     scratch.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="build-", dir=scratch) as folder:
         work = Path(folder)
-        core_dir, compiler = _core_dir(work, project_dir, board)
-        _run_platformio(project_dir, board, [], environment(core_dir, work / "workspace"), progress)
-        built = work / "workspace" / "build" / board.name
+        core_dir, compiler = _core_dir(workspace or work, project_dir, board)
+        workspace_dir = (workspace or work) / "workspace"
+        _run_platformio(project_dir, board, [], environment(core_dir, workspace_dir), progress)
+        built = workspace_dir / "build" / board.name
         largest_frame = _largest_frame(built)
         (built / "firmware.elf").replace(elf)
     return BuildResult(elf, read_footprint(elf, board), largest_frame, compiler)
