@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,25 @@ def test_a_plan_with_costs_predicts_the_step(tmp_path: Path) -> None:
     assert record.by_kind_j["page_out"].mean > 0 < record.by_kind_j["recompute"].mean
     assert abs(record.planned_j / record.energy_j.mean - 1.0) < 0.03
     assert "Predicted against modelled" in (second / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.emulated
+def test_a_core_without_an_fpu_is_profiled(tmp_path: Path) -> None:
+    """Its floating point is the instructions of the compiler's library, and its markers are those of ARMv6-M."""
+    need_tools()
+    make_model = [sys.executable, str(MODEL.parent / "make_model.py"), str(tmp_path / "small.onnx"), "--channels", "6"]
+    subprocess.run(make_model, check=True)
+    plan = ["plan", str(tmp_path / "small.onnx"), "--board", "qemu_microbit", "--ram", "8K", "--technique", "page"]
+    where = ["--dir", str(tmp_path / "build")]
+    poet(*plan, "--deadline", "0", "--time-limit", "2", *where)
+    poet("build", *where)
+    assert "timing table of cortex-m0" in poet("profile", "--runs", "1", "--own-modes", *where)
+    assert {entry.source for entry in read_costs(tmp_path / "build" / "costs.json").kernels} == {"modelled"}
+    poet("measure", "--steps", "1", *where)
+    record = EnergyRecord.model_validate_json((tmp_path / "build" / "run" / "energy.json").read_bytes())
+    # A multiplication and an addition in software take some hundred cycles; an FPU's take 2.
+    cycles = record.by_kind_s["compute"].mean * load_build(tmp_path / "build").manifest.board.clock_hz
+    assert 5e6 < cycles < 1e8
 
 
 def _off(folder: Path) -> tuple[float, float]:

@@ -61,8 +61,6 @@ class Core:
     machine: str
     """Of QEMU; '' for this machine."""
     has_fpu: bool
-    calls_from: str = ""
-    """The core that main.c is compiled for, where this one lacks the hints that mark regions."""
 
 
 CORES = {
@@ -74,7 +72,7 @@ CORES = {
         Core("host", (), "", False),
         Core("sanitizers", ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"), "", False),
         # There is no machine with this core and enough memory; a Cortex-M3 runs its instructions, too.
-        Core("cortex-m0", ("-mcpu=cortex-m0", "-mfloat-abi=soft"), "mps2-an385", False, "cortex-m3"),
+        Core("cortex-m0", ("-mcpu=cortex-m0", "-mfloat-abi=soft"), "mps2-an385", False),
     )
 }
 
@@ -267,8 +265,7 @@ def _compiled(sources: dict[str, list[str]], folder: Path, core: Core) -> Path:
         path = folder / name
         path.write_text("\n".join(parts))
         own = [] if name.startswith("foreign") else warnings
-        flags = CORES[core.calls_from].flags if core.calls_from and name == "main.c" else core.flags
-        objects.append(_object(tools, [*gnu, *own, *flags], path))
+        objects.append(_object(tools, [*gnu, *own, *core.flags], path))
     for name in ("math.c", "random.c"):
         target = folder / name
         target.write_text((firmware / "src" / name).read_text(encoding="utf-8"))

@@ -14,19 +14,19 @@ from poet_hil.profiler.timing import Pricer, SingleIssue, timing_table
 
 from tests.codegen.kernel_program import ENABLE_FPU
 
-HEADER = ".syntax unified\n.thumb\n.cpu cortex-m4\n.fpu fpv4-sp-d16\n"
-TOOLS = ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard", "-nostdlib"]
+FPU = ("-mfpu=fpv4-sp-d16", "-mfloat-abi=hard")
 
 
-def assemble(folder: Path, text: str, *flags: str) -> Path:
+def assemble(folder: Path, text: str, *flags: str, core: str = "cortex-m4") -> Path:
     source, elf = folder / "code.s", folder / "code.elf"
-    source.write_text(HEADER + text)
-    subprocess.run([*TOOLS, *flags, str(source), "-o", str(elf)], check=True)
+    source.write_text(f".syntax unified\n.thumb\n{text}")
+    compiler = ["arm-none-eabi-gcc", f"-mcpu={core}", "-mthumb", *(FPU if core == "cortex-m4" else ()), "-nostdlib"]
+    subprocess.run([*compiler, *flags, str(source), "-o", str(elf)], check=True)
     return elf
 
 
-def decode(folder: Path, text: str) -> tuple[Instruction, ...]:
-    elf = assemble(folder, f".text\n.global start\n.thumb_func\nstart:\n{text}\n", "-Wl,-e,start")
+def decode(folder: Path, text: str, core: str = "cortex-m4") -> tuple[Instruction, ...]:
+    elf = assemble(folder, f".text\n.global start\n.thumb_func\nstart:\n{text}\n", "-Wl,-e,start", core=core)
     with elf.open("rb") as file:
         section = ELFFile(file).get_section_by_name(".text")
         first, size = section["sh_addr"], section["sh_size"]
@@ -63,6 +63,34 @@ def test_m4_cycles_are_those_of_the_manual(tmp_path: Path, code: str, cycles: in
 
 
 @pytest.mark.parametrize(
+    ("core", "code", "cycles", "why"),
+    [
+        ("cortex-m3", "mul r0, r1, r2\nmla r0, r1, r2, r3\nmls r0, r1, r2, r3", 5, "1, 2 and 2"),
+        ("cortex-m3", "umull r0, r1, r2, r3\nsmlal r0, r1, r2, r3", 12, "5 and 7 with operands of all bits"),
+        ("cortex-m3", "ldr r1, [r0]\nldr r2, [r0, #4]\nldr r3, [r0, #8]", 4, "loads are pipelined"),
+        ("cortex-m3", "ldr r1, [r0]\nldr r2, [r1]", 4, "an address that was just loaded"),
+        ("cortex-m3", "str r1, [r0, #4]\nadd r2, r2, #1", 2, "the write buffer takes it"),
+        ("cortex-m3", "push {r4-r7, lr}\npop {r4-r7, pc}", 12, "1 + N each, P comes with the branch"),
+        ("cortex-m3", "udiv r0, r1, r2\nadd r0, r0, r1, lsl #3", 8, "2 to 12, and 1"),
+        ("cortex-m3", "bl start\nbeq start", 2, "1 each, P where taken"),
+        ("cortex-m0", "adds r0, r0, #1\nmuls r0, r1, r0\nlsrs r0, r0, #3", 3, "one each"),
+        ("cortex-m0", "ldr r1, [r0]\nldr r2, [r0, #4]\nldrh r3, [r0, #8]", 6, "nothing overlaps"),
+        ("cortex-m0", "str r1, [r0, #4]\nstrb r1, [r0, r2]", 4, "2 each"),
+        ("cortex-m0", "ldmia r0!, {r1-r4}\nstmia r0!, {r1-r4}\npush {r4, lr}", 13, "1 + N each"),
+        ("cortex-m0", "pop {r4-r6}\npop {r4-r6, pc}", 10, "1 + N, and 4 + N of which a taken branch's refill is 2"),
+        ("cortex-m0", "bl start\nbx lr\nbeq start", 4, "4, 3 and 3 where taken, of which the refill is 2 each"),
+        ("cortex-m0", "mrs r0, primask\ndsb", 8, "4 each"),
+    ],
+)
+def test_m3_and_m0_cycles_are_those_of_their_manuals(
+    tmp_path: Path, core: str, code: str, cycles: int, why: str
+) -> None:
+    table = timing_table(core)
+    assert isinstance(table, SingleIssue)
+    assert table.segment_cycles(decode(tmp_path, code, core)) == cycles, why
+
+
+@pytest.mark.parametrize(
     ("code", "cycles"),
     [
         ("add r0, r0, #1\nadd r1, r1, #1\nadd r2, r2, #1\nadd r3, r3, #1", 2),
@@ -85,15 +113,34 @@ def test_lists_of_registers_are_read_and_written(tmp_path: Path) -> None:
     assert (load.registers, store.registers, push.registers) == (2, 2, 2)
 
 
-def test_every_class_has_a_row_in_the_single_issue_table() -> None:
-    core = timing_table("cortex-m4")
+@pytest.mark.parametrize(
+    ("name", "lacks"),
+    [
+        ("cortex-m4", set()),
+        ("cortex-m3", {kind for kind in Kind if kind.value.startswith("fp_")}),
+        (
+            "cortex-m0",
+            {kind for kind in Kind if kind.value.startswith(("fp_", "multiply_"))}
+            | {Kind.DIVIDE, Kind.IT, Kind.TABLE_BRANCH},
+        ),
+    ],
+)
+def test_every_class_that_a_core_has_is_in_its_table(name: str, lacks: set[Kind]) -> None:
+    core = timing_table(name)
     assert isinstance(core, SingleIssue)
     transfers = {kind for kind in Kind if kind.value.endswith("_many")} | {Kind.FP_LOAD, Kind.FP_STORE}
-    assert set(core.cycles) | transfers == set(Kind)
+    assert set(core.cycles) == set(Kind) - transfers - lacks
+
+
+def test_an_instruction_of_another_core_is_refused(tmp_path: Path) -> None:
+    core = timing_table("cortex-m0")
+    assert core is not None
+    with pytest.raises(TargetError, match="no row for divide"):
+        core.segment_cycles(decode(tmp_path, "udiv r0, r1, r2", "cortex-m3"))
 
 
 def test_a_core_without_a_table_is_counted_only() -> None:
-    assert timing_table("cortex-m0") is None
+    assert timing_table("cortex-m33") is None
 
 
 # A loop of 5 instructions that runs 1000 times, then a call that runs twice; ends through semihosting.
@@ -155,6 +202,42 @@ def test_the_plugin_counts_what_runs(tmp_path: Path) -> None:
     assert priced.cycles == 6 + 2 * 4
     counted = Pricer(Image(elf), None).price(calls)
     assert (counted.instructions, counted.cycles) == (6, None)
+
+
+# A region of three instructions between the short markers of ARMv6-M, which lacks the long ones.
+SHORT_PROGRAM = """
+.section .vectors, "a"
+.word 0x20002000
+.word reset
+.text
+.global reset
+.thumb_func
+reset:
+    movs r2, #10
+    .inst.n 0xbfa0
+loop:
+    adds r3, r3, #1
+    subs r2, r2, #1
+    bne loop
+    .inst.n 0xbfb0
+    movs r0, #0x18
+    ldr r1, =0x20026
+    bkpt 0xab
+    b .
+"""
+
+
+def test_armv6m_has_markers_of_its_own(tmp_path: Path) -> None:
+    layout = ["-Wl,--section-start=.vectors=0", "-Wl,-Ttext=0x100", "-Wl,-e,reset"]
+    elf = assemble(tmp_path, SHORT_PROGRAM, *layout, core="cortex-m0")
+    output = tmp_path / "profile.txt"
+    machine = ["qemu-system-arm", "-machine", "microbit", "-display", "none", "-serial", "none", "-monitor", "none"]
+    plugin = plugin_arguments(build_plugin(tmp_path), output)
+    subprocess.run([*machine, "-semihosting", *plugin, "-kernel", str(elf)], check=True, timeout=60)
+    (loop,) = read_regions(output)
+    priced = Pricer(Image(elf), timing_table("cortex-m0")).price(loop)
+    # ADDS, SUBS and BNE: one each, and 2 to refill for all rounds but the last.
+    assert (priced.instructions, priced.cycles) == (30, 30 + 2 * 9)
 
 
 def test_the_plugin_is_compiled_once(tmp_path: Path) -> None:

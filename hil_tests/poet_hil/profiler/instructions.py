@@ -20,10 +20,14 @@ class Kind(StrEnum):
 
     ALU = "alu"
     MULTIPLY = "multiply"
+    MULTIPLY_ADD = "multiply_add"
+    MULTIPLY_LONG = "multiply_long"
+    MULTIPLY_LONG_ADD = "multiply_long_add"
     DIVIDE = "divide"
     IT = "it"
     NOP = "nop"
     BRANCH = "branch"
+    CALL = "call"
     TABLE_BRANCH = "table_branch"
     LOAD = "load"
     STORE = "store"
@@ -76,10 +80,14 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(["stm", "stmia", "stmdb", "push", "strd"], Kind.STORE_MANY),
     **dict.fromkeys(["ldr", "ldrb", "ldrh", "ldrsb", "ldrsh", "ldrex", "ldrexb", "ldrexh"], Kind.LOAD),
     **dict.fromkeys(["str", "strb", "strh", "strex", "strexb", "strexh"], Kind.STORE),
-    **dict.fromkeys(["b", "bl", "bx", "blx", "cbz", "cbnz"], Kind.BRANCH),
+    **dict.fromkeys(["b", "bx", "blx", "cbz", "cbnz"], Kind.BRANCH),
+    "bl": Kind.CALL,
     **dict.fromkeys(["tbb", "tbh"], Kind.TABLE_BRANCH),
     **dict.fromkeys(["sdiv", "udiv"], Kind.DIVIDE),
-    **dict.fromkeys(["mul", "mla", "mls", "smull", "umull", "smlal", "umlal"], Kind.MULTIPLY),
+    "mul": Kind.MULTIPLY,
+    **dict.fromkeys(["mla", "mls"], Kind.MULTIPLY_ADD),
+    **dict.fromkeys(["smull", "umull"], Kind.MULTIPLY_LONG),
+    **dict.fromkeys(["smlal", "umlal"], Kind.MULTIPLY_LONG_ADD),
     "it": Kind.IT,
     **dict.fromkeys(["nop", "hint"], Kind.NOP),
     **dict.fromkeys(["bkpt", "svc", "mrs", "msr", "dsb", "dmb", "isb", "cpsie", "cpsid", "wfi", "wfe"], Kind.OTHER),

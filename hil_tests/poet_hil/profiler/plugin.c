@@ -1,9 +1,11 @@
 /*
  * QEMU TCG plugin: counts what runs between two markers of the firmware, segment by segment.
  *
- * The markers are reserved hint instructions, no-ops on ARMv7-M silicon and in QEMU:
- *   0xf3af80a0  a region begins         0xf3af80a1  it ends
- * They are aligned to 4 bytes: of an instruction that lies across two pages QEMU shows a plugin only the first half.
+ * The markers are reserved hint instructions, no-ops on silicon and in QEMU:
+ *   0xf3af80a0 (on ARMv6-M 0xbfa0)  a region begins
+ *   0xf3af80a1 (on ARMv6-M 0xbfb0)  it ends
+ * The long ones are aligned to 4 bytes: of an instruction that lies across two pages QEMU shows a plugin only the first
+ * half.
  * A segment is a straight line of instructions: a translated block, cut at markers. Of each segment it counts how often
  * it ran, and how often control left it to somewhere else than the next address (a branch taken). With these and
  * the disassembly any cycle model can be applied afterwards, without another run.
@@ -49,6 +51,8 @@ EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int
 #define MARK_HALFWORD 0xf3afu
 #define MARK_BEGIN 0x80a0u
 #define MARK_END 0x80a1u
+#define SHORT_BEGIN 0xbfa0u
+#define SHORT_END 0xbfb0u
 
 #define BUCKETS 65536u
 
@@ -144,11 +148,15 @@ static uint32_t instruction_bytes(const struct qemu_plugin_insn *insn)
 /* MARK_BEGIN or MARK_END; 0 for any other instruction. */
 static uint32_t marker(const struct qemu_plugin_insn *insn)
 {
-    if (qemu_plugin_insn_size(insn) != 4) {
+    uint16_t halves[2] = {0, 0};
+    const size_t bytes = qemu_plugin_insn_size(insn);
+    if (bytes > sizeof halves) {
         return 0;
     }
-    uint16_t halves[2];
-    memcpy(halves, qemu_plugin_insn_data(insn), sizeof halves);
+    memcpy(halves, qemu_plugin_insn_data(insn), bytes);
+    if (halves[0] == SHORT_BEGIN || halves[0] == SHORT_END) {
+        return halves[0] == SHORT_BEGIN ? MARK_BEGIN : MARK_END;
+    }
     const bool is_marker = halves[0] == MARK_HALFWORD && (halves[1] == MARK_BEGIN || halves[1] == MARK_END);
     return is_marker ? halves[1] : 0;
 }

@@ -57,7 +57,7 @@ class QemuClock(StepClock):
         if core is None:
             raise TargetError(
                 f"There is no timing table for the core {build.manifest.board.core!r}, so that the instructions QEMU "
-                "executes cannot be turned into cycles. Use an emulated Cortex-M4 or M7 board, or a real one."
+                "executes cannot be turned into cycles. Use another emulated board, or a real one."
             )
         self._build = build
         folder.mkdir(parents=True, exist_ok=True)

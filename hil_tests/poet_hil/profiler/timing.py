@@ -33,14 +33,17 @@ class _Transfer(_Strict):
 
 
 class SingleIssue(_Strict):
-    """A core that runs one instruction after the other (Cortex-M4)."""
+    """A core that runs one instruction after the other (Cortex-M0, M3, M4)."""
 
     source: str
     model: Literal["single_issue"]
     branch_refill: _Cycles
     fp_result_stall: _Cycles
     overlap_saves: _Cycles
+    return_from_stack: _Cycles
+    """What a list of registers takes on top where the program counter is one of them, beside the refill."""
     cycles: dict[Kind, _Cycles]
+    """Without rows for what the core does not have."""
     transfer: _Transfer
 
     def segment_cycles(self, instructions: Sequence[Instruction]) -> int:
@@ -56,8 +59,11 @@ class SingleIssue(_Strict):
 
     def _own_cycles(self, now: Instruction, before: Instruction | None) -> int:
         if now.kind in _MANY:
-            return self.transfer.base + self.transfer.per_register * now.registers
-        cycles = self.cycles[now.kind]
+            extra = self.return_from_stack if now.kind is Kind.LOAD_MANY and "pc" in now.writes else 0
+            return self.transfer.base + self.transfer.per_register * now.registers + extra
+        cycles = self.cycles.get(now.kind)
+        if cycles is None:
+            raise TargetError(f"The timing table has no row for {now.kind.value}. Build the firmware for this core.")
         if now.kind in _ONE_REGISTER and (_overlaps(now, before) or _is_buffered(now)):
             return cycles - self.overlap_saves
         return cycles
@@ -108,7 +114,7 @@ class DualIssue(_Strict):
                 start += 1
             if start > cycle:
                 cycle, slots, loads_in_cycle = start, 0, 0
-            slots = 2 if now.kind is Kind.BRANCH else slots + 1
+            slots = 2 if now.kind in (Kind.BRANCH, Kind.CALL) else slots + 1
             busy = self.occupancy.get(now.kind, 1)
             if unit == "memory":
                 busy = max(1, (now.registers + 1) // 2)
