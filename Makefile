@@ -56,7 +56,7 @@ bench-kernels: setup
 bench-steps: setup
 	$(BIN)/python -m benchmarks.steps $(ARGS)
 
-# What a training step costs by each technique, executed on QEMU: hours, resumed row by row; ARGS="ds_cnn m4 sd 0.5" picks
+# What a training step costs by each technique, executed on QEMU: an hour or two, resumed; ARGS="ds_cnn m4 sd 0.5" picks
 # rows, ARGS=--short takes a minute and writes no result. It needs PyTorch, as below.
 bench-energy: setup
 	$(BIN)/python -m benchmarks.energy $(ARGS)

@@ -25,6 +25,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.energy_plot import plot
-from benchmarks.readme import write_table
+from benchmarks.readme import markdown, write_table
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent
@@ -286,7 +287,7 @@ def rows_of(net: Net, share: str, done: dict[str, dict[str, Any]]) -> list[dict[
     rows = []
     for method in METHODS:
         schedule = net.kept if method is Method.KEEP else schedules.get(method)
-        row = {
+        row: dict[str, Any] = {
             "net": net.name,
             "title": net.title,
             "core": net.core,
@@ -394,11 +395,11 @@ def faults(rows: list[dict[str, Any]]) -> Iterator[str]:
                 if predicted is not None and abs(predicted / taken - 1.0) > within:
                     unit = "energy" if what == "j" else "time"
                     yield f"{name}: {kind} {unit} is off by {predicted / taken - 1.0:+.1%}"
-    for place, techniques in places.items():
+    for where, techniques in places.items():
         both = techniques[Method.BOTH]
         for single in (techniques[Method.PAGE], techniques[Method.REMAT]):
             if single["feasible"] and (not both["feasible"] or both["planned_j"] > single["planned_j"]):
-                yield f"{' '.join(place)}: both takes more than {single['technique']}"
+                yield f"{' '.join(where)}: both takes more than {single['technique']}"
 
 
 def place_of(row: dict[str, Any]) -> str:
@@ -456,38 +457,50 @@ def nets(options: argparse.Namespace) -> Iterator[Net]:
 def agreement(rows: list[dict[str, Any]]) -> str:
     """In words, how far predictions were off what the profiler then gave, over all executed rows."""
     parts = []
-    for kind, when in (("planned", "after one profile pass"), ("table", "before it")):
+    for kind, when in (("planned", "after one profile pass"), ("table", "before any, without tiles,")):
+        known = [row for row in rows if row.get(f"{kind}_j")]
         worst = {
-            what: max(
-                (abs(row[f"{kind}_{what}"] / row[taken] - 1.0) for row in rows if row.get(f"{kind}_j")), default=0.0
-            )
+            what: max((abs(row[f"{kind}_{what}"] / row[taken] - 1.0) for row in known), default=0.0)
             for what, taken in (("j", "energy_j"), ("s", "time_s"))
         }
-        known = sum(bool(row.get(f"{kind}_j")) for row in rows)
-        parts.append(f"{when} within {worst['j']:.1%} (energy) and {worst['s']:.1%} (time) on {known} rows")
-    return f"Predicted energy and time of a step are {' and '.join(parts)}."
+        parts.append(f"{when} off by at most {worst['j']:.1%} and {worst['s']:.1%} on {len(known)} rows")
+    return f"A step's predicted energy and time are {', '.join(parts)}."
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """What the rows show, in words, for the README."""
+    """What the rows show, in a table and in words, for the README."""
     places: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
         places.setdefault(place_of(row), {})[row["technique"]] = row
+
+    def cell(name: str, core: str, store: str, share: str) -> str:
+        techniques = places.get(f"{name} {core} {store} {share}")
+        if techniques is None:
+            return ""
+        both, *others = (
+            f"{100.0 * row['overhead']:.0f}" if row["feasible"] else "–"
+            for row in (techniques[m] for m in (Method.BOTH, Method.PAGE, Method.REMAT, Method.CAPUCHIN))
+        )
+        return f"**{both}** ({', '.join(others)})"
+
+    lines = []
+    for store, core, name in product(STORES, CORES, NETS):
+        if any(key.startswith(f"{name} {core} {store} ") for key in places):
+            title = next(row["title"] for row in rows if row["net"] == name)
+            board = f"{core.upper()}, {store.upper()}"
+            lines.append([title, board, *(cell(name, core, store, share) for share in BUDGETS[1:])])
+    head = ["net", "core, storage", *(f"{100.0 * float(share):.0f} %" for share in BUDGETS[1:-1]), "floor"]
     whole = len(NETS) * len(CORES) * len(STORES) * len(BUDGETS) * len(METHODS)
-    better = {True: 0, False: 0}
-    for techniques in places.values():
-        both = techniques[Method.BOTH]
-        singles = [techniques[m]["energy_j"] for m in (Method.PAGE, Method.REMAT) if techniques[m]["feasible"]]
-        if both["feasible"]:
-            better[not singles or both["energy_j"] < 0.9999 * min(singles)] += 1
     feasible = {m: sum(row["technique"] == m and row["feasible"] for row in rows) for m in METHODS}
-    executions = sum("energy_j" in row for row in rows)
+    executions = len({(place_of(row | {"budget": ""}), row["steps_digest"]) for row in rows if "steps_digest" in row})
     return (
-        f"{len(rows)} of {whole} rows are done, {executions} of them executed. Of {len(places)} budgets, keeping "
-        f"everything fits {feasible[Method.KEEP]}, paging alone {feasible[Method.PAGE]}, recomputation alone "
-        f"{feasible[Method.REMAT]}, Capuchin's heuristic {feasible[Method.CAPUCHIN]}, both together "
-        f"{feasible[Method.BOTH]}: at {better[True]} for less energy than the better single technique, at "
-        f"{better[False]} for the same. {agreement(rows)}\n"
+        f"{markdown(head, lines)}\n"
+        "Energy of a step over keeping everything, in %: both techniques together (paging only, recomputation only, "
+        f"Capuchin's heuristic); – where none was found. {len(rows)} of {whole} rows are done, of {executions} executed "
+        "schedules. "
+        f"Of {len(places)} budgets, paging alone works at {feasible[Method.PAGE]}, recomputation alone at "
+        f"{feasible[Method.REMAT]}, Capuchin at {feasible[Method.CAPUCHIN]}, both at {feasible[Method.BOTH]}. "
+        f"{agreement(rows)}\n"
     )
 
 

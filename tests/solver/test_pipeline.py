@@ -75,6 +75,16 @@ def test_techniques_are_ordered_by_freedom() -> None:
     assert keep.energy.recompute == keep.energy.page_in == 0 and keep.peak_bytes == keep_everything_peak(problem)
 
 
+def test_a_search_begins_with_what_is_known() -> None:
+    """Without time it is not worse than a schedule that took some, of its own budget or of a larger one's."""
+    problem = squeezed(training(14), 0.55)
+    known = solve(problem, time_limit_s=4)
+    late = solve(problem, time_limit_s=0.01, starts=[known])
+    assert late.energy_j <= known.energy_j
+    with_more = solve(squeezed(training(14), 0.7), time_limit_s=2)
+    assert solve(problem, time_limit_s=0.01, starts=[with_more]).arena_bytes <= (problem.ram_bytes or 0)
+
+
 def test_same_seed_same_schedule() -> None:
     problem = squeezed(training(5), 0.6)
     assert solve(problem, seed=3).digest() == solve(problem, seed=3).digest()
