@@ -496,8 +496,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
     return (
         f"{markdown(head, lines)}\n"
         "Energy of a step over keeping everything, in %: both techniques together (paging only, recomputation only, "
-        f"Capuchin's heuristic); – where none was found. {len(rows)} of {whole} rows are done, of {executions} executed "
-        "schedules. "
+        f"Capuchin's heuristic); – where none was found. {len(rows)} of {whole} rows are done, of {executions} "
+        "executed schedules. "
         f"Of {len(places)} budgets, paging alone works at {feasible[Method.PAGE]}, recomputation alone at "
         f"{feasible[Method.REMAT]}, Capuchin at {feasible[Method.CAPUCHIN]}, both at {feasible[Method.BOTH]}. "
         f"{agreement(rows)}\n"
