@@ -17,12 +17,12 @@ from poet_solver.problem import Tensor as ProblemTensor
 from poet_solver.schedule import Home as HomeStep
 from poet_solver.schedule import Schedule
 
-from poet_codegen.board import PAGE_HEADER_BYTES
+from poet_codegen.board import PAGE_HEADER_BYTES, Board
 from poet_codegen.cost_model import CostModel
 from poet_codegen.errors import ModelError
 from poet_codegen.forms import Form
 from poet_codegen.frozen import frozen_on_storage
-from poet_codegen.graph import Graph, Kind, Node, Role, Tensor
+from poet_codegen.graph import DType, Graph, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
 from poet_codegen.ops.backward import Backward, merge_backward
 from poet_codegen.tiling.conv import conv_of
@@ -31,6 +31,8 @@ from poet_codegen.tiling.modes import ProgramOf, Tiler, footprint_bytes
 from poet_codegen.tiling.program import Program
 
 ALIGNMENT_BYTES = 4
+_INPUT_SHARE = 0.25
+"""Of the board's RAM, at most for a static buffer of an input."""
 _TILED_FROM = 0.5
 """Ops whose operands take more of the budget than this are offered tiled modes, too."""
 
@@ -124,17 +126,19 @@ def lower(
     ram_bytes: int | None,
     deadline_factor: float | None,
     wear_budget_bytes: float | None = None,
+    stored_inputs: frozenset[str] = frozenset(),
 ) -> Lowered:
     """Build the scheduling problem of a graph on the board of `costs`.
 
     `learned` names the parameters that training updates: they live at `home`, all others in flash, or on storage where
     that has no room for them. An inference graph
     has no updates, yet its parameters are where training left them: `ram_homes` says where (None: the solver chooses).
+    `stored_inputs` are on storage instead of in static buffers (`large_inputs`).
     `deadline_factor` bounds the time to so many times the compute time of one pass, `wear_budget_bytes` what a pass may
     erase.
     """
     root = view_roots(graph)
-    outside = static_kind(graph, root)
+    outside = {name: kind for name, kind in static_kind(graph, root).items() if name not in stored_inputs}
     in_pages = frozen_on_storage(costs.board, graph, learned, home is Home.RAM)
     arena = [t for t in graph.tensors.values() if root[t.name] == t.name and _in_arena(t, outside, learned | in_pages)]
     index = {tensor.name: i for i, tensor in enumerate(arena)}
@@ -190,6 +194,15 @@ def lower(
     return Lowered(problem, nodes, root, index, homes, in_pages, Programs(programs), costs.forms)
 
 
+def large_inputs(graph: Graph, board: Board) -> frozenset[str]:
+    """Inputs that the host writes to storage, for they would take much of the board's RAM: schedules page them like
+    any tensor. Only where storage is not erased, and not those whose values the device looks at."""
+    most = _INPUT_SHARE * board.ram.size_bytes
+    if board.storage.erase is not None:
+        return frozenset()
+    return frozenset(t.name for t in graph.of_kind(Kind.INPUT) if t.size_bytes > most and t.dtype is DType.FLOAT32)
+
+
 def _in_arena(tensor: Tensor, outside: Mapping[str, Kind], params: frozenset[str]) -> bool:
     if tensor.name in outside:
         return False
@@ -206,7 +219,9 @@ def _tensor(
 ) -> ProblemTensor:
     start = end = Place.NONE
     home_of = home_like = offset = None
-    if tensor.kind is Kind.PARAM and tensor.name not in homes:
+    if tensor.kind is Kind.INPUT:
+        start = Place.STORAGE
+    elif tensor.kind is Kind.PARAM and tensor.name not in homes:
         start = end = Place.STORAGE
     elif tensor.kind in (Kind.PARAM, Kind.STATE):
         start = Place(homes[tensor.name].value)

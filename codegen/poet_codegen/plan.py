@@ -31,7 +31,7 @@ from poet_codegen.export import with_weights
 from poet_codegen.folder import BuildFolder, FolderError, Lifetime, Request, remove, sha256, write_atomic
 from poet_codegen.forms import Form
 from poet_codegen.graph import Graph, Kind
-from poet_codegen.lower import Home, Lowered, lower
+from poet_codegen.lower import Home, Lowered, large_inputs, lower
 from poet_codegen.numerics import Numerics
 from poet_codegen.onnx_import import Model, import_onnx, read_model
 from poet_codegen.onnx_prepare import prepare
@@ -277,6 +277,7 @@ def lower_training(request: Request, costs: CostModel, train: Graph) -> Lowered:
         ram_bytes=request.ram_bytes,
         deadline_factor=request.deadline_factor,
         wear_budget_bytes=budget,
+        stored_inputs=_stored_inputs(request, costs.board, train),
     )
 
 
@@ -292,7 +293,12 @@ def lower_inference(
         ram_homes=train_low.ram_homes(schedule),
         ram_bytes=request.ram_bytes,
         deadline_factor=None,
+        stored_inputs=_stored_inputs(request, costs.board, infer),
     )
+
+
+def _stored_inputs(request: Request, board: Board, graph: Graph) -> frozenset[str]:
+    return large_inputs(graph, board) if request.home is Home.STORAGE else frozenset()
 
 
 def save_plan(plan: Plan, model_path: Path, folder: BuildFolder) -> None:

@@ -3,6 +3,7 @@
 #include "poet/bytes.h"
 #include "poet/erase.h"
 #include "poet/hal.h"
+#include "poet/input.h"
 #include "poet/model.h"
 #include "poet/paint.h"
 #include "poet/params.h"
@@ -130,8 +131,17 @@ static poet_status_t write_input(const poet_frame_t *request, reply_t *reply)
     if (index >= poet_model.input_count) {
         return POET_ERR_RANGE;
     }
-    POET_TRY(write_buffer(request, 4u, poet_model.inputs[index].data, poet_model.inputs[index].size_bytes));
-    poet_run_input_written(index);
+    const poet_input_t *input = &poet_model.inputs[index];
+    if (input->data != NULL) {
+        POET_TRY(write_buffer(request, 4u, input->data, input->size_bytes));
+        poet_run_input_written(index, true);
+        return POET_OK;
+    }
+    bool whole;
+    poet_run_input_written(index, false);
+    POET_TRY(poet_input_write(index, poet_bytes_get_u32(request->payload + 4), request->payload + 8,
+                              request->payload_bytes - 8u, &whole));
+    poet_run_input_written(index, whole);
     return POET_OK;
 }
 

@@ -280,9 +280,21 @@ static bool is_from_before(uint32_t address)
     return false;
 }
 
+/* Whether the host wrote it, whenever that was. */
+static bool is_input(uint32_t address)
+{
+    for (uint32_t i = 0; i < poet_model.input_count; i++) {
+        if (poet_model.inputs[i].data == NULL && poet_model.inputs[i].at == address) {
+            return true;
+        }
+    }
+    return false;
+}
+
 poet_status_t poet_page_crc(uint32_t address, uint32_t size_bytes, uint32_t *crc)
 {
-    return crc_of(address, size_bytes, is_from_before(address) ? 1u : 0u, crc);
+    const uint32_t most_age = is_input(address) ? UINT32_MAX : is_from_before(address) ? 1u : 0u;
+    return crc_of(address, size_bytes, most_age, crc);
 }
 
 poet_status_t poet_page_crc_of_turn(uint32_t address, uint32_t size_bytes, uint32_t *crc)

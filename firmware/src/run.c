@@ -88,9 +88,10 @@ void poet_run_alive(uint32_t index, uint32_t total)
     }
 }
 
-void poet_run_input_written(uint32_t index)
+void poet_run_input_written(uint32_t index, bool whole)
 {
-    state.inputs_written |= 1u << index;
+    const uint32_t bit = 1u << index;
+    state.inputs_written = whole ? state.inputs_written | bit : state.inputs_written & ~bit;
 }
 
 void poet_run_label_written(void)

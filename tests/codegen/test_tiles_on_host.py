@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from poet_codegen import frozen
+from poet_codegen import frozen, lower
 from poet_codegen.build import write_project
 from poet_codegen.emit import project
 from poet_codegen.lower import Home
@@ -22,6 +22,7 @@ from poet_hil.device import DeviceClient
 from poet_hil.errors import DeviceError, LinkError, TargetDied
 from poet_hil.link import Link
 from poet_hil.manifest import load_build
+from poet_hil.protocol import Command, request_index_offset
 from poet_hil.targets.host import HostTarget
 from poet_solver.problem import Mode
 from poet_solver.schedule import Compute
@@ -198,6 +199,24 @@ def test_initial_weights_may_come_with_storage(
     monkeypatch.setattr(project, "weights_fit", lambda board, size_bytes: False)
     assert run(plan, tmp_path / "storage") == in_flash
     assert "poet_initial_w" not in (tmp_path / "storage" / "project" / "src" / "poet_weights.c").read_text()
+
+    # A sample that would take much of RAM is a page, which the host writes in order.
+    monkeypatch.setattr(lower, "_INPUT_SHARE", 0.0)
+    paged = make_plan(request, path, threads=1, time_limit_s=3)
+    assert run(paged, tmp_path / "paged") == in_flash
+    assert "poet_input_" not in (tmp_path / "paged" / "project" / "include" / "poet_generated.h").read_text()
+    with device_of(paged, tmp_path / "parts") as device:
+
+        def write(offset: int, count: int) -> None:
+            device.link.request(Command.WRITE_INPUT, request_index_offset(0, offset) + bytes(4 * count))
+
+        write(0, 10)
+        with pytest.raises(DeviceError, match="INFER"):
+            device.infer()
+        with pytest.raises(DeviceError, match="WRITE_INPUT"):
+            write(44, 9)
+        write(40, 10)
+        assert np.isfinite(device.infer()).all()
 
 
 def test_frozen_weights_may_be_pages_that_are_never_written(

@@ -73,8 +73,8 @@ static const float weights_initial[WEIGHTS] = {1.0f, 2.0f, 3.0f, 4.0f};
 static const float scales[SCALES] = {0.1f, 0.2f, 0.3f, 0.4f};
 
 static const poet_input_t inputs[] = {
-    {input, sizeof input, 0, 0},
-    {rows, sizeof rows, -SCALES, SCALES},
+    {input, sizeof input, 0, 0, 0},
+    {rows, sizeof rows, -SCALES, SCALES, 0},
 };
 
 static const poet_param_t params[] = {

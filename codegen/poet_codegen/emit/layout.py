@@ -204,7 +204,7 @@ def _suffix(graph: Graph, lowered: Lowered, name: str, moves: bool) -> str:
     """What sets the pages of a parameter's versions apart, which go by the parameter's name in C."""
     tensor = lowered.problem.tensors[lowered.index[name]]
     if tensor.start is Place.STORAGE:
-        return "_before" if moves else ""
+        return "_before" if moves and name in lowered.home else ""
     version = graph.tensors.get(name)
     is_new = version is not None and version.updates is not None
     return "_new" if is_new and tensor.end is not Place.STORAGE else ""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, groupby
 
 from poet_solver.problem import Place
@@ -49,7 +50,7 @@ class Pages:
     homes: Mapping[str, int]
     """Parameter or state at home on storage -> first unit of its page."""
     scratch: Mapping[str, int]
-    """Other root tensor that is paged -> first unit of its page."""
+    """Other root tensor that is paged, or input on storage -> first unit of its page."""
     frozen: Mapping[str, int]
     """Parameter that never changes -> first unit of its page, behind the checkpoints."""
 
@@ -100,7 +101,7 @@ def place_pages(board: Board, graph: Graph, passes: Sequence[tuple[Lowered, Sche
     ranges = _live_ranges(passes, unit_bytes)
     if storage.erase is None:
         in_ram = {name for name, home in passes[0][0].home.items() if home is Home.RAM}
-        pages = _plain(homes, top, ranges, there, checkpoint_bytes(graph, in_ram))
+        pages = _plain(_place_inputs(passes[0][0]), homes, top, ranges, there, checkpoint_bytes(graph, in_ram))
     else:
         stride = _stride(*passes[0], unit_bytes)
         checkpoint = checkpoint_bytes(graph, passes[0][0].home)
@@ -145,14 +146,22 @@ def check_room(board: Board, graph: Graph, at_home: Container[str]) -> None:
         )
 
 
-def _plain(homes: Mapping[str, int], top: int, ranges: Sequence[_Range], there: int, checkpoint_bytes: int) -> Pages:
-    """On storage that is not erased: parameters last, twice where there is room for that and for checkpoints."""
+def _plain(
+    inputs: tuple[dict[str, int], int],
+    homes: Mapping[str, int],
+    top: int,
+    ranges: Sequence[_Range],
+    there: int,
+    checkpoint_bytes: int,
+) -> Pages:
+    """On storage that is not erased: inputs, what passes page, and parameters, which are there twice where there is
+    room for that and for checkpoints."""
     least = CHECKPOINT_SLOTS * _units(checkpoint_bytes, _PLAIN_UNIT_BYTES)
-    swap = top if _shared(ranges, 0)[1] + 2 * top + least <= there else 0
-    scratch, first = _scratch(ranges, 0, there - swap - top - least)
+    swap = top if _shared(ranges, inputs[1])[1] + 2 * top + least <= there else 0
+    scratch, first = _scratch(ranges, inputs[1], there - swap - top - least)
     window = first + top + swap
     moved = {name: first + unit for name, unit in homes.items()}
-    return Pages(_PLAIN_UNIT_BYTES, window, window, 0, swap, moved, scratch, {})
+    return Pages(_PLAIN_UNIT_BYTES, window, window, 0, swap, moved, inputs[0] | scratch, {})
 
 
 def frozen_units(graph: Graph, frozen: frozenset[str], unit_bytes: int) -> dict[str, int]:
@@ -202,10 +211,10 @@ def _page_units(lowered: Lowered, name: str, unit_bytes: int) -> int:
 
 
 def _home_of(lowered: Lowered, name: str) -> str | None:
-    """The parameter at home on storage whose page a root tensor has; None where its page lives only within a pass."""
+    """The parameter at home on storage whose page a root tensor has; None where its page is no parameter's."""
     tensor = lowered.problem.tensors[lowered.index[name]]
     if tensor.start is Place.STORAGE:
-        return name
+        return name if name in lowered.home else None
     if tensor.home_of is None:
         return None
     return next(owner for owner, position in lowered.index.items() if position == tensor.home_of)
@@ -279,13 +288,30 @@ def _live_ranges(passes: Sequence[tuple[Lowered, Schedule]], unit_bytes: int) ->
     units: dict[str, int] = {}
     for number, (lowered, schedule) in enumerate(passes):
         for use in page_uses(lowered, schedule):
-            if _home_of(lowered, use.name) is not None:
+            if _home_of(lowered, use.name) is not None or _is_input(lowered, use.name):
                 continue
             units[use.name] = _page_units(lowered, use.name, unit_bytes)
             row = uses.setdefault(use.name, [None] * len(passes))
             known = row[number]
             row[number] = (use.step, use.step) if known is None else (known[0], use.step)
     return [_Range(name, units[name], tuple(row)) for name, row in uses.items()]
+
+
+def _is_input(lowered: Lowered, name: str) -> bool:
+    """Whether the host writes this page before a pass."""
+    tensor = lowered.problem.tensors[lowered.index[name]]
+    return tensor.start is Place.STORAGE and name not in lowered.home and name not in lowered.frozen
+
+
+def _place_inputs(lowered: Lowered) -> tuple[dict[str, int], int]:
+    """First unit of each input's page, and where they end."""
+    slots: dict[str, int] = {}
+    top = 0
+    for name in lowered.index:
+        if _is_input(lowered, name):
+            slots[name] = top
+            top += _page_units(lowered, name, _PLAIN_UNIT_BYTES)
+    return slots, top
 
 
 def _side_by_side(ranges: Sequence[_Range], first: int) -> tuple[dict[str, int], int]:
@@ -351,6 +377,9 @@ def _walk(pages: Pages, passes: Sequence[tuple[Lowered, Schedule]], commits: boo
         for at in place(0, unit, _page_units(train, name, pages.unit_bytes)):
             ring[at] = (name, 0)
     for turn in range(1, 4):
+        for name in filter(partial(_is_input, train), train.index):
+            unit = pages.unit_of(train, name, True)
+            ring |= dict.fromkeys(place(turn, unit, _page_units(train, name, pages.unit_bytes)), (name, turn))
         for trains, (lowered, schedule) in zip((True, False), passes, strict=True):
             for _, uses in groupby(page_uses(lowered, schedule), key=lambda use: use.step):
                 reads: list[tuple[str, list[int], tuple[str, int]]] = []

@@ -72,6 +72,8 @@ class InputRow:
     """Where int32 values pick rows of a table, each lies in [least, end)."""
     end: int
     """0: values are not checked."""
+    at: int | None
+    """Address of its page on storage; None: it is a static buffer."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
         infer_steps=infer_steps,
         total_steps=len(steps) + len(infer_steps),
         params=layout.params,
-        inputs=_inputs(train.graph, names),
+        inputs=_inputs(train, names, layout.pages_on),
         label=label,
         output=output,
         classes=output.elements // label.elements if label.dtype is DType.INT32 else 0,
@@ -200,11 +202,12 @@ def check_inputs(graph: Graph) -> None:
         )
 
 
-def _inputs(graph: Graph, names: Mapping[str, str]) -> tuple[InputRow, ...]:
+def _inputs(train: Pass, names: Mapping[str, str], pages: Pages) -> tuple[InputRow, ...]:
     rows = []
-    for tensor in graph.of_kind(Kind.INPUT):
-        least, end = index_range(graph, tensor.name) or (0, 0)
-        rows.append(InputRow(tensor, input_name(names[tensor.name]), least, end))
+    for tensor in train.graph.of_kind(Kind.INPUT):
+        least, end = index_range(train.graph, tensor.name) or (0, 0)
+        at = pages.address(pages.scratch[tensor.name]) if tensor.name in train.lowered.index else None
+        rows.append(InputRow(tensor, input_name(names[tensor.name]), least, end, at))
     return tuple(rows)
 
 

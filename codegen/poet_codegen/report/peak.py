@@ -87,7 +87,7 @@ def build_peak(source: Pass, timeline: Timeline, budget_bytes: int) -> Peak:
 
 def _outside(graph: Graph, lowered: Lowered) -> str:
     """Buffers and frozen parameters, which no schedule moves."""
-    static = static_kind(graph, lowered.root)
+    static = {name: kind for name, kind in static_kind(graph, lowered.root).items() if name not in lowered.index}
     buffers = [
         f"{kind.value.replace('_', ' ')} {short_bytes(graph.tensors[name].size_bytes)}" for name, kind in static.items()
     ]

@@ -36,10 +36,11 @@ typedef struct {
 
 /* One input of the model, in the order of manifest.json's "inputs". */
 typedef struct {
-    void *data; /* float32 or int32 */
+    void *data; /* float32 or int32; NULL: it is on storage */
     uint32_t size_bytes;
     int32_t least; /* where int32 values pick rows of a table, each lies in [least, end) */
     int32_t end;   /* 0: values are not checked */
+    uint32_t at;   /* where data is NULL: the address of its page, which no step writes */
 } poet_input_t;
 
 #define POET_INPUTS_MOST 32u

@@ -42,7 +42,8 @@ typedef enum {
      * 0: none, the device began with initial parameters. Strings are padded with NUL, and cut where they are too long (then without NUL). */
     POET_CMD_HELLO = 0x01,
 
-    /* {u32 index, u32 offset, bytes} -> {}. POET_ERR_RANGE: no such input, or a part outside it. */
+    /* {u32 index, u32 offset, bytes} -> {}. POET_ERR_RANGE: no such input, or a part outside it; of an input that is
+     * on storage also parts that do not come in order from offset 0 on. */
     POET_CMD_WRITE_INPUT = 0x02,
 
     /* {u32 offset, bytes} -> {}. int32 classes, which TRAIN checks, or float32 targets. POET_ERR_RANGE outside. */

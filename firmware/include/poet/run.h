@@ -4,6 +4,7 @@
 /*
  * Runs the model: training steps, inference, and what is counted about them.
  */
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "poet/status.h"
@@ -31,8 +32,8 @@ void poet_run_end(void);
  * called, and while no command runs. */
 void poet_run_alive(uint32_t index, uint32_t total);
 
-/* The host wrote into the buffer of input `index`, or into that of the label. */
-void poet_run_input_written(uint32_t index);
+/* The host wrote into the buffer of input `index`, or into that of the label; not `whole`: there is more to come. */
+void poet_run_input_written(uint32_t index, bool whole);
 void poet_run_label_written(void);
 
 /* One training step; statuses as for POET_CMD_TRAIN. */
