@@ -27,6 +27,8 @@ BUILD_DIR = "POET_BUILD_DIR"
 # Well above what an answer takes on a busy machine; only tests that lose frames wait as long.
 TIMEOUT_S = 1.0
 SUPPLY_V = 3.3
+# To see whether there is a port at all.
+BAUD = 115_200
 SIZES = ((12, "28K"), (6, "8K"))
 """Channels of the digits' model and RAM to train it in, the first that fits a board."""
 REPOSITORY = Path(__file__).parents[1]
@@ -83,6 +85,12 @@ def built_for(board: str, port: str | None, folder: Path) -> Path:
     """The digits, planned and built for a board as a user does it, and flashed onto a real one."""
     if not board.startswith("qemu_") and not port:
         pytest.skip(f"the board {board} is real: give its --port")
+    if port:
+        try:
+            with SerialTarget(port, BAUD):
+                pass
+        except TargetMissing as error:
+            missing(str(error))
     for tool in ("arm-none-eabi-gcc", *(["qemu-system-arm"] if board.startswith("qemu_") else [])):
         if shutil.which(tool) is None:
             missing(f"{tool} is not installed")
@@ -97,11 +105,17 @@ def built_for(board: str, port: str | None, folder: Path) -> Path:
             break
     else:
         pytest.fail(f"the digits do not fit {board}: {planned.stderr}", pytrace=False)
-    for command in (["build"], *([["flash", "--port", port]] if port else [])):
+    flash = ["flash", "--port", port or "", *(["--no-upload"] if is_elsewhere(port) else [])]
+    for command in (["build"], *([flash] if port else [])):
         done = poet(*command, *where)
         if done.returncode:
             pytest.fail(f"poet {command[0]}: {done.stderr}", pytrace=False)
     return folder
+
+
+def is_elsewhere(port: str | None) -> bool:
+    """The board hangs on another machine, which has to have flashed it: the same sources make the same firmware."""
+    return port is not None and "://" in port
 
 
 def poet(*arguments: str) -> subprocess.CompletedProcess[str]:
