@@ -1,6 +1,6 @@
 """`make bench-large`: nets that train in far less memory than their largest op takes, executed on QEMU.
 
-    python -m benchmarks.large [NAME ...] [--time-limit S] [--kills N] [--out build/large]
+    python -m benchmarks.large [NAME ...] [--time-limit S] [--kills N | --plot] [--out build/large]
 
 Each net is exported from PyTorch, planned for a board whose RAM ends where the linker says (arena, stack and all other
 data inside), built, and trained on the emulated board with its pages in a semihosting file, and on this machine by
@@ -8,6 +8,7 @@ the schedule that keeps everything in memory: every loss and every weight must b
 PyTorch's within 1e-4. Times and energies are modelled: kernel cycle table, the board file's power and storage model.
 Results go to benchmarks/large.json and into README's table, row by row. With --kills the emulator is killed (SIGKILL)
 at so many random moments of the run, with a checkpoint after each step: it must end with the bits of an uncut run.
+With --plot the net is only planned, from unlimited RAM down to the smallest that works, and docs/large.svg drawn.
 """
 
 from __future__ import annotations
@@ -50,13 +51,18 @@ from poet_hil.target import Target
 from poet_hil.targets.host import HostTarget
 from poet_hil.targets.qemu import LOG_NAME, QemuTarget, qemu_program
 from poet_hil.targets.serial import SerialTarget
+from poet_solver.errors import InfeasibleError
 from poet_solver.schedule import Compute, PageIn, PageOut, Schedule
 
 from benchmarks import large_nets
+from benchmarks.large_plot import plot
 from benchmarks.readme import markdown, write_table
 
-BOARD = "qemu_mps2_an386"
 RESULTS = Path(__file__).parent / "large.json"
+PLOT = Path(__file__).parents[1] / "docs" / "large.svg"
+PLOT_RAM_KIB = (4096, 1024, 512, 256, 128, 96, 64, 48, 40, 32, 28, 24, 20, 16)
+OTHER_BYTES = 12_000
+"""Of RAM, for the stack and the firmware's data beside arena and sample, where a net is only planned."""
 TOLERANCE = 1e-4
 KIB = 1024
 
@@ -79,6 +85,7 @@ class Case:
     steps: int
     ram_bytes: int
     arena_bytes: int
+    board: str = "qemu_mps2_an386"
 
 
 CASES = {
@@ -86,10 +93,22 @@ CASES = {
         "POET's resnet18_cifar", large_nets.poet_resnet18_cifar, (3, 32, 32), 10, 0.005, 20, 64 * KIB, 40_000
     ),
     "poet_resnet18_cifar_32": Case(
-        "POET's resnet18_cifar", large_nets.poet_resnet18_cifar, (3, 32, 32), 10, 0.005, 5, 32 * KIB, 8_000
+        "POET's resnet18_cifar", large_nets.poet_resnet18_cifar, (3, 32, 32), 10, 0.005, 5, 32 * KIB, 20_000
     ),
     "resnet18_32_256": Case("ResNet-18, 32x32", large_nets.resnet18_32, (3, 32, 32), 10, 0.001, 3, 256 * KIB, 230_000),
     "resnet18_32_64": Case("ResNet-18, 32x32", large_nets.resnet18_32, (3, 32, 32), 10, 0.001, 3, 64 * KIB, 40_000),
+    "resnet18_32_lm3s6965": Case(
+        *("ResNet-18, 32x32", large_nets.resnet18_32, (3, 32, 32), 10, 0.001, 1, 64 * KIB, 40_000, "qemu_lm3s6965")
+    ),
+    "resnet18_224_256": Case(
+        "ResNet-18, 224x224", large_nets.resnet18_224, (3, 224, 224), 1000, 0.001, 1, 256 * KIB, 246_000
+    ),
+    "resnet18_224_128": Case(
+        "ResNet-18, 224x224", large_nets.resnet18_224, (3, 224, 224), 1000, 0.001, 1, 128 * KIB, 114_000
+    ),
+    "mobilenet_v2_128": Case(
+        "MobileNetV2, 96x96", large_nets.mobilenet_v2, (3, 96, 96), 10, 0.001, 3, 128 * KIB, 114_000
+    ),
 }
 
 
@@ -111,7 +130,7 @@ def make(name: str, case: Case, time_limit_s: float, out: Path) -> Built:
     model = folder.path / "exported.onnx"
     large_nets.export(begin, model)
     request = make_request(
-        model, BOARD, case.arena_bytes, None, Home.STORAGE, DEFAULT_RECIPE, "both", 0, case.ram_bytes
+        model, case.board, case.arena_bytes, None, Home.STORAGE, DEFAULT_RECIPE, "both", 0, case.ram_bytes
     )
     plan = make_plan(request, model, threads=1, time_limit_s=time_limit_s)
     save_plan(plan, model, folder)
@@ -226,19 +245,55 @@ def survive(case: Case, built: Built, kills: int) -> bool:
     return not moments and Trained(bits, digest_of(built.plan, run)) == uncut
 
 
+def points(case: Case, time_limit_s: float, out: Path) -> list[dict[str, Any]]:
+    """Plans of a case's net at ever less RAM, down to the smallest that works; first what keeping everything takes."""
+    out.mkdir(parents=True, exist_ok=True)
+    model = out / "planned.onnx"
+    large_nets.export(large_nets.start(case.make, case.sample, case.classes, 1), model)
+    sample_bytes = 4 * int(np.prod(case.sample))
+    found: list[dict[str, Any]] = []
+    for kib in PLOT_RAM_KIB:
+        ram_bytes = kib * KIB
+        static = sample_bytes if sample_bytes <= ram_bytes / 4 else 0
+        arena = ram_bytes - OTHER_BYTES - static
+        request = make_request(
+            model, case.board, arena, None, Home.STORAGE, DEFAULT_RECIPE, "both", 0, min(ram_bytes, 4096 * KIB)
+        )
+        try:
+            plan = make_plan(request, model, threads=1, time_limit_s=time_limit_s)
+        except InfeasibleError as error:
+            print(f"{kib} KiB: {error}", flush=True)
+            break
+        bound = compulsory_j(plan)
+        if not found:
+            keep = keep_everything(plan)
+            found.append({"ram_bytes": keep.peak_bytes, "energy_j": keep.energy_j, "compulsory_j": bound})
+        energy_j = plan.train.schedule.energy_j
+        found.append({"ram_bytes": ram_bytes, "energy_j": energy_j, "compulsory_j": bound})
+        print(f"{kib} KiB: {energy_j:.4g} J, {energy_j / bound - 1:+.1%} over the compulsory bound", flush=True)
+    return found
+
+
+def compulsory_j(plan: Plan) -> float:
+    """Energy of computing once, and of reading all weights that learn twice and writing them once."""
+    graph = plan.train.graph
+    learned = [t for t in graph.of_kind(Kind.PARAM) if t.name in graph.learned()]
+    compute_j = sum(op.modes[0].energy_j for op in plan.train.lowered.problem.ops)
+    return compute_j + sum(
+        2 * plan.board.page_in_cost(t.size_bytes).energy_j + plan.board.page_out_cost(t.size_bytes).energy_j
+        for t in learned
+    )
+
+
 def measure(case: Case, plan: Plan, sizes: Sizes, keep: Schedule) -> dict[str, Any]:
     """What the plan and the linked firmware say."""
     graph, schedule = plan.train.graph, plan.train.schedule
     learned = [t for t in graph.of_kind(Kind.PARAM) if t.name in graph.learned()]
-    compute_j = sum(op.modes[0].energy_j for op in plan.train.lowered.problem.ops)
-    compulsory_j = compute_j + sum(
-        2 * plan.board.page_in_cost(t.size_bytes).energy_j + plan.board.page_out_cost(t.size_bytes).energy_j
-        for t in learned
-    )
+    bound_j = compulsory_j(plan)
     reads, writes = traffic(plan)
     return {
         "model": case.model,
-        "board": BOARD,
+        "board": case.board,
         "ram_bytes": case.ram_bytes,
         "arena_bytes": schedule.arena_bytes,
         "static_bytes": sizes.ram_static_bytes,
@@ -263,9 +318,9 @@ def measure(case: Case, plan: Plan, sizes: Sizes, keep: Schedule) -> dict[str, A
         "energy_j": {**vars(schedule.energy), "total": schedule.energy_j},
         "time_s": schedule.time_s,
         "keep_everything_j": keep.energy_j,
-        "compulsory_j": compulsory_j,
+        "compulsory_j": bound_j,
         "over_keep_everything": schedule.energy_j / keep.energy_j - 1.0,
-        "over_compulsory": schedule.energy_j / compulsory_j - 1.0,
+        "over_compulsory": schedule.energy_j / bound_j - 1.0,
         "gap": schedule.gap,
         "bounds_j": {schedule.bound_family: schedule.lower_bound_j}
         | {bound.family: bound.energy_j for bound in schedule.other_bounds},
@@ -329,6 +384,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help=f"of {', '.join(CASES)}; default: all")
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds to search for a schedule")
     parser.add_argument("--kills", type=int, default=0, help="kill the emulator so often, and compare bits")
+    parser.add_argument("--plot", action="store_true", help="only plan, at all sizes of RAM, and draw")
     parser.add_argument("--out", type=Path, default=Path("build/large"))
     options = parser.parse_args()
     unknown = sorted(set(options.names) - set(CASES))
@@ -342,13 +398,18 @@ def main() -> None:
             if not same:
                 raise SystemExit(1)
             continue
-        row = run(name, CASES[name], options.time_limit, options.out)
-        known = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-        rows = [*(other for other in known if other["name"] != name), row]
-        rows.sort(key=lambda one: list(CASES).index(one["name"]))
-        RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
-        write_table("bench-large", table(rows))
-        print(table([row]), flush=True)
+        known = json.loads(RESULTS.read_text())
+        if options.plot:
+            known["points"][CASES[name].model] = points(CASES[name], options.time_limit, options.out)
+        else:
+            row = run(name, CASES[name], options.time_limit, options.out)
+            known["rows"] = [*(other for other in known["rows"] if other["name"] != name), row]
+            known["rows"].sort(key=lambda one: list(CASES).index(one["name"]))
+            write_table("bench-large", table(known["rows"]))
+            print(table([row]), flush=True)
+        RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+        if known["points"]:
+            PLOT.write_text(plot(known["points"], known["rows"]), encoding="utf-8")
     broken = faults(json.loads(RESULTS.read_text())["rows"])
     for line in broken:
         print(line)

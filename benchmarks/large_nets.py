@@ -72,6 +72,50 @@ def resnet18_32() -> nn.Module:
     return nn.Sequential(conv(3, 64), nn.ReLU(), *blocks, nn.AvgPool2d(4), nn.Flatten(), nn.Linear(512, 10))
 
 
+def resnet18_224() -> nn.Module:
+    """ResNet-18 for 224x224 images of 1000 classes, 11.7 million parameters."""
+    stem = [conv(3, 64, 2, 7), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    blocks: list[nn.Module] = []
+    inputs = 64
+    for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        blocks += [BasicBlock(inputs, outputs, stride), BasicBlock(outputs, outputs, 1)]
+        inputs = outputs
+    return nn.Sequential(*stem, *blocks, nn.AvgPool2d(7), nn.Flatten(), nn.Linear(512, 1000))
+
+
+class InvertedResidual(nn.Module):
+    """MobileNetV2's block (arXiv 1801.04381): expand, filter each channel, project; beside it nothing, or the input."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        depthwise = nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden)
+        layers: list[nn.Module] = [conv(inputs, hidden, 1, 1), nn.ReLU6()] if expansion > 1 else []
+        layers += [nn.Sequential(depthwise, nn.BatchNorm2d(hidden)), nn.ReLU6(), conv(hidden, outputs, 1, 1)]
+        self.layers = nn.Sequential(*layers)
+        self.adds = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Image to image."""
+        y = self.layers(x)
+        return x + y if self.adds else y
+
+
+def mobilenet_v2() -> nn.Module:
+    """MobileNetV2 (1.0) for 96x96 images of 10 classes, 2.2 million parameters; nothing is dropped."""
+    layers: list[nn.Module] = [conv(3, 32, 2), nn.ReLU6()]
+    inputs = 32
+    for expansion, outputs, count, stride in (
+        *((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2)),
+        *((6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)),
+    ):
+        for i in range(count):
+            layers.append(InvertedResidual(inputs, outputs, stride if i == 0 else 1, expansion))
+            inputs = outputs
+    layers += [conv(inputs, 1280, 1, 1), nn.ReLU6(), nn.AvgPool2d(3), nn.Flatten(), nn.Linear(1280, 10)]
+    return nn.Sequential(*layers)
+
+
 @dataclass(frozen=True)
 class Start:
     """Where training starts: the net, and a sample and a label for each step."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,9 +129,17 @@ class DeviceClient:
         data = self.link.read(Command.READ_OUTPUT, protocol.request_span, output.bytes)
         return _unpacked(data, output.shape)
 
-    def read_params(self) -> dict[str, NDArray[np.float32]]:
-        """Read all parameters, by name, in the manifest's order."""
-        return {param.name: self.read_param(param) for param in self.manifest.params}
+    def read_params(self, on_read: Callable[[int, int], None] | None = None) -> dict[str, NDArray[np.float32]]:
+        """Read all parameters, by name, in the manifest's order; `on_read(done, total)` gets the bytes so far."""
+        total = sum(param.bytes for param in self.manifest.params)
+        found: dict[str, NDArray[np.float32]] = {}
+        done = 0
+        for param in self.manifest.params:
+            found[param.name] = self.read_param(param)
+            done += param.bytes
+            if on_read is not None:
+                on_read(done, total)
+        return found
 
     def read_param(self, param: Param) -> NDArray[np.float32]:
         """Read one parameter."""

@@ -141,8 +141,12 @@ class TrainingSession:
         resume: bool = False,
         checkpoint_every: int | None = None,
         on_step: Callable[[StepReport], None] | None = None,
+        on_read: Callable[[int, int], None] | None = None,
     ) -> TrainingResult:
-        """Run all of `plan`, or up to a loss that is not finite, and leave losses.csv and weights.npz. See steps()."""
+        """Run all of `plan`, or up to a loss that is not finite, and leave losses.csv and weights.npz. See steps().
+
+        `on_read(done, total)` is told of progress as weights are read, in bytes.
+        """
         begun = time.monotonic()
         stopped = None
         try:
@@ -151,7 +155,7 @@ class TrainingSession:
                     on_step(report)
         except LossNotFinite as error:
             stopped = error
-        weights = self.device.read_params()
+        weights = self.device.read_params(on_read)
         weights_path = self.run_dir / WEIGHTS_NAME
         save_weights(weights_path, weights)
         bits = self.losses.complete()

@@ -99,8 +99,16 @@ def train_command(
             text = f"loss {report.loss:.4f}"
             bar.update(task, completed=report.step + 1, total=report.total_steps, description=text)
 
+        def on_read(done: int, total: int) -> None:
+            bar.update(task, description=f"reading weights, {done / total:.0%} of {size(total)}")
+
         result = session.train(
-            train_set, request.plan(), resume=resume, checkpoint_every=checkpoint_every, on_step=on_step
+            train_set,
+            request.plan(),
+            resume=resume,
+            checkpoint_every=checkpoint_every,
+            on_step=on_step,
+            on_read=on_read,
         )
         status = device.status()
     state = {param.name for param in build.manifest.params if param.state}
