@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -116,23 +118,40 @@ def mobilenet_v2() -> nn.Module:
     return nn.Sequential(*layers)
 
 
+_WHOLE_MODELS = Path(__file__).parents[1] / "examples" / "whole_models"
+BERT_WORDS, _BERT_POSITIONS = 30522, 512
+BERT_TRAINED = "layers.*,pooler.*,classifier.*"
+"""Of BERT: the encoder and its head; the embeddings are frozen."""
+
+
+def bert(layers: int, hidden: int, tokens: int) -> nn.Module:
+    """BERT (arXiv 1810.04805) with heads of 64; BERT-base has 12 layers, hidden 768 and 110 million parameters."""
+    sys.path.insert(0, str(_WHOLE_MODELS))
+    import nets
+
+    net: nn.Module = nets.Bert(layers, hidden, BERT_WORDS, _BERT_POSITIONS, tokens)
+    return net
+
+
 @dataclass(frozen=True)
 class Start:
     """Where training starts: the net, and a sample and a label for each step."""
 
     net: nn.Module
-    x: NDArray[np.float32]
+    x: NDArray[np.float32] | NDArray[np.int32]
     y: NDArray[np.int64]
     parameters: int
     """Before folding, statistics included."""
 
 
-def start(make: Callable[[], nn.Module], sample: tuple[int, ...], classes: int, steps: int) -> Start:
-    """The same each time."""
+def start(make: Callable[[], nn.Module], sample: tuple[int, ...], classes: int, steps: int, words: int = 0) -> Start:
+    """The same each time. `words`: samples are so many different numbers of words, not images."""
     torch.manual_seed(SEED)
     net = make()
     rng = np.random.default_rng(SEED)
-    x = rng.standard_normal((steps, *sample)).astype(np.float32)
+    x: NDArray[np.float32] | NDArray[np.int32] = rng.standard_normal((steps, *sample)).astype(np.float32)
+    if words:
+        x = rng.integers(0, words, (steps, *sample)).astype(np.int32)
     y = rng.integers(0, classes, steps)
     calibration = torch.from_numpy(rng.standard_normal((_CALIBRATION, *sample)).astype(np.float32))
     parameters = sum(p.numel() for p in net.parameters())
@@ -140,8 +159,9 @@ def start(make: Callable[[], nn.Module], sample: tuple[int, ...], classes: int, 
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None
-    with torch.no_grad():
-        net.train()(calibration)
+    if not words:
+        with torch.no_grad():
+            net.train()(calibration)
     return Start(frozen(net.eval()), x, y, parameters)
 
 
@@ -156,10 +176,16 @@ def frozen(net: nn.Module) -> nn.Module:
     return net
 
 
-def losses(begin: Start, rate: float) -> NDArray[np.float64]:
-    """Of each step of SGD at batch 1, in float64: MobileNetV2's third loss is 3 % off in PyTorch's float32."""
+def losses(begin: Start, rate: float, train: str) -> NDArray[np.float64]:
+    """Of each step of SGD at batch 1, of the parameters that patterns of names choose, or all.
+
+    In float64: MobileNetV2's third loss is 3 % off in PyTorch's float32.
+    """
     net = copy.deepcopy(begin.net).double()
-    optimizer = torch.optim.SGD(net.parameters(), rate)
+    patterns = ["*"] if train == "all" else train.split(",")
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad = any(fnmatchcase(name, pattern) for pattern in patterns)
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], rate)
     found = []
     for x, y in zip(begin.x, begin.y, strict=True):
         optimizer.zero_grad()

@@ -194,20 +194,22 @@ class BertLayer(nn.Module):
 
 
 class Bert(nn.Module):
-    """BERT for classification of sequences: 2 layers, 2 heads, hidden 128, 32 tokens, one token a byte."""
+    """BERT for classification of sequences: by default 2 layers, 2 heads, hidden 128, 32 tokens, one token a byte."""
 
     WORDS, TOKENS, HIDDEN, CLASSES = 256, 32, 128, 4
 
-    def __init__(self) -> None:
+    def __init__(
+        self, layers: int = 2, hidden: int = HIDDEN, words: int = WORDS, positions: int = TOKENS, tokens: int = TOKENS
+    ) -> None:
         super().__init__()
-        self.words = nn.Embedding(self.WORDS, self.HIDDEN)
-        self.positions = nn.Embedding(self.TOKENS, self.HIDDEN)
-        self.types = nn.Embedding(2, self.HIDDEN)
-        self.register_buffer("order", torch.arange(self.TOKENS)[None])
-        self.register_buffer("segment", torch.zeros(1, self.TOKENS, dtype=torch.int64))
-        self.norm = nn.LayerNorm(self.HIDDEN, eps=1e-12)
-        self.layers = nn.Sequential(*(BertLayer(self.HIDDEN, 2) for _ in range(2)))
-        self.pooler, self.classifier = nn.Linear(self.HIDDEN, self.HIDDEN), nn.Linear(self.HIDDEN, self.CLASSES)
+        self.words = nn.Embedding(words, hidden)
+        self.positions = nn.Embedding(positions, hidden)
+        self.types = nn.Embedding(2, hidden)
+        self.register_buffer("order", torch.arange(tokens)[None])
+        self.register_buffer("segment", torch.zeros(1, tokens, dtype=torch.int64))
+        self.norm = nn.LayerNorm(hidden, eps=1e-12)
+        self.layers = nn.Sequential(*(BertLayer(hidden, hidden // 64) for _ in range(layers)))
+        self.pooler, self.classifier = nn.Linear(hidden, hidden), nn.Linear(hidden, self.CLASSES)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
