@@ -134,7 +134,7 @@ def inlined(model_path: Path) -> bytes:
 
 def prepared(model_path: Path, recipe: Recipe) -> onnx.ModelProto:
     """The model as the recipe trains it, weights included that stand in files beside it. Raises ModelError."""
-    return prepare(read_model(model_path), recipe.batch_norm)
+    return prepare(read_model(model_path), recipe.batch_norm, recipe.train)
 
 
 def make_plan(

@@ -62,7 +62,11 @@ def plan_command(
     ] = 2.0,
     train: Annotated[
         str,
-        typer.Option(help="What learns: all, last:N (layers), bias, norm, or names with * and ?; several with commas."),
+        typer.Option(
+            help="What learns: all, last:N (layers), bias, norm, lora:RANK (adapters of low rank beside the weights of "
+            "dense layers, which stay frozen; lora:8:*.query.* for those weights alone), or names with * and ?; "
+            "several with commas."
+        ),
     ] = "all",
     batch_norm: Annotated[
         BatchNorm | None,
