@@ -262,7 +262,7 @@ def points(case: Case, time_limit_s: float, out: Path) -> list[dict[str, Any]]:
     """Plans of a case's net at ever less RAM, down to the smallest that works; first what keeping everything takes."""
     out.mkdir(parents=True, exist_ok=True)
     model = out / "planned.onnx"
-    large_nets.export(large_nets.start(case.make, case.sample, case.classes, 1), model)
+    large_nets.export(large_nets.start(case.make, case.sample, case.classes, 1, case.words), model)
     sample_bytes = 4 * int(np.prod(case.sample))
     found: list[dict[str, Any]] = []
     for kib in PLOT_RAM_KIB:
@@ -270,7 +270,15 @@ def points(case: Case, time_limit_s: float, out: Path) -> list[dict[str, Any]]:
         static = sample_bytes if sample_bytes <= ram_bytes / 4 else 0
         arena = ram_bytes - OTHER_BYTES - static
         request = make_request(
-            model, case.board, arena, None, Home.STORAGE, DEFAULT_RECIPE, "both", 0, min(ram_bytes, 4096 * KIB)
+            model,
+            case.board,
+            arena,
+            None,
+            Home.STORAGE,
+            Recipe(train=case.train),
+            "both",
+            0,
+            min(ram_bytes, 4096 * KIB),
         )
         try:
             plan = make_plan(request, model, threads=1, time_limit_s=time_limit_s)
