@@ -61,7 +61,7 @@ from benchmarks.readme import markdown, write_table
 
 RESULTS = Path(__file__).parent / "large.json"
 PLOT = Path(__file__).parents[1] / "docs" / "large.svg"
-PLOT_RAM_KIB = (4096, 1024, 512, 256, 128, 96, 64, 48, 40, 32, 28, 24, 20, 16)
+PLOT_RAM_KIB = (4096, 1024, 512, 256, 128, 64, 48, 32, 24, 16)
 OTHER_BYTES = 12_000
 """Of RAM, for the stack and the firmware's data beside arena and sample, where a net is only planned."""
 TOLERANCE = 1e-4
