@@ -121,6 +121,22 @@ CASES = {
         "BERT-base, 32 tokens", partial(large_nets.bert, 12, 768, 32), (32,), 4, 0.01, 3, 256 * KIB, 230_000,
         train=large_nets.BERT_TRAINED, words=large_nets.BERT_WORDS,
     ),
+    "bert_base_64": Case(
+        "BERT-base, 32 tokens", partial(large_nets.bert, 12, 768, 32), (32,), 4, 0.01, 1, 64 * KIB, 46_000,
+        train=large_nets.BERT_TRAINED, words=large_nets.BERT_WORDS,
+    ),
+    "bert_base_128_tokens_256": Case(
+        "BERT-base, 128 tokens", partial(large_nets.bert, 12, 768, 128), (128,), 4, 0.01, 1, 256 * KIB, 230_000,
+        train=large_nets.BERT_TRAINED, words=large_nets.BERT_WORDS,
+    ),
+    "bert_base_lora_256": Case(
+        "BERT-base, 32 tokens, LoRA of rank 8", partial(large_nets.bert, 12, 768, 32), (32,), 4, 0.01, 3, 256 * KIB,
+        230_000, train="lora:8", words=large_nets.BERT_WORDS,
+    ),
+    "bert_base_last_256": Case(
+        "BERT-base, 32 tokens, last:2", partial(large_nets.bert, 12, 768, 32), (32,), 4, 0.01, 3, 256 * KIB, 230_000,
+        train="last:2", words=large_nets.BERT_WORDS,
+    ),
 }  # fmt: skip
 
 
@@ -153,7 +169,8 @@ def run(name: str, case: Case, time_limit_s: float, out: Path) -> dict[str, Any]
     """Export, plan, build, train on both; the row."""
     built = make(name, case, time_limit_s, out)
     begin, plan, folder = built.begin, built.plan, built.folder
-    theirs = large_nets.losses(begin, case.rate, case.train)
+    learned = {name: plan.model.weights[name] for name in plan.train.graph.learned() if name in plan.model.weights}
+    theirs = large_nets.losses(begin, case.rate, None if case.train == "all" else learned)
     began = time.monotonic()
     ours = train(QemuTarget(load_build(folder.path)), plan, folder.run, begin, case.rate)
     qemu_s = time.monotonic() - began

@@ -5,6 +5,7 @@
 #include "poet/erase.h"
 #include "poet/model.h"
 #include "poet/storage.h"
+#include "poet/stream.h"
 
 /*
  * A page: u32 CRC of the data, u32 size_bytes, u32 turn, u32 CRC of what is before and of the page's place on the
@@ -312,8 +313,7 @@ poet_status_t poet_page_rows(uint32_t address, uint32_t rows, uint32_t row_bytes
 {
     uint8_t *to = data;
     for (uint32_t i = 0; i < count; i++) {
-        const int32_t asked = index[i] < 0 ? index[i] + (int32_t)rows : index[i];
-        const uint32_t row = asked < 0 ? 0u : (uint32_t)asked < rows ? (uint32_t)asked : rows - 1u;
+        const uint32_t row = poet_row(index[i], rows);
         uint8_t sealed[4];
         uint8_t number[4];
         POET_TRY(poet_page_read(address, row * row_bytes, to, row_bytes));

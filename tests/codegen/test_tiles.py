@@ -19,7 +19,8 @@ from poet_codegen.ops.update import Update
 from poet_codegen.tiling.backward import channel_sizes, in_turn, pass_program, streams_of
 from poet_codegen.tiling.conv import conv_of, conv_program, tile_sizes
 from poet_codegen.tiling.parts import Streams, cuts, kernel_of, part_program
-from poet_codegen.tiling.program import Call, Index, Loop, Move, Program, Statement
+from poet_codegen.tiling.picks import pick_program
+from poet_codegen.tiling.program import Call, Index, Loop, Move, Pick, Program, Statement
 
 from .host_kernels import HostKernels
 
@@ -54,6 +55,8 @@ class Machine:
                     self.walk(step.body, {**where, step.variable: i})
             elif isinstance(step, Move):
                 self.move(step, at(step.at, where))
+            elif isinstance(step, Pick):
+                self.pick(step, at(step.at, where), where)
             else:
                 self.call(step, where)
 
@@ -71,6 +74,18 @@ class Machine:
                 self.workspace[inside : inside + shape.run_bytes] = bytes(tensor[outside : outside + shape.run_bytes])
             if step.streamed:
                 self.count(step, range(outside + shape.again_bytes, outside + shape.run_bytes))
+
+    def pick(self, step: Pick, offset: int, where: dict[str, int]) -> None:
+        assert step.streamed == (step.table in self.streamed)
+        first = offset // 4
+        rows = step.constants[first : first + step.count]
+        table = self.memory[step.table]
+        data = b"".join(bytes(table[row * step.row_bytes :][: step.row_bytes]) for row in rows)
+        to, target = at(step.target.at, where), step.target.tensor
+        if target is None:
+            self.workspace[to : to + len(data)] = data
+        else:
+            self.memory[target][to : to + len(data)] = data
 
     def count(self, step: Move, fresh: range) -> None:
         """A pass is over when all bytes were there once; none is there twice before."""
@@ -250,9 +265,22 @@ def layers_back(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Prog
             yield both, node, streams, in_turn(programs[0], programs[1])
 
 
+def picks(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program]]:
+    """Rows of a table by constants, from storage or not, to storage or not."""
+    rows = tuple(rng.choices(range(7), k=6))
+    graph, node = node_of("Gather", {"x": (7, 4)}, {"axis": 0, "shape": (6, 4), "rows": rows})
+    for names, units in (("x", 6), ("xy", 2), ("y", 3)):
+        outputs = frozenset(node.outputs) if "y" in names else frozenset[str]()
+        streams = Streams(frozenset(("x",)) if "x" in names else frozenset(), outputs, {})
+        program = pick_program(graph, node, units, streams, kernel_of)
+        assert program is not None
+        yield graph, node, streams, program
+
+
 @pytest.fixture(scope="module")
 def cases() -> list[tuple[Graph, Node, Streams, Program]]:
-    return [case for seed in SEEDS for case in programs(random.Random(seed))]
+    generators = [random.Random(seed) for seed in SEEDS]
+    return [case for rng in generators for case in (*programs(rng), *picks(rng))]
 
 
 def test_programs_give_the_bits_of_the_whole_op(

@@ -59,8 +59,14 @@ def tiled_block(
         return wrap_call("poet_tile_gather", [tile(step.buffer), place, literal], at, ";")
 
     def pick(step: Pick, at: int) -> str:
-        page = pages[lowered.root[step.table]].name
         index = _plus(layout.argument(step.index, offsets) if step.index else _ROWS, step.at)
+        if not step.streamed:
+            table = layout.argument(step.table, offsets)
+            numbers = [f"{step.rows}u", f"{step.row_bytes}u"]
+            return wrap_call(
+                "poet_tile_rows", [operand(step.target), table, *numbers, index, f"{step.count}u"], at, ";"
+            )
+        page = pages[lowered.root[step.table]].name
         arguments = [page, f"{step.rows}u", f"{step.row_bytes}u", index, f"{step.count}u", operand(step.target)]
         return wrap_call("POET_TRY(poet_page_rows", arguments, at, ");")
 

@@ -124,8 +124,8 @@ class Tiler:
             names = frozenset((*node.inputs, *node.outputs)) - {conv.bias}
             ways.append(_Way(names, lambda _: tile_sizes(conv), partial(conv_program, graph, conv)))
         rows = picked_rows(graph, node)
-        if rows is not None and node.inputs[0] in self._place.frozen:
-            names = frozenset((node.inputs[0], *node.outputs))
+        if rows is not None:
+            names = frozenset(node.outputs) | (self._place.frozen & frozenset(node.inputs[:1]))
             ways.append(_Way(names, lambda _: thinned(rows, 4), partial(pick_program, graph, node)))
         return ways
 

@@ -1,4 +1,4 @@
-"""Gather from a frozen table on storage: the rows that are picked, and nothing else, move."""
+"""Gather of rows: those that are picked, and nothing else, move; the table may be frozen on storage."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ def pick_program(graph: Graph, node: Node, units: int, streams: Streams, call_of
     row_bytes = prod(shape[1:]) * FLOAT_BYTES
     tiles = (picked_rows(graph, node) or 0) // units
     is_streamed = y in streams.outputs
-    if table not in streams.inputs or is_streamed != (tiles > 1):
+    if is_streamed != (tiles > 1):
         return None
     constants = () if index else node.ints("rows")
     steps = ((_VARIABLE, units * FLOAT_BYTES),) if is_streamed else ()
     target = Operand(None, Index()) if is_streamed else Operand(y, Index())
-    pick = Pick(table, shape[0], row_bytes, units, index[0] if index else None, constants, Index(0, steps), target)
+    pick = Pick(
+        *(table, shape[0], row_bytes, units, index[0] if index else None),
+        *(constants, Index(0, steps), target, table in streams.inputs),
+    )
     body: tuple[Statement, ...] = (pick,)
     tile_bytes = units * row_bytes
     if is_streamed:

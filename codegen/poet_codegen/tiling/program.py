@@ -81,7 +81,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Pick:
-    """Rows of a frozen table on storage, by index; only they move, each with its checksum."""
+    """Rows of a table, by index; only they move, each with its checksum where the table is frozen on storage."""
 
     table: str
     rows: int
@@ -95,6 +95,8 @@ class Pick:
     at: Index
     """Of the first index, in bytes."""
     target: Operand
+    streamed: bool
+    """The table is on storage; else in RAM or flash."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ def transfers(program: Program, size_bytes: Mapping[str, int]) -> Iterator[Trans
     for step, times in program.counted():
         if isinstance(step, Move) and step.streamed:
             yield Transfer(step.to_tensor, step.shape.run_bytes, 0, times * step.shape.runs)
-        elif isinstance(step, Pick):
+        elif isinstance(step, Pick) and step.streamed:
             yield Transfer(False, step.row_bytes, 0, times * step.count)
             yield Transfer(False, 0, _ROW_CRC_BYTES, times * step.count)
     for (tensor, is_write), moved in program.streams().items():
@@ -254,8 +256,9 @@ def cost(program: Program, costs: CostModel, size_bytes: Mapping[str, int]) -> C
     for step, times in program.counted():
         if isinstance(step, Call):
             cycles += times * costs.kernel_cycles(step.kernel, step.work)
-        elif isinstance(step, Move) and not step.streamed:
-            copied = Work("elementwise", elements=step.shape.size_bytes // FLOAT_BYTES)
+        elif not step.streamed:
+            moved = step.shape.size_bytes if isinstance(step, Move) else step.count * step.row_bytes
+            copied = Work("elementwise", elements=moved // FLOAT_BYTES)
             cycles += times * costs.table_cycles(copied)
     for one in transfers(program, size_bytes):
         price = costs.with_checksum("page_out" if one.is_write else "page_in", one.data_bytes, one.price(board))

@@ -46,4 +46,11 @@ poet_status_t poet_stream_write(poet_stream_t *stream, const void *tile, uint32_
 void poet_tile_gather(void *tile, const void *tensor, const poet_tile_t *shape);
 void poet_tile_scatter(void *tensor, const void *tile, const poet_tile_t *shape);
 
+/* Copy `count` rows of a table of `rows` rows by index, as poet_page_rows() does from storage (page.h). */
+void poet_tile_rows(void *tile, const void *table, uint32_t rows, uint32_t row_bytes, const int32_t *index,
+                    uint32_t count);
+
+/* The row that an index means: negative ones count from the end, and one outside the table is the nearest. */
+uint32_t poet_row(int32_t index, uint32_t rows);
+
 #endif
