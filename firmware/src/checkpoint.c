@@ -258,11 +258,14 @@ static poet_status_t copy_params(slot_t *slot)
     return stored_crc == slot->data_crc ? POET_OK : POET_ERR_WORN;
 }
 
-/* Pages that the next step checks before it writes any are not read here. */
-static poet_status_t check_other_pages(void)
+/*
+ * Pages that the next step checks before it writes any are not read here; but they are where a checkpoint holds them
+ * already, for then the slot that is written over is the last one with other pages.
+ */
+static poet_status_t check_kept_pages(bool held)
 {
     for (uint32_t i = 0; i < poet_model.param_count; i++) {
-        if (has_pages(i) && !poet_model.params[i].is_checked) {
+        if (has_pages(i) && (held || !poet_model.params[i].is_checked)) {
             POET_TRY(poet_params_check(i));
         }
     }
@@ -279,10 +282,10 @@ poet_status_t poet_checkpoint_commit(uint32_t steps_done, poet_checkpoint_t *com
         .slot = state.found ? 1u - state.newest.slot : 0u,
         .pages = poet_page_version(),
     };
-    slot.pages.held = poet_model.page_swap_units > 0u;
     poet_params_changed();
+    POET_TRY(check_kept_pages(slot.pages.held));
     POET_TRY(copy_params(&slot));
-    POET_TRY(check_other_pages());
+    slot.pages.held = poet_model.page_swap_units > 0u;
     POET_TRY(pages_crc_of(&slot.pages_crc));
     POET_TRY(write_slot(&slot));
     poet_page_use(slot.pages);

@@ -169,13 +169,22 @@ static poet_status_t append_part(uint32_t index, uint32_t offset, const void *da
                                                   : poet_page_seal(param->at, param->size_bytes, rewrite.crc);
 }
 
-/* The pages that a checkpoint holds stay as they are: parameters are written in copies of them. */
+/*
+ * The pages that a checkpoint holds stay as they are: parameters are written in copies of them. These take the place of
+ * the checkpoint before, so that the pages are read and found good first.
+ */
 static poet_status_t leave_checkpoint(void)
 {
     const uint32_t swap_bytes = poet_model.page_swap_units * poet_model.page_unit_bytes;
     if (!poet_page_version().held || swap_bytes == 0u) {
         return POET_OK;
     }
+    for (uint32_t i = 0; i < poet_model.param_count; i++) {
+        if (poet_model.params[i].home == POET_HOME_STORAGE) {
+            POET_TRY(poet_params_check(i));
+        }
+    }
+    poet_params_changed();
     poet_page_turn();
     for (uint32_t i = 0; i < poet_model.param_count; i++) {
         const poet_param_t *param = &poet_model.params[i];

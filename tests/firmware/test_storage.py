@@ -336,6 +336,25 @@ def test_what_is_written_over_the_link_leaves_a_checkpoint_as_it_is(boot_host: B
     assert (resumed_sequence(client), client.params()) == (1, saved)
 
 
+@pytest.mark.parametrize("do", ["checkpoint again", "write a parameter"])
+def test_pages_that_went_bad_do_not_cost_the_checkpoint_before(boot_host: Boot, do: str) -> None:
+    """What a checkpoint holds is found good before the other slot, or the other places, are written over."""
+    device = boot_host()
+    client = device.connect()
+    client.write_sample(1.0)
+    saved = []
+    for _ in range(2):
+        client.train()
+        commit(client)
+        saved.append(client.params())
+    flip_bit(device.storage, BYTES.weight_at(2, place=1) + HEADER_BYTES + 700)
+    part = struct.pack("<IIf", WEIGHT, 0, 1.0)
+    answer = client.ask(CHECKPOINT) if do == "checkpoint again" else client.ask(WRITE_PARAM, part)
+    assert answer.status == ERR_CORRUPT
+    client.do(RESET)
+    assert (resumed_sequence(client), client.params()) == (1, saved[0])
+
+
 @erased_media
 def test_units_wear_alike_and_the_place_is_found_again(boot_host: Boot, medium: Medium) -> None:
     """Six turns around the ring, a boot each: all units were erased almost equally often."""

@@ -5,6 +5,9 @@
  * Checkpoints: all parameters that can change, and steps_done, in two slots on storage behind the model's
  * pages. A commit overwrites the older slot, data first, then a header with sequence number and CRCs; power
  * may be cut at any write and the other slot is still whole.
+ *
+ * Parameters whose pages have two places (page.h) are not copied: a slot says which pages hold, and the step after a
+ * commit gives up those of the slot before, once it has read the newest.
  */
 #include <stdint.h>
 
@@ -23,7 +26,8 @@ void poet_checkpoint_init(void);
 
 /*
  * POET_ERR_STORAGE_FULL when the slots do not fit; POET_ERR_CORRUPT when a parameter's page is; POET_ERR_WORN when the
- * data do not read back as they were written. The checkpoint before stays good then.
+ * data do not read back as they were written. The checkpoint before stays good then. Without a step since the last
+ * commit all pages are read, for the slot that is overwritten is the last one that has others.
  */
 poet_status_t poet_checkpoint_commit(uint32_t steps_done, poet_checkpoint_t *committed);
 

@@ -17,7 +17,10 @@
  */
 extern const float poet_initial_on_storage[1];
 
-/* Put the initial values in place. POET_ERR_NO_CHECKPOINT when some are not in flash: boot restores them, or nobody. The arena's other bytes stay as they are. */
+/*
+ * Put the initial values in place. POET_ERR_NO_CHECKPOINT when some are not in flash: boot restores them, or nobody;
+ * POET_ERR_CORRUPT when the page of a frozen one is not there. What is free of the arena is not kept.
+ */
 poet_status_t poet_params_init(void);
 
 /*
@@ -30,7 +33,8 @@ poet_status_t poet_params_read(uint32_t index, uint32_t offset, void *data, uint
  * Write part of a parameter, at most POET_PARAMS_CHUNK_BYTES. POET_ERR_RANGE also for one in ROM. A page
  * keeps a CRC over all of it: writing a part of a corrupt page does not make it good, writing the whole does.
  * On storage that has to be erased a parameter is written whole, its parts in order from offset 0 on (else
- * POET_ERR_RANGE), and is corrupt until the last.
+ * POET_ERR_RANGE), and is corrupt until the last. The first write behind a checkpoint that holds pages reads them all,
+ * and copies them: POET_ERR_CORRUPT, and nothing written, when one went bad; the checkpoint before can be restored.
  */
 poet_status_t poet_params_write(uint32_t index, uint32_t offset, const void *data, uint32_t size_bytes);
 
