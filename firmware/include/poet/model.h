@@ -27,7 +27,7 @@ typedef enum {
 /* One parameter of the model, or state of its training, in the order of manifest.json's "params". */
 typedef struct {
     const char *name;     /* the ONNX initializer, escaped; for messages only */
-    const float *initial; /* size_bytes of initial values in flash; NULL: zeros (state of the optimizer) */
+    const float *initial; /* size_bytes of initial values in flash; NULL: zeros (state), or POET_HOME_FROZEN */
     uint32_t size_bytes;
     uint32_t at;
     poet_home_t home;

@@ -52,7 +52,8 @@ poet_status_t poet_page_seal(uint32_t address, uint32_t size_bytes, uint32_t crc
 
 /*
  * The CRC in a page's header. POET_ERR_CORRUPT when the header is not that of this page, at this size, or not of this
- * turn; where a step finds a parameter, it may be of the turn before.
+ * turn; where a step finds a parameter, it may be of the turn before, and a frozen parameter's or an input's page may be
+ * of any.
  */
 poet_status_t poet_page_crc(uint32_t address, uint32_t size_bytes, uint32_t *crc);
 
