@@ -26,6 +26,7 @@ from .host_kernels import HostKernels
 
 SEEDS = range(4)
 CASES_AN_OP = 4
+PLENTY = 1 << 20
 CASES_AN_AXIS = 1
 
 
@@ -216,8 +217,9 @@ def programs(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program
     for graph, node in convolutions(rng):
         conv = conv_of(graph, node)
         assert conv is not None
-        for size in rng.sample(sizes := list(tile_sizes(conv)), min(CASES_AN_OP, len(sizes))):
+        for _ in range(CASES_AN_OP):
             streams = drawn_streams(rng, graph, node, {*node.inputs, *node.outputs} - {"b", "rate", "step"})
+            size = rng.choice(list(tile_sizes(conv, streams, PLENTY)))
             program = conv_program(graph, conv, size, streams, kernel_of)
             assert program is not None
             yield graph, node, streams, program
@@ -254,12 +256,12 @@ def layers_back(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Prog
         assert convs[0] and convs[1]
         for _ in range(CASES_AN_OP // 2):
             streams = drawn_streams(rng, both, node, {*node.inputs, *node.outputs} - {"rate", "step"})
-            channels = rng.choice(list(channel_sizes(convs[1])))
+            channels = rng.choice(list(channel_sizes(convs[1], streams, PLENTY)))
             yield both, node, streams, pass_program(both, halves, convs[1], channels, streams, kernel_of)
             programs = [
-                conv_program(both, conv, rng.choice(list(tile_sizes(conv))), streams_of(half, streams), kernel_of)
+                conv_program(both, conv, rng.choice(list(tile_sizes(conv, some, PLENTY))), some, kernel_of)
                 for half, conv in zip(halves, convs, strict=True)
-                if conv
+                if conv and (some := streams_of(half, streams))
             ]
             assert programs[0] and programs[1]
             yield both, node, streams, in_turn(programs[0], programs[1])

@@ -19,7 +19,7 @@ from poet_codegen.tiling.nest import Axis, Where, add
 from poet_codegen.tiling.parts import CallOf, Streams, thinned
 from poet_codegen.tiling.program import FLOAT_BYTES, Call, Index, Move, Operand, Program, Shape, Statement
 
-_MOST_SIZES = 6
+_MOST_SIZES = 8
 _TILE_WORDS = (("o", "output channel"), ("c", "input channel"))
 
 
@@ -31,11 +31,16 @@ class Channels:
     inputs: int
 
 
-def channel_sizes(conv: Conv) -> Iterator[Channels]:
-    """Those that are tried."""
+def channel_sizes(conv: Conv, streams: Streams, room_bytes: int) -> Iterator[Channels]:
+    """Those that are tried: tiles of streamed operands fit into `room_bytes`."""
+    x, y = (prod(shape[2:]) * FLOAT_BYTES for shape in (conv.x_shape, conv.y_shape))
+    x *= (conv.x in streams.inputs) + len(streams.outputs - streams.old_version.keys())
+    y *= conv.y in streams.inputs
     for outputs in thinned(conv.w_shape[0], _MOST_SIZES):
         for inputs in thinned(conv.w_shape[1], _MOST_SIZES):
-            if outputs < conv.w_shape[0] or inputs < conv.w_shape[1]:
+            weights = len(streams.old_version) * outputs * inputs * conv.taps
+            is_cut = outputs < conv.w_shape[0] or inputs < conv.w_shape[1]
+            if is_cut and weights + inputs * x + outputs * y <= room_bytes:
                 yield Channels(outputs, inputs)
 
 

@@ -23,6 +23,10 @@ from poet_codegen.tiling.program import FLOAT_BYTES, Call, Index, Move, Operand,
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+_ROWS_TRIED, _CHANNELS_TRIED = 4, 8
+_LEAST_SHARE = 64
+"""Tiles are tried down to this part of the largest ones."""
+
 
 @dataclass(frozen=True)
 class TileSize:
@@ -89,14 +93,39 @@ def conv_of(graph: Graph, node: Node) -> Conv | None:
     return Conv(node, kind, x, w, y, bias, x_shape, w_shape, y_shape, Window.of(maker, w_shape[2:]))
 
 
-def tile_sizes(conv: Conv) -> Iterator[TileSize]:
-    """Those that are tried: at least two bands, or some of the input channels."""
-    rows = [r for r in thinned(conv.rows, 4) if conv.bands(r) is not None]
-    for r in rows:
-        for outputs in thinned(conv.w_shape[0], 4):
-            for inputs in thinned(conv.w_shape[1], 2):
-                if r < conv.rows or inputs < conv.w_shape[1]:
-                    yield TileSize(r, outputs, inputs)
+def tile_sizes(conv: Conv, streams: Streams, room_bytes: int) -> Iterator[TileSize]:
+    """Those that are tried: at least two bands, or some of the input channels.
+
+    Tiles of streamed operands fit into `room_bytes`, and are not much smaller than the largest that do.
+    """
+    found: list[tuple[int, TileSize]] = []
+    written, read = ("x", "y") if conv.kind == "input" else ("y", "x")
+    for rows in thinned(conv.rows, _ROWS_TRIED):
+        bands = conv.bands(rows)
+        if bands is None:
+            continue
+        high = {written: rows, read: max(band.source_rows for band in bands)}
+        for outputs in thinned(conv.w_shape[0], _CHANNELS_TRIED):
+            for inputs in thinned(conv.w_shape[1], _CHANNELS_TRIED):
+                if rows == conv.rows and inputs == conv.w_shape[1]:
+                    continue
+                size = _tile_bytes(conv, streams, TileSize(rows, outputs, inputs), high)
+                if size <= room_bytes:
+                    found.append((size, TileSize(rows, outputs, inputs)))
+    largest = max((size for size, _ in found), default=0)
+    return (tile for size, tile in found if size * _LEAST_SHARE >= largest)
+
+
+def _tile_bytes(conv: Conv, streams: Streams, size: TileSize, high: Mapping[str, int]) -> int:
+    """Of one tile of each streamed operand; of the images so many rows."""
+    streamed = streams.inputs | streams.outputs
+    weights = max(len(streams.old_version), int(conv.w in streamed))
+    found = weights * size.outputs * size.inputs * conv.taps
+    if conv.x in streamed:
+        found += size.inputs * high["x"] * conv.x_shape[3] * FLOAT_BYTES
+    if conv.y in streamed:
+        found += size.outputs * high["y"] * conv.y_shape[3] * FLOAT_BYTES
+    return found
 
 
 def conv_program(graph: Graph, conv: Conv, size: TileSize, streams: Streams, call_of: CallOf) -> Program | None:

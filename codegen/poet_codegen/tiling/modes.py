@@ -117,23 +117,24 @@ class Tiler:
         for split in rule.splits(graph, node):
             blocks = split.blocks() if isinstance(split, Split) else split
             most = _SIZES[min(sum(axis.count > 1 for axis in blocks.axes), len(_SIZES) - 1)]
-            sizes = partial(self._cuts, node, blocks, most)
+            sizes = self._in_room(node, partial(_cuts, blocks, most))
             ways.append(_Way(frozenset(blocks.dims), sizes, partial(part_program, graph, node, blocks)))
         conv = conv_of(graph, node)
         if conv is not None:
             names = frozenset((*node.inputs, *node.outputs)) - {conv.bias}
-            ways.append(_Way(names, lambda _: tile_sizes(conv), partial(conv_program, graph, conv)))
+            tiles = self._in_room(node, partial(tile_sizes, conv))
+            ways.append(_Way(names, tiles, partial(conv_program, graph, conv)))
         rows = picked_rows(graph, node)
         if rows is not None:
             names = frozenset(node.outputs) | (self._place.frozen & frozenset(node.inputs[:1]))
             ways.append(_Way(names, lambda _: thinned(rows, 4), partial(pick_program, graph, node)))
         return ways
 
-    def _cuts(self, node: Node, blocks: Blocks, most: int, streams: Streams) -> Iterator[Cut]:
-        """Those whose tiles fit into the budget."""
-        room = self._ram_bytes - self._resident_bytes(node, streams)
-        streamed = (*streams.inputs, *streams.outputs)
-        return (cut for cut in cuts(blocks, most) if tile_bytes(blocks, cut, streamed) <= room)
+    def _in_room(
+        self, node: Node, sizes: Callable[[Streams, int], Iterable[object]]
+    ) -> Callable[[Streams], Iterable[object]]:
+        """Sizes of tiles for what the operands that are not streamed leave of the budget."""
+        return lambda streams: sizes(streams, self._ram_bytes - self._resident_bytes(node, streams))
 
     def _ways_back(self, rule: Backward, node: Node) -> list[_Way]:
         """One half after the other, each in a way of its own, or in one pass over the weights."""
@@ -159,7 +160,8 @@ class Tiler:
 
         found = [_Way(names, pairs, in_halves)]
         if conv is not None:
-            found.append(_Way(names, lambda _: channel_sizes(conv), partial(pass_program, graph, halves, conv)))
+            channels = self._in_room(node, partial(channel_sizes, conv))
+            found.append(_Way(names, channels, partial(pass_program, graph, halves, conv)))
         return found
 
     def _best(self, node: Node, ways: Sequence[_Way], streams: Streams) -> list[tuple[Mode, ProgramOf]]:
@@ -259,6 +261,12 @@ class Tiler:
     def _fits(self, node: Node, mode: Mode) -> bool:
         outputs = (self._place.index[self._place.root[name]] for name in node.outputs if self._is_in_arena(name))
         return footprint_bytes(mode, outputs, self._sizes) <= self._ram_bytes
+
+
+def _cuts(blocks: Blocks, most: int, streams: Streams, room_bytes: int) -> Iterator[Cut]:
+    """Those whose tiles fit."""
+    streamed = (*streams.inputs, *streams.outputs)
+    return (cut for cut in cuts(blocks, most) if tile_bytes(blocks, cut, streamed) <= room_bytes)
 
 
 _NONE = Streams(frozenset(), frozenset(), {})
