@@ -26,9 +26,14 @@ void poet_params_changed(void)
 
 const float poet_initial_on_storage[1];
 
-static bool is_elsewhere(const poet_param_t *param)
+bool poet_params_can_init(void)
 {
-    return param->initial == poet_initial_on_storage;
+    for (uint32_t i = 0; i < poet_model.param_count; i++) {
+        if (poet_model.params[i].initial == poet_initial_on_storage) {
+            return false;
+        }
+    }
+    return true;
 }
 
 static poet_status_t init_page(const poet_param_t *param)
@@ -73,10 +78,8 @@ static poet_status_t init_one(const poet_param_t *param)
 poet_status_t poet_params_init(void)
 {
     poet_params_changed();
-    for (uint32_t i = 0; i < poet_model.param_count; i++) {
-        if (is_elsewhere(&poet_model.params[i])) {
-            return POET_ERR_NO_CHECKPOINT;
-        }
+    if (!poet_params_can_init()) {
+        return POET_ERR_NO_CHECKPOINT;
     }
     for (uint32_t i = 0; i < poet_model.param_count; i++) {
         POET_TRY(init_one(&poet_model.params[i]));

@@ -63,6 +63,9 @@ poet_status_t poet_run_start(void)
 
 poet_status_t poet_run_init(void)
 {
+    if (!poet_params_can_init()) {
+        return POET_ERR_NO_CHECKPOINT;
+    }
     if (state.storage == POET_OK) {
         POET_TRY(poet_checkpoint_forget());
     }

@@ -216,7 +216,16 @@ def test_initial_weights_may_come_with_storage(
         with pytest.raises(DeviceError, match="WRITE_INPUT"):
             write(44, 9)
         write(40, 10)
-        assert np.isfinite(device.infer()).all()
+        answer = device.infer()
+        assert np.isfinite(answer).all()
+
+        # Their checkpoint is the only copy of the initial weights.
+        with pytest.raises(DeviceError, match="INIT"):
+            device.init()
+        device.reset()
+        write(0, 10)
+        write(40, 10)
+        assert device.infer().tobytes() == answer.tobytes()
 
 
 def test_frozen_weights_may_be_pages_that_are_never_written(

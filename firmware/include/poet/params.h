@@ -4,6 +4,7 @@
 /*
  * The model's parameters, wherever their home is: the arena, a page on storage, or flash.
  */
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "poet/status.h"
@@ -16,6 +17,9 @@
  * which boot restores.
  */
 extern const float poet_initial_on_storage[1];
+
+/* Whether all initial values are in flash. Where they are not, the checkpoint that they came as is the only copy. */
+bool poet_params_can_init(void);
 
 /*
  * Put the initial values in place. POET_ERR_NO_CHECKPOINT when some are not in flash: boot restores them, or nobody;

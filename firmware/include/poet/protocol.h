@@ -99,7 +99,8 @@ typedef enum {
     /* {} -> {}, then the device resets, and goes on from the newest good checkpoint. */
     POET_CMD_RESET = 0x0D,
 
-    /* {} -> {}. Forget all checkpoints: parameters are initial, steps_done is 0. */
+    /* {} -> {}. Forget all checkpoints: parameters are initial, steps_done is 0. POET_ERR_NO_CHECKPOINT, and nothing
+     * changes: initial values came with storage, as a checkpoint of no steps. */
     POET_CMD_INIT = 0x0E,
 
     /* Device to host, unasked, while a command runs; seq is the command's.

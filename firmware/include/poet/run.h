@@ -21,7 +21,10 @@ typedef struct {
  */
 poet_status_t poet_run_start(void);
 
-/* Forget all checkpoints; parameters to their initial values, steps_done to 0. */
+/*
+ * Forget all checkpoints; parameters to their initial values, steps_done to 0. POET_ERR_NO_CHECKPOINT, and nothing
+ * changes, where some of these came with storage: as a checkpoint, which would be lost.
+ */
 poet_status_t poet_run_init(void);
 
 /* The command about to run, for its heartbeats, and its end. */
