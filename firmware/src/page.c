@@ -5,7 +5,6 @@
 #include "poet/erase.h"
 #include "poet/model.h"
 #include "poet/storage.h"
-#include "poet/stream.h"
 
 /*
  * A page: u32 CRC of the data, u32 size_bytes, u32 turn, u32 CRC of what is before and of the page's place on the
@@ -308,12 +307,18 @@ poet_status_t poet_page_read(uint32_t address, uint32_t offset, void *data, uint
     return read_at(address + POET_PAGE_HEADER_BYTES + offset, data, size_bytes);
 }
 
+uint32_t poet_page_row(int32_t index, uint32_t rows)
+{
+    const int32_t row = index < 0 ? index + (int32_t)rows : index;
+    return row < 0 ? 0u : (uint32_t)row < rows ? (uint32_t)row : rows - 1u;
+}
+
 poet_status_t poet_page_rows(uint32_t address, uint32_t rows, uint32_t row_bytes, const int32_t *index, uint32_t count,
                              void *data)
 {
     uint8_t *to = data;
     for (uint32_t i = 0; i < count; i++) {
-        const uint32_t row = poet_row(index[i], rows);
+        const uint32_t row = poet_page_row(index[i], rows);
         uint8_t sealed[4];
         uint8_t number[4];
         POET_TRY(poet_page_read(address, row * row_bytes, to, row_bytes));

@@ -78,17 +78,11 @@ void poet_tile_scatter(void *tensor, const void *tile, const poet_tile_t *shape)
     }
 }
 
-uint32_t poet_row(int32_t index, uint32_t rows)
-{
-    const int32_t row = index < 0 ? index + (int32_t)rows : index;
-    return row < 0 ? 0u : (uint32_t)row < rows ? (uint32_t)row : rows - 1u;
-}
-
 void poet_tile_rows(void *tile, const void *table, uint32_t rows, uint32_t row_bytes, const int32_t *index,
                     uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
-        memcpy((uint8_t *)tile + i * row_bytes, (const uint8_t *)table + poet_row(index[i], rows) * row_bytes,
+        memcpy((uint8_t *)tile + i * row_bytes, (const uint8_t *)table + poet_page_row(index[i], rows) * row_bytes,
                row_bytes);
     }
 }

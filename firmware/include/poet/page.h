@@ -64,9 +64,14 @@ poet_status_t poet_page_crc_of_turn(uint32_t address, uint32_t size_bytes, uint3
 poet_status_t poet_page_read(uint32_t address, uint32_t offset, void *data, uint32_t size_bytes);
 
 /*
- * Read `count` rows of a frozen table of `rows` rows, by index; negative ones count from the end. Behind the page's data
- * lies a CRC for each row, of its bytes and its number (u32): POET_ERR_CORRUPT where one does not fit. An index outside
- * the table takes the nearest row, as gather kernels do.
+ * The row of a table of `rows` rows that an index means, as gather kernels have it: negative ones count from the end, and
+ * one outside the table takes the nearest row.
+ */
+uint32_t poet_page_row(int32_t index, uint32_t rows);
+
+/*
+ * Read `count` rows of a frozen table of `rows` rows, by index. Behind the page's data lies a CRC for each row, of its
+ * bytes and its number (u32): POET_ERR_CORRUPT where one does not fit.
  */
 poet_status_t poet_page_rows(uint32_t address, uint32_t rows, uint32_t row_bytes, const int32_t *index, uint32_t count,
                              void *data);

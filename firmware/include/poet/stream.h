@@ -50,7 +50,4 @@ void poet_tile_scatter(void *tensor, const void *tile, const poet_tile_t *shape)
 void poet_tile_rows(void *tile, const void *table, uint32_t rows, uint32_t row_bytes, const int32_t *index,
                     uint32_t count);
 
-/* The row that an index means: negative ones count from the end, and one outside the table is the nearest. */
-uint32_t poet_row(int32_t index, uint32_t rows);
-
 #endif
