@@ -34,7 +34,7 @@ class DeviceClient:
         self.link = link
         self.manifest = manifest
         longest_s = max((step.time_s for step in manifest.steps), default=0.0)
-        read = sum(p.bytes for p in manifest.params if p.home in ("storage", "frozen"))
+        read = sum(p.bytes for p in manifest.params if p.home == "storage")
         self._hello_tries = HELLO_TRIES + round(read / BOOT_BYTES_PER_S / HELLO_TIMEOUT_S)
         self._run_timeout_s = RUN_TIMEOUT_S + RUN_TIMEOUT_FACTOR * longest_s
 
