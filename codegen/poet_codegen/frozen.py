@@ -5,6 +5,7 @@ from __future__ import annotations
 from poet_codegen.board import Board
 from poet_codegen.code_budget import weights_fit
 from poet_codegen.graph import Graph, Kind
+from poet_codegen.ops.gather import picks_rows
 
 
 def frozen_on_storage(board: Board, graph: Graph, learned: frozenset[str], learned_in_flash: bool) -> frozenset[str]:
@@ -28,4 +29,4 @@ def frozen_on_storage(board: Board, graph: Graph, learned: frozenset[str], learn
 
 def row_tables(graph: Graph, frozen: frozenset[str]) -> frozenset[str]:
     """Those of which ops pick rows: each row on storage has a checksum of its own."""
-    return frozenset(n.inputs[0] for n in graph.nodes if n.op == "Gather" and n.int("axis") == 0) & frozen
+    return frozenset(node.inputs[0] for node in graph.nodes if picks_rows(node)) & frozen

@@ -25,12 +25,12 @@ from poet_codegen.errors import BoardError
 from poet_codegen.frozen import row_tables
 from poet_codegen.graph import Graph
 from poet_codegen.lower import Home, Lowered
+from poet_codegen.tiling.program import ROW_CRC_BYTES
 
 CHECKPOINT_HEADER_BYTES = 52
 """POET_CHECKPOINT_HEADER_BYTES of firmware/include/poet/checkpoint.h; tests compare the two."""
 CHECKPOINT_SLOTS = 2
 """POET_CHECKPOINT_SLOTS of the same file."""
-ROW_CRC_BYTES = 4
 _PLAIN_UNIT_BYTES = 512
 """Of storage that is not erased: an SD card's block."""
 

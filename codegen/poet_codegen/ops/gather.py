@@ -112,6 +112,11 @@ class GatherGrad(Gradient):
         return replace(kernel, template=template, name=name, values=values)
 
 
+def picks_rows(node: Node) -> bool:
+    """Whether a node picks whole rows of its first input."""
+    return node.op == "Gather" and node.int("axis") == 0
+
+
 def index_range(graph: Graph, name: str) -> tuple[int, int] | None:
     """[first, second): what every Gather that picks by an integer tensor allows its values to be; None: there is none.
 

@@ -89,7 +89,7 @@ def pass_program(
         return Call(kernel, work, tuple(operands))
 
     def body(where: Where) -> list[Statement]:
-        goes_on: dict[str, AttrValue] = {CONTINUES: 1} if where["o"].first else {}
+        goes_on: dict[str, AttrValue] = {} if where["o"].is_first else {CONTINUES: 1}
         return [call(first, goes_on, where), call(update, {}, where)]
 
     loads = [x.move(x.name, False), dy.move(dy.name, False)]

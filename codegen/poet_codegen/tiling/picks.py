@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from poet_codegen.graph import Graph, Node
+from poet_codegen.ops.gather import picks_rows
 from poet_codegen.tiling.parts import CallOf, Streams
 from poet_codegen.tiling.program import FLOAT_BYTES, Index, Loop, Move, Operand, Pick, Program, Shape, Statement
 
@@ -13,7 +14,7 @@ _VARIABLE = "i"
 
 def picked_rows(graph: Graph, node: Node) -> int | None:
     """How many rows a node picks of its first input; None for a node that does not."""
-    if node.op != "Gather" or node.int("axis") != 0:
+    if not picks_rows(node):
         return None
     return graph.tensors[node.outputs[0]].elements // prod(graph.tensors[node.inputs[0]].shape[1:])
 

@@ -18,7 +18,8 @@ from poet_codegen.cost_model import CostModel
 from poet_codegen.ops.registry import Kernel, Work
 
 FLOAT_BYTES = 4
-_ROW_CRC_BYTES = 4
+ROW_CRC_BYTES = 4
+"""Of the checksum that each row of a frozen table on storage has (poet_page_rows)."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ def transfers(program: Program, size_bytes: Mapping[str, int]) -> Iterator[Trans
             yield Transfer(step.to_tensor, step.shape.run_bytes, 0, times * step.shape.runs)
         elif isinstance(step, Pick) and step.streamed:
             yield Transfer(False, step.row_bytes, 0, times * step.count)
-            yield Transfer(False, 0, _ROW_CRC_BYTES, times * step.count)
+            yield Transfer(False, 0, ROW_CRC_BYTES, times * step.count)
     for (tensor, is_write), moved in program.streams().items():
         passes, rest = divmod(moved, size_bytes[tensor])
         assert not rest, f"{program.title}: tiles of {tensor} do not cover it"
