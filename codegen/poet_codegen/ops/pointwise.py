@@ -124,23 +124,18 @@ class Pointwise(Op):
                 return Part(dict.fromkeys(names, (units,)))
 
             return (Split("element", prod(space), dict.fromkeys(names, 1), some_elements),)
-        out = shapes[node.outputs[0]]
-
-        def sizes_of(shape: Shape) -> Shape:
-            """Along the axes of the space, which are the last ones; 1 where the tensor has none."""
-            return (1,) * (len(space) - len(shape)) + shape[max(len(shape) - len(space), 0) :]
-
-        kept = [a for a, size in enumerate(space) if size > 1 and sizes_of(out)[a] == size]
+        # The axes of a tensor are the last ones of the space.
+        first = {name: len(space) - len(shape) for name, shape in shapes.items()}
+        y = node.outputs[0]
+        kept = [a for a, size in enumerate(space) if size > 1 and a >= first[y] and shapes[y][a - first[y]] == size]
         number = {axis: i for i, axis in enumerate(kept)}
-        dims = {}
-        for name, shape in shapes.items():
-            first = len(space) - len(shape)
-            dims[name] = [
-                number.get(first + a) if size > 1 and first + a >= 0 else None for a, size in enumerate(shape)
-            ]
+        dims = {
+            name: [number.get(first[name] + a) if size > 1 else None for a, size in enumerate(shape)]
+            for name, shape in shapes.items()
+        }
 
         def attrs(small: Mapping[str, Shape]) -> dict[str, AttrValue]:
-            return {"shape": small[node.outputs[0]]} if "shape" in node.attrs else {}
+            return {"shape": small[y]} if "shape" in node.attrs else {}
 
         return (by_axes(graph, node, [Axis("slice", space[a]) for a in kept], dims, attrs),)
 
