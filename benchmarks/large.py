@@ -219,6 +219,7 @@ def train(target: Target, plan: Plan, run: Path, begin: large_nets.Start, rate: 
         for x, y in zip(begin.x, begin.y, strict=True):
             device.write_sample(x[None], int(y))
             losses.append(device.train(rate).loss_bits)
+        device.checkpoint()  # an SD card's driver keeps the last block until a sync
     return Trained(tuple(losses), digest_of(plan, run))
 
 
