@@ -22,6 +22,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -44,7 +45,7 @@ from poet_codegen.recipe import BatchNorm, Loss, Recipe
 from poet_codegen.resources import data_dir
 from poet_hil.device import DeviceClient
 from poet_hil.energy import KINDS, record
-from poet_hil.errors import LinkError
+from poet_hil.errors import LinkError, LinkTimeout
 from poet_hil.link import Link
 from poet_hil.manifest import load_build
 from poet_hil.meters.meter import StepEnergy
@@ -81,6 +82,7 @@ PREDICTED_WITHIN = 0.03
 TABLE_WITHIN = 0.25
 INFER_LIMIT_S = 1.0
 FLOOR_LIMIT_S = 30.0
+BOOT_S = 60.0
 
 
 @cache
@@ -342,7 +344,7 @@ def executed(net: Net, request: Request, model: CostModel, lowered: Lowered, sch
     meter = QemuMeter(build, run)
     with meter, meter.target as target:
         device = DeviceClient(Link(target), build.manifest)
-        device.hello()
+        greet(device)
         for batch in random_batches(build.manifest, STEPS, seed=0):
             device.write_sample(*batch)
             taken.append(meter.watch(device, train))
@@ -364,6 +366,19 @@ def executed(net: Net, request: Request, model: CostModel, lowered: Lowered, sch
         "in_tiles": sum(isinstance(s, Compute) and bool(s.mode) for s in schedule.steps),
         "losses": losses,
     }
+
+
+def greet(device: DeviceClient) -> None:
+    """Wait until the device is up: boot looks at every block's header, which takes long on a busy machine."""
+    until = time.monotonic() + BOOT_S
+    while True:
+        try:
+            device.hello()
+        except LinkTimeout:
+            if time.monotonic() > until:
+                raise
+        else:
+            return
 
 
 def table_prices(net: Net, lowered: Lowered, schedule: Schedule) -> tuple[float | None, float | None]:
@@ -530,6 +545,7 @@ def main() -> None:
                 new = rows_of(net, share, executions_of(net, rows))
             except (PoetError, LinkError) as error:
                 failed.append(f"{place}: {error}")
+                console.print(failed[-1])
                 continue
             rows = [row for row in rows if place_of(row) != place] + new
             if not options.short:
