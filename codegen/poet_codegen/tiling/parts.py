@@ -19,6 +19,8 @@ CallOf = Callable[[Graph, Node], tuple[Kernel, Work]]
 """The kernel of a part, and what it does."""
 
 _VARIABLES = "ijklmn"
+_FEW = 64
+"""An axis of so many units, such as the rows of a short sequence, is tried whole, one by one and half way."""
 
 
 def kernel_of(graph: Graph, node: Node) -> tuple[Kernel, Work]:
@@ -49,7 +51,8 @@ class Cut:
 
 def cuts(blocks: Blocks, most: int) -> Iterator[Cut]:
     """Every way that is tried: up to `most` sizes an axis, and all orders of the loops."""
-    for units in product(*(thinned(axis.count, most) for axis in blocks.axes)):
+    sizes = (thinned(axis.count, most if axis.count > _FEW else min(most, 3)) for axis in blocks.axes)
+    for units in product(*sizes):
         loops = [n for n, axis in enumerate(blocks.axes) if units[n] < axis.count]
         if not loops:
             continue
