@@ -6,6 +6,7 @@ so that the problem does not know them.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from poet_codegen.tiling.program import Program
 ALIGNMENT_BYTES = 4
 _INPUT_SHARE = 0.25
 """Of the board's RAM, at most for a static buffer of an input."""
+_NEXT_BUDGET = 1.1
 _TILED_FROM = 0.5
 """Ops whose operands take more of the budget than this are offered tiled modes, too."""
 
@@ -192,6 +194,27 @@ def lower(
     if deadline_factor is not None:
         problem = replace(problem, deadline_s=deadline_factor * problem.compute_time_s())
     return Lowered(problem, nodes, root, index, homes, in_pages, Programs(programs), costs.forms)
+
+
+def least_in_tiles(lowered: Lowered, graph: Graph, costs: CostModel) -> tuple[str, int]:
+    """The op that stands in the way when its smallest mode outgrows the budget: its name, and about how many bytes it
+    needs at least, cut into tiles where it can be. A schedule may need more."""
+    problem = lowered.problem
+    there = problem.ram_bytes
+    assert there is not None
+    sizes = {position: tensor.size_bytes for position, tensor in enumerate(problem.tensors)}
+    least = [min(footprint_bytes(mode, op.outputs, sizes) for mode in op.modes) for op in problem.ops]
+    left = [k for k, size in enumerate(least) if size > there]
+    versions = {t.name: homes for t in graph.tensors.values() if (homes := lowered.home.get(t.updates or t.name))}
+    in_ram = frozenset(name for name, home in versions.items() if home is Home.RAM)
+    place = TilingPlace(lowered.root, lowered.index, in_ram, lowered.frozen)
+    budget, last = there, left[0]
+    while left:
+        last = left[0]
+        budget = math.ceil(_NEXT_BUDGET * budget)
+        tiler = Tiler(graph, costs, budget, place)
+        left = [k for k in left if least[k] > budget and not tiler.modes(lowered.nodes[k])]
+    return problem.ops[last].name, budget
 
 
 def large_inputs(graph: Graph, board: Board) -> frozenset[str]:

@@ -31,7 +31,7 @@ from poet_codegen.export import with_weights
 from poet_codegen.folder import BuildFolder, FolderError, Lifetime, Request, remove, sha256, write_atomic
 from poet_codegen.forms import Form
 from poet_codegen.graph import Graph, Kind
-from poet_codegen.lower import Home, Lowered, large_inputs, lower
+from poet_codegen.lower import Home, Lowered, large_inputs, least_in_tiles, lower
 from poet_codegen.numerics import Numerics
 from poet_codegen.onnx_import import Model, import_onnx, read_model
 from poet_codegen.onnx_prepare import prepare
@@ -167,6 +167,8 @@ def make_plan(
         if request.lifetime is not None:
             least = search(as_least_wear(train_low.problem), progress=progress)
             raise _lasts_shorter(error, request.lifetime, board, train_graph, least) from error
+        if error.needed_bytes > request.ram_bytes and request.home is Home.STORAGE:
+            raise _outgrows(error, train_low, train_graph, model_of_costs) from error
         if train_low.problem.deadline_s is None:
             raise
         fastest = search(_as_least_time(train_low.problem), progress=progress)
@@ -199,6 +201,16 @@ def _lasts_shorter(
     return InfeasibleError(
         text, op_name=error.op_name, needed_bytes=error.needed_bytes, budget_bytes=error.budget_bytes
     )
+
+
+def _outgrows(error: InfeasibleError, lowered: Lowered, graph: Graph, costs: CostModel) -> InfeasibleError:
+    """What to say where an op does not fit, not even in tiles."""
+    name, needed = least_in_tiles(lowered, graph, costs)
+    text = (
+        f"Op {name} needs about {needed} bytes of RAM at least, in tiles where it can be cut, and the budget is "
+        f"{error.budget_bytes}. Plan with --ram {needed} or more, or train less of the model (--train)."
+    )
+    return InfeasibleError(text, op_name=name, needed_bytes=needed, budget_bytes=error.budget_bytes)
 
 
 def _as_least_time(problem: Problem) -> Problem:

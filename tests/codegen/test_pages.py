@@ -137,6 +137,19 @@ def test_storage_without_room_for_the_parameters_is_told_before_a_schedule_is_se
         plan_of(model, flash_board(tmp_path, 8), 4300, Home.STORAGE)
 
 
+def test_an_op_that_outgrows_memory_even_in_tiles_is_told_with_what_it_needs(make_model: Maker, tmp_path: Path) -> None:
+    path = tmp_path / "layers.onnx"
+    onnx.save(layers(make_model), path)
+    with pytest.raises(
+        InfeasibleError, match=r"Op .* needs about \d+ bytes of RAM at least, .* the budget is 40\."
+    ) as told:
+        plan_of(path, BOARD, 40, Home.STORAGE)
+    needed = told.value.needed_bytes
+    assert 40 < needed < 1000
+    # A schedule takes a little more; what was told was no more than that.
+    assert plan_of(path, BOARD, 2 * needed, Home.STORAGE).train.schedule.peak_bytes > needed / 1.1
+
+
 def test_a_card_too_slow_for_the_deadline_is_told_with_one_that_works(model: Path) -> None:
     def ask(factor: float) -> Plan:
         request = make_request(model, BOARD, 4300, factor, Home.STORAGE, DEFAULT_RECIPE, "both", 0)
