@@ -14,7 +14,6 @@ import pytest
 from poet_codegen.graph import AttrValue, DType, Graph, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
 from poet_codegen.ops.backward import Backward, merge_backward
-from poet_codegen.ops.split import Split
 from poet_codegen.ops.update import Update
 from poet_codegen.tiling.backward import channel_sizes, in_turn, pass_program, streams_of
 from poet_codegen.tiling.conv import conv_of, conv_program, tile_sizes
@@ -227,8 +226,7 @@ def programs(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program
     for graph, node in others(rng):
         splits = registry.get(node.op).splits(graph, node)
         assert splits, node.op
-        for split in splits:
-            blocks = split.blocks() if isinstance(split, Split) else split
+        for blocks in splits:
             tried = list(cuts(blocks, 4))
             parts = 0
             while parts < CASES_AN_AXIS * len(blocks.axes) and tried:

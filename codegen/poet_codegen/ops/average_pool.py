@@ -10,7 +10,7 @@ from poet_codegen.graph import Graph, Node, Tensor
 from poet_codegen.ops.nest import literal
 from poet_codegen.ops.pool import load_pooling
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
-from poet_codegen.ops.split import Split, by_planes
+from poet_codegen.ops.split import Blocks, by_planes
 from poet_codegen.ops.window import Window
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class AveragePool(Op):
         x, y = (graph.tensors[n].shape for n in (*node.inputs, *node.outputs))
         return _kernel(node, x, y, gradient=False)
 
-    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """By planes."""
         return (by_planes(graph, *node.inputs, *node.outputs),)
 
@@ -73,7 +73,7 @@ class AveragePoolGrad(Op):
         dy, dx = (graph.tensors[n].shape for n in (*node.inputs, *node.outputs))
         return _kernel(node, dx, dy, gradient=True)
 
-    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """By planes."""
         return (by_planes(graph, *node.inputs, *node.outputs),)
 

@@ -14,7 +14,7 @@ from poet_codegen.graph import AttrValue, Graph, Node, Tensor
 from poet_codegen.m4f.sums import blocked_sums
 from poet_codegen.ops.conv_forms import forward_form, input_gradient_form, weight_gradient_form
 from poet_codegen.ops.registry import Blocked, Kernel, Op, Part, Shape, Work, register
-from poet_codegen.ops.split import CONTINUES, Axis, Blocks, Split, by_axes
+from poet_codegen.ops.split import CONTINUES, Axis, Blocks, by_axes, by_units
 from poet_codegen.ops.split import Part as SplitPart
 from poet_codegen.ops.update import Gradient, Sink, register_gradient
 from poet_codegen.ops.window import Window, in_two_dimensions, read_window
@@ -89,7 +89,7 @@ class Conv(Op):
         blocked = forward_form(node, name, x, w, y, values["has_bias"])
         return Kernel("conv2d.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
-    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """By output channels, or by groups."""
         return _splits(graph, node, node.inputs[0], node.inputs[1], node.outputs[0], node.inputs[2:])
 
@@ -118,7 +118,7 @@ class ConvInputGrad(Op):
         blocked = input_gradient_form(node, name, dx, w, dy)
         return Kernel("conv2d_input_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
-    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """By output channels, whose terms add up; by groups, which do not touch each other."""
         return _splits(graph, node, node.outputs[0], node.inputs[1], node.inputs[0], adds_up=True)
 
@@ -148,7 +148,7 @@ class ConvWeightGrad(Gradient):
         blocked = weight_gradient_form(node, name, x, dw, dy, sink, values)
         return Kernel("conv2d_weight_grad.c.j2", name, values, (*node.inputs, *sink.arguments), blocked)
 
-    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """By output channels, or by groups."""
         return _splits(graph, node, node.inputs[0], node.outputs[0], node.inputs[1])
 
@@ -184,7 +184,7 @@ class ConvBiasGrad(Gradient):
 
 def _splits(
     graph: Graph, node: Node, x: str, w: str, y: str, bias: Sequence[str] = (), adds_up: bool = False
-) -> tuple[Split, ...]:
+) -> tuple[Blocks, ...]:
     """Of a convolution of one image, or of a gradient, by what is x, w, y and bias of the forward one."""
     (batch, in_channels, *in_plane), (_, out_channels, *out_plane) = graph.tensors[x].shape, graph.tensors[y].shape
     filter_shape, groups = graph.tensors[w].shape[1:], node.int("groups")
@@ -202,9 +202,9 @@ def _splits(
 
     elements = {w: prod(filter_shape), y: prod(out_plane), **dict.fromkeys(bias, 1)}
     if groups == 1:
-        return (Split("output channel", out_channels, elements, some_outputs, adds_up),)
+        return (by_units("output channel", out_channels, elements, some_outputs, adds_up),)
     elements = {name: group_out * size for name, size in elements.items()} | {x: group_in * prod(in_plane)}
-    return (Split("group", groups, elements, some_groups),)
+    return (by_units("group", groups, elements, some_groups),)
 
 
 def _values(node: Node, x: Shape, w: Shape, y: Shape) -> dict[str, Any]:

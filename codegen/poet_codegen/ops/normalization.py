@@ -18,7 +18,7 @@ from poet_codegen.ops.nest import broadcast, literal, name_of_number
 from poet_codegen.ops.pointwise import SUM_TO, Pointwise, Pull
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
 from poet_codegen.ops.reshape import positive_axes
-from poet_codegen.ops.split import Part, Split
+from poet_codegen.ops.split import Blocks, Part, by_units
 
 if TYPE_CHECKING:
     from poet_codegen.autodiff import Tape
@@ -76,7 +76,7 @@ class LayerNormalization(Op):
         """templates/kernels/layer_norm.c.j2."""
         return _kernel("layer_norm", graph.tensors[node.inputs[0]].shape, node)
 
-    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """By rows."""
         return _by_rows(graph, node)
 
@@ -98,12 +98,12 @@ class LayerNormalizationGrad(Op):
         """templates/kernels/layer_norm_grad.c.j2."""
         return _kernel("layer_norm_grad", graph.tensors[node.inputs[0]].shape, node)
 
-    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """By rows."""
         return _by_rows(graph, node)
 
 
-def _by_rows(graph: Graph, node: Node) -> tuple[Split, ...]:
+def _by_rows(graph: Graph, node: Node) -> tuple[Blocks, ...]:
     names, axis = (*node.inputs, *node.outputs), node.int("axis")
     shapes = {name: graph.tensors[name].shape[axis:] for name in names}
 
@@ -111,7 +111,7 @@ def _by_rows(graph: Graph, node: Node) -> tuple[Split, ...]:
         return Part({name: (units, *shape) for name, shape in shapes.items()}, {"axis": 1})
 
     rows = prod(graph.tensors[names[0]].shape[:axis])
-    return (Split("row", rows, {name: prod(shape) for name, shape in shapes.items()}, some_rows),)
+    return (by_units("row", rows, {name: prod(shape) for name, shape in shapes.items()}, some_rows),)
 
 
 def _kernel(stem: str, x: Shape, node: Node) -> Kernel:

@@ -16,7 +16,7 @@ from poet_codegen.ops.map_kernel import Formula, map_kernel
 from poet_codegen.ops.nest import broadcast, broadcast_strides
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, get, register
 from poet_codegen.ops.reshape import positive_axes
-from poet_codegen.ops.split import Axis, Blocks, Part, Split, by_axes
+from poet_codegen.ops.split import Axis, Blocks, Part, by_axes, by_units
 
 if TYPE_CHECKING:
     from poet_codegen.autodiff import Tape
@@ -113,7 +113,7 @@ class Pointwise(Op):
             self.formula, space, strides, broadcast_strides(padded, space), numbers, (*node.inputs, node.outputs[0])
         )
 
-    def splits(self, graph: Graph, node: Node) -> tuple[Split | Blocks, ...]:
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """Anywhere where all shapes are equal; else along axes that are not summed, operands that lack one whole."""
         names = (*node.inputs, *node.outputs)
         shapes = {name: graph.tensors[name].shape for name in names}
@@ -123,7 +123,7 @@ class Pointwise(Op):
             def some_elements(units: int) -> Part:
                 return Part(dict.fromkeys(names, (units,)))
 
-            return (Split("element", prod(space), dict.fromkeys(names, 1), some_elements),)
+            return (by_units("element", prod(space), dict.fromkeys(names, 1), some_elements),)
         # The axes of a tensor are the last ones of the space.
         first = {name: len(space) - len(shape) for name, shape in shapes.items()}
         y = node.outputs[0]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from poet_codegen.graph import AttrValue, Graph, Node, Tensor
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
-from poet_codegen.ops.split import Split, by_planes
+from poet_codegen.ops.split import Blocks, by_planes
 from poet_codegen.ops.window import Window, in_two_dimensions, read_window, with_ceil_mode
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class MaxPool(Op):
         name = _name("max_pool", values)
         return Kernel("max_pool.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs))
 
-    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """By planes."""
         return (by_planes(graph, *node.inputs, *node.outputs),)
 
@@ -79,7 +79,7 @@ class MaxPoolGrad(Op):
         name = _name("max_pool_grad", values)
         return Kernel("max_pool_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs))
 
-    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """By planes."""
         return (by_planes(graph, *node.inputs, *node.outputs),)
 

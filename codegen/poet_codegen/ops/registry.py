@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import Graph, Node, Tensor
-from poet_codegen.ops.split import Blocks, Split
+from poet_codegen.ops.split import Blocks
 
 if TYPE_CHECKING:
     from poet_codegen.autodiff import Tape
@@ -163,7 +163,7 @@ class Op(ABC):
         """All ways to run the node at once. The first is that of `work` and `kernel`, and takes no workspace."""
         return (Variant("", self.kernel(graph, node), self.work(graph, node)),)
 
-    def splits(self, graph: Graph, node: Node) -> tuple[Split | Blocks, ...]:
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """Ways to run the node a part at a time, with operands that are never whole in RAM."""
         return ()
 

@@ -13,7 +13,7 @@ from poet_codegen.graph import Graph, Node, Tensor
 from poet_codegen.m4f.lanes import with_lanes
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
 from poet_codegen.ops.reshape import positive_axes
-from poet_codegen.ops.split import Part, Split
+from poet_codegen.ops.split import Blocks, Part, by_units
 
 if TYPE_CHECKING:
     from poet_codegen.autodiff import Tape
@@ -57,7 +57,7 @@ class Softmax(Op):
         stem = "log_softmax" if self._log else "softmax"
         return _kernel("softmax.c.j2", stem, self._log, graph.tensors[node.inputs[0]].shape, node)
 
-    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """By rows."""
         return _by_rows(graph, node)
 
@@ -82,12 +82,12 @@ class SoftmaxGrad(Op):
         stem = "log_softmax_grad" if self._log else "softmax_grad"
         return _kernel("softmax_grad.c.j2", stem, self._log, graph.tensors[node.inputs[0]].shape, node)
 
-    def splits(self, graph: Graph, node: Node) -> tuple[Split, ...]:
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """By rows."""
         return _by_rows(graph, node)
 
 
-def _by_rows(graph: Graph, node: Node) -> tuple[Split, ...]:
+def _by_rows(graph: Graph, node: Node) -> tuple[Blocks, ...]:
     names = (*node.inputs, *node.outputs)
     first, end = node.ints("axes")
     shape = graph.tensors[names[0]].shape
@@ -95,7 +95,7 @@ def _by_rows(graph: Graph, node: Node) -> tuple[Split, ...]:
     def some_rows(units: int) -> Part:
         return Part(dict.fromkeys(names, (units, *shape[first:])), {"axes": (1, 1 + end - first)})
 
-    return (Split("row", prod(shape[:first]), dict.fromkeys(names, prod(shape[first:])), some_rows),)
+    return (by_units("row", prod(shape[:first]), dict.fromkeys(names, prod(shape[first:])), some_rows),)
 
 
 def _kernel(template: str, stem: str, log: bool, shape: Shape, node: Node) -> Kernel:

@@ -27,28 +27,6 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Split:
-    """One axis along which a node can be cut."""
-
-    unit: str
-    """What a unit is, in words: 'output channel'."""
-    count: int
-    elements: Mapping[str, int]
-    """Tensor -> elements of one unit, which lie together, units in ascending order. What is not named, every part
-    reads whole, or adds to."""
-    part: Callable[[int], Part]
-    """For a number of units."""
-    adds_up: bool = False
-    """The output is whole in every part; parts run in ascending order, all but the first with CONTINUES."""
-
-    def blocks(self) -> Blocks:
-        """The same, said of blocks."""
-        dims = {name: ((self.count, 0), (size, None)) for name, size in self.elements.items()}
-        axis = Axis(self.unit, self.count, self.adds_up)
-        return Blocks((axis,), dims, lambda units: self.part(units[0]))
-
-
-@dataclass(frozen=True)
 class Axis:
     """One of the axes along which a node can be cut at once."""
 
@@ -107,14 +85,25 @@ def by_axes(
     return Blocks(tuple(axes), {n: tuple(zip(shapes[n], cuts, strict=True)) for n, cuts in dims.items()}, part)
 
 
-def by_planes(graph: Graph, *names: str) -> Split:
+def by_units(
+    unit: str, count: int, elements: Mapping[str, int], part: Callable[[int], Part], adds_up: bool = False
+) -> Blocks:
+    """Along one axis of `count` units, each of which is `elements` of a tensor that lie together, in ascending order.
+
+    `part` is for a number of units; where it `adds_up`, the axis sums.
+    """
+    dims = {name: ((count, 0), (size, None)) for name, size in elements.items()}
+    return Blocks((Axis(unit, count, adds_up),), dims, lambda units: part(units[0]))
+
+
+def by_planes(graph: Graph, *names: str) -> Blocks:
     """Of an op that treats each [H, W] plane of its tensors [N, C, H, W] by itself."""
     shapes = {name: graph.tensors[name].shape for name in names}
 
     def some_planes(units: int) -> Part:
         return Part({name: (1, units, *shape[2:]) for name, shape in shapes.items()})
 
-    return Split("plane", prod(shapes[names[0]][:2]), {n: prod(s[2:]) for n, s in shapes.items()}, some_planes)
+    return by_units("plane", prod(shapes[names[0]][:2]), {n: prod(s[2:]) for n, s in shapes.items()}, some_planes)
 
 
 def part_of(graph: Graph, node: Node, part: Part) -> tuple[Graph, Node]:

@@ -19,7 +19,7 @@ from poet_codegen.m4f.products import End
 from poet_codegen.ops.nest import literal, name_of_number
 from poet_codegen.ops.optimizers import ACCUMULATOR, RULES, Rule
 from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
-from poet_codegen.ops.split import Blocks, Part, Split
+from poet_codegen.ops.split import Blocks, Part, by_units
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Update(Op):
         values = {"name": name, "elements": elements, **sink.texts("dw[i]", "i")}
         return Kernel("update.c.j2", name, values, (self.gradient_of(node), *sink.arguments))
 
-    def splits(self, graph: Graph, node: Node) -> tuple[Split | Blocks, ...]:
+    def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """As the gradient is cut, where the whole of an element's gradient is in one part; a stored one anywhere."""
         versions = (*node.inputs[: self.versions(node)], *node.outputs)
         if self._gradient is None:
@@ -153,9 +153,9 @@ class Update(Op):
             def some(units: int) -> Part:
                 return Part(dict.fromkeys(changing, (units,)))
 
-            return (Split("element", count, dict.fromkeys(changing, 1), some),)
+            return (by_units("element", count, dict.fromkeys(changing, 1), some),)
         maker = self._gradient_node(node)
-        found = [split.blocks() if isinstance(split, Split) else split for split in self._gradient.splits(graph, maker)]
+        found = self._gradient.splits(graph, maker)
         whole = (blocks for blocks in found if not any(axis.sums for axis in blocks.axes))
         return tuple(blocks.for_update(maker.outputs[0], versions) for blocks in whole)
 

@@ -16,7 +16,7 @@ from poet_codegen.graph import Graph, Node
 from poet_codegen.ops import registry
 from poet_codegen.ops.backward import Backward
 from poet_codegen.ops.registry import Kernel, Work
-from poet_codegen.ops.split import Blocks, Split
+from poet_codegen.ops.split import Blocks
 from poet_codegen.ops.update import Update
 from poet_codegen.tiling.backward import channel_sizes, in_turn, pass_program, streams_of, whole_call
 from poet_codegen.tiling.conv import conv_of, conv_program, tile_sizes
@@ -114,8 +114,7 @@ class Tiler:
         if isinstance(rule, Backward):
             return self._ways_back(rule, node)
         ways = []
-        for split in rule.splits(graph, node):
-            blocks = split.blocks() if isinstance(split, Split) else split
+        for blocks in rule.splits(graph, node):
             most = _SIZES[min(sum(axis.count > 1 for axis in blocks.axes), len(_SIZES) - 1)]
             sizes = self._in_room(node, partial(_cuts, blocks, most))
             ways.append(_Way(frozenset(blocks.dims), sizes, partial(part_program, graph, node, blocks)))
