@@ -282,10 +282,6 @@ def rows_of(net: Net, share: str, done: dict[str, dict[str, Any]]) -> list[dict[
             )
         except InfeasibleError as error:
             reasons[method] = str(error)
-    if Method.BOTH in schedules:
-        # A better start that finds no room for its addresses may leave `both` behind one that has them.
-        best, bound = min(list(schedules.values()), key=lambda one: one.energy_j), schedules[Method.BOTH]
-        schedules[Method.BOTH] = replace(best, lower_bound_j=bound.lower_bound_j, bound_family=bound.bound_family)
     rows = []
     for method in METHODS:
         schedule = net.kept if method is Method.KEEP else schedules.get(method)
