@@ -62,6 +62,7 @@ from benchmarks.readme import markdown, write_table
 RESULTS = Path(__file__).parent / "large.json"
 PLOT = Path(__file__).parents[1] / "docs" / "large.svg"
 PLOT_RAM_KIB = (4096, 1024, 512, 256, 128, 64, 48, 32, 24, 16)
+BOARD = "qemu_mps2_an386"
 OTHER_BYTES = 12_000
 """Of RAM, for the stack and the firmware's data beside arena and sample, where a net is only planned."""
 TOLERANCE = 1e-4
@@ -86,7 +87,7 @@ class Case:
     steps: int
     ram_bytes: int
     arena_bytes: int
-    board: str = "qemu_mps2_an386"
+    board: str = BOARD
     train: str = "all"
     words: int = 0
     """Different numbers in a sample of words; 0: samples are images."""
@@ -402,7 +403,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """In Markdown."""
     cells = [
         [
-            row["model"],
+            row["model"] + ("" if row["board"] == BOARD else f", on {row['board']}"),
             f"{row['parameters']:,}",
             f"{row['ram_bytes'] // KIB} KiB",
             f"{row['largest_op_bytes'] // KIB} KiB",
