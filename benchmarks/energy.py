@@ -63,7 +63,7 @@ from poet_solver.techniques import Method, schedule_with
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.energy_plot import plot
+from benchmarks.energy_plot import draw
 from benchmarks.readme import markdown, write_table
 
 HERE = Path(__file__).parent
@@ -554,7 +554,7 @@ def main() -> None:
             results.write_text(json.dumps(text, indent=1) + "\n")
             console.print(table(new))
     if rows and not options.short:
-        PLOT.write_text(plot(rows), encoding="utf-8")
+        draw(rows, PLOT)
         write_table("bench-energy", summary(rows))
     console.print(agreement(rows))
     broken = [*failed, *faults(rows)]

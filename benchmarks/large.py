@@ -56,7 +56,7 @@ from poet_solver.errors import InfeasibleError
 from poet_solver.schedule import Compute, PageIn, PageOut, Schedule
 
 from benchmarks import large_nets
-from benchmarks.large_plot import plot
+from benchmarks.large_plot import draw
 from benchmarks.readme import markdown, write_table
 
 RESULTS = Path(__file__).parent / "large.json"
@@ -451,7 +451,7 @@ def main() -> None:
             print(table([row]), flush=True)
         RESULTS.write_text(json.dumps(known, indent=1) + "\n")
         if known["points"]:
-            PLOT.write_text(plot(known["points"], known["rows"]), encoding="utf-8")
+            draw(known["points"], known["rows"], PLOT)
     broken = faults(json.loads(RESULTS.read_text())["rows"])
     for line in broken:
         print(line)
