@@ -24,6 +24,8 @@ CHECK_EVERY = 1000
 def test_no_drift(device: DeviceClient, build: Build, pytestconfig: pytest.Config, tmp_path: Path) -> None:
     steps = int(pytestconfig.getoption("--soak-steps"))
     batches = random_batches(build.manifest, BATCHES, seed=11)
+    # A greeting that met the device in the middle of its reset was dropped with right.
+    dropped = device.status().frames_dropped
     try:
         reference = HostTarget(build, tmp_path)
     except TargetMissing as error:
@@ -45,4 +47,4 @@ def test_no_drift(device: DeviceClient, build: Build, pytestconfig: pytest.Confi
             host.read_params(), build.manifest
         )
     status = device.status()
-    assert (status.steps_done, status.storage_errors, status.frames_dropped) == (steps, 0, 0)
+    assert (status.steps_done, status.storage_errors, status.frames_dropped) == (steps, 0, dropped)
