@@ -8,10 +8,7 @@ from typing import Any
 from matplotlib.ticker import FuncFormatter
 
 from benchmarks.figures import grid_of_axes, logarithmic, save
-
-_KIB = 1024
-_BOARD = "qemu_mps2_an386"
-"""That the plans are for."""
+from benchmarks.large_cases import BOARD, KIB
 
 
 def draw(points: dict[str, list[dict[str, Any]]], rows: list[dict[str, Any]], path: Path) -> None:
@@ -19,13 +16,13 @@ def draw(points: dict[str, list[dict[str, Any]]], rows: list[dict[str, Any]], pa
     figure, axes = grid_of_axes(1, len(points), panel_inches=(6.0, 3.6))
     for axis, (net, planned) in zip(axes[0], points.items(), strict=True):
         planned = sorted(planned, key=lambda point: point["ram_bytes"])
-        executed = [row for row in rows if row["model"] == net and row["board"] == _BOARD]
-        ram = [point["ram_bytes"] / _KIB for point in planned]
+        executed = [row for row in rows if row["model"] == net and row["board"] == BOARD]
+        ram = [point["ram_bytes"] / KIB for point in planned]
         axis.plot(
             ram, [point["energy_j"] for point in planned], "o-", fillstyle="none", color="#1c9a6c", label="planned"
         )
         axis.plot(
-            [row["ram_bytes"] / _KIB for row in executed],
+            [row["ram_bytes"] / KIB for row in executed],
             [row["energy_j"]["total"] for row in executed],
             "o",
             color="#1c9a6c",
@@ -47,4 +44,4 @@ def draw(points: dict[str, list[dict[str, Any]]], rows: list[dict[str, Any]], pa
 
 
 def _size(kib: float, _: int) -> str:
-    return f"{kib:.0f} KB" if kib < _KIB else f"{kib / _KIB:.0f} MB"
+    return f"{kib:.0f} KB" if kib < KIB else f"{kib / KIB:.0f} MB"

@@ -35,6 +35,7 @@ ALIGNMENT_BYTES = 4
 _INPUT_SHARE = 0.25
 """Of the board's RAM, at most for a static buffer of an input."""
 _NEXT_BUDGET = 1.1
+"""Times the budget before, in the search for what an op needs."""
 _TILED_FROM = 0.5
 """Ops whose operands take more of the budget than this are offered tiled modes, too."""
 
@@ -161,8 +162,7 @@ def lower(
         )
     nodes = tuple(node for node in merged if not registry.get(node.op).is_view)
     reads = Counter(root[name] for name in (*(name for node in nodes for name in node.inputs), *graph.outputs))
-    in_ram = frozenset(t.name for t in arena if homes.get(t.updates or t.name) is Home.RAM)
-    tiler = Tiler(graph, costs, ram_bytes or 0, TilingPlace(root, index, in_ram, in_pages))
+    tiler = Tiler(graph, costs, ram_bytes or 0, _tiling_place(graph, root, index, homes, in_pages))
     programs: dict[tuple[int, int], ProgramOf] = {}
     ops: list[ProblemOp] = []
     for k, node in enumerate(nodes):
@@ -205,9 +205,7 @@ def least_in_tiles(lowered: Lowered, graph: Graph, costs: CostModel) -> tuple[st
     sizes = {position: tensor.size_bytes for position, tensor in enumerate(problem.tensors)}
     least = [min(footprint_bytes(mode, op.outputs, sizes) for mode in op.modes) for op in problem.ops]
     left = [k for k, size in enumerate(least) if size > there]
-    versions = {t.name: homes for t in graph.tensors.values() if (homes := lowered.home.get(t.updates or t.name))}
-    in_ram = frozenset(name for name, home in versions.items() if home is Home.RAM)
-    place = TilingPlace(lowered.root, lowered.index, in_ram, lowered.frozen)
+    place = _tiling_place(graph, lowered.root, lowered.index, lowered.home, lowered.frozen)
     budget, last = there, left[0]
     while left:
         last = left[0]
@@ -215,6 +213,13 @@ def least_in_tiles(lowered: Lowered, graph: Graph, costs: CostModel) -> tuple[st
         tiler = Tiler(graph, costs, budget, place)
         left = [k for k in left if least[k] > budget and not tiler.modes(lowered.nodes[k])]
     return problem.ops[last].name, budget
+
+
+def _tiling_place(
+    graph: Graph, root: Mapping[str, str], index: Mapping[str, int], homes: Mapping[str, Home], frozen: frozenset[str]
+) -> TilingPlace:
+    in_ram = frozenset(t.name for t in graph.tensors.values() if homes.get(t.updates or t.name) is Home.RAM)
+    return TilingPlace(root, index, in_ram, frozen)
 
 
 def large_inputs(graph: Graph, board: Board) -> frozenset[str]:
