@@ -15,7 +15,7 @@ from poet_codegen.lower import Lowered
 from poet_codegen.plan import Plan, lower_inference
 
 _UNWANTED = 100.0
-"""A mode that has run is made so many times as dear."""
+"""A mode that has run is made so many times as dear. What is dearer than that no schedule would take: it is not run."""
 
 
 def modes(plan: Plan) -> frozenset[str]:
@@ -32,7 +32,8 @@ def covered(plan: Plan) -> frozenset[str]:
 def next_cover(plan: Plan, seen: frozenset[str], time_limit_s: float) -> Plan | None:
     """The same plan with a schedule, within the same memory, that runs modes whose names are not in `seen`.
 
-    None when none was found that runs any. Its prices are not those of the board: it is there to be run, not kept.
+    None when none was found that runs any, but for modes far too dear to matter. Its prices are not those of the
+    board: it is there to be run, not kept.
     """
     lowered = plan.train.lowered
     ops = tuple(

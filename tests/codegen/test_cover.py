@@ -1,4 +1,4 @@
-"""Every mode of every op is run by some schedule, where memory lets it."""
+"""Every mode of every op is run by some schedule, where memory lets it and it is not far too dear."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from poet_solver.replay import replay
 
 @pytest.fixture(scope="module")
 def wide(make_model: Callable[..., onnx.ModelProto], tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    """Two dense layers of which either fits whole or in tiles."""
+    """Two dense layers of which either fits whole or in tiles, on storage so quick that tiles are not absurdly dear."""
     rng = np.random.default_rng(0)
     weights = {name: rng.standard_normal((32, 32)).astype(np.float32) for name in ("a", "b")}
     nodes = [helper.make_node("Gemm", ["x", "a"], ["h"]), helper.make_node("Gemm", ["h", "b"], ["y"])]
     path = tmp_path_factory.mktemp("wide") / "wide.onnx"
     onnx.save(make_model(nodes, [1, 32], weights), path)
-    request = make_request(path, "qemu_mps2_an386", 6144, None, Home.STORAGE, DEFAULT_RECIPE, "both", 0)
+    request = make_request(
+        path, "qemu_mps2_an386", 6144, None, Home.STORAGE, DEFAULT_RECIPE, "both", 0, storage="memory_mapped"
+    )
     return make_plan(request, path, threads=1, time_limit_s=2)
 
 
