@@ -200,7 +200,7 @@ def adapt(net: nn.Module, weights: Mapping[str, NDArray[np.float32]]) -> None:
 def losses(
     begin: Start, rate: float, dtype: torch.dtype, learned: Mapping[str, NDArray[np.float32]] | None = None
 ) -> NDArray[np.float64]:
-    """Of each step of SGD at batch 1, of the parameters and adapters `learned` with their first values; default: all."""
+    """Of each step of SGD at batch 1, of the parameters and adapters `learned` with their first values (all)."""
     net = copy.deepcopy(begin.net)
     if learned is not None:
         for name, parameter in net.named_parameters():
