@@ -38,12 +38,14 @@ class DeviceClient:
         self._hello_tries = HELLO_TRIES + round(read / BOOT_BYTES_PER_S / HELLO_TIMEOUT_S)
         self._run_timeout_s = RUN_TIMEOUT_S + RUN_TIMEOUT_FACTOR * longest_s
 
-    def hello(self) -> protocol.Hello:
+    def hello(self, at_least_s: float = 0.0) -> protocol.Hello:
         """Ask who is there; DigestMismatch when the firmware is not of this build.
 
-        Asks often and for long enough: a device that restarts hears nothing until it is up.
+        Asks often and for long enough: a device that restarts hears nothing until it is up. `at_least_s` is for
+        emulated boards on a machine that is too busy to boot them in time.
         """
-        answer = self.link.request(Command.HELLO, timeout_s=HELLO_TIMEOUT_S, tries=self._hello_tries)
+        tries = max(self._hello_tries, round(at_least_s / HELLO_TIMEOUT_S))
+        answer = self.link.request(Command.HELLO, timeout_s=HELLO_TIMEOUT_S, tries=tries)
         hello = protocol.Hello.unpack(answer)
         wanted = self.manifest
         sizes = (
