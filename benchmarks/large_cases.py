@@ -32,6 +32,20 @@ class Case:
     """Different numbers in a sample of words; 0: samples are images."""
 
 
+def _bert(
+    model: str,
+    layers: int,
+    tokens: int,
+    steps: int,
+    ram_bytes: int,
+    arena_bytes: int,
+    train: str = large_nets.BERT_TRAINED,
+) -> Case:
+    make = partial(large_nets.bert, layers, 768, tokens)
+    words = large_nets.BERT_WORDS
+    return Case(model, make, (tokens,), 4, 0.01, steps, ram_bytes, arena_bytes, train=train, words=words)
+
+
 CASES = {
     "poet_resnet18_cifar_64": Case(
         "POET's resnet18_cifar", large_nets.poet_resnet18_cifar, (3, 32, 32), 10, 0.005, 20, 64 * KIB, 40_000
@@ -53,28 +67,10 @@ CASES = {
     "mobilenet_v2_128": Case(
         "MobileNetV2, 96x96", large_nets.mobilenet_v2, (3, 96, 96), 10, 0.001, 3, 128 * KIB, 114_000
     ),
-    "bert_2_layers_256": Case(
-        "BERT, 2 layers of 768", partial(large_nets.bert, 2, 768, 32), (32,), 4, 0.01, 3, 256 * KIB, 230_000,
-        train=large_nets.BERT_TRAINED, words=large_nets.BERT_WORDS,
-    ),
-    "bert_base_256": Case(
-        "BERT-base, 32 tokens", partial(large_nets.bert, 12, 768, 32), (32,), 4, 0.01, 3, 256 * KIB, 230_000,
-        train=large_nets.BERT_TRAINED, words=large_nets.BERT_WORDS,
-    ),
-    "bert_base_64": Case(
-        "BERT-base, 32 tokens", partial(large_nets.bert, 12, 768, 32), (32,), 4, 0.01, 1, 64 * KIB, 46_000,
-        train=large_nets.BERT_TRAINED, words=large_nets.BERT_WORDS,
-    ),
-    "bert_base_128_tokens_256": Case(
-        "BERT-base, 128 tokens", partial(large_nets.bert, 12, 768, 128), (128,), 4, 0.01, 1, 256 * KIB, 230_000,
-        train=large_nets.BERT_TRAINED, words=large_nets.BERT_WORDS,
-    ),
-    "bert_base_lora_256": Case(
-        "BERT-base, 32 tokens, LoRA of rank 8", partial(large_nets.bert, 12, 768, 32), (32,), 4, 0.01, 3, 256 * KIB,
-        230_000, train="lora:8", words=large_nets.BERT_WORDS,
-    ),
-    "bert_base_last_256": Case(
-        "BERT-base, 32 tokens, last:2", partial(large_nets.bert, 12, 768, 32), (32,), 4, 0.01, 3, 256 * KIB, 230_000,
-        train="last:2", words=large_nets.BERT_WORDS,
-    ),
-}  # fmt: skip
+    "bert_2_layers_256": _bert("BERT, 2 layers of 768", 2, 32, 3, 256 * KIB, 230_000),
+    "bert_base_256": _bert("BERT-base, 32 tokens", 12, 32, 3, 256 * KIB, 230_000),
+    "bert_base_64": _bert("BERT-base, 32 tokens", 12, 32, 1, 64 * KIB, 46_000),
+    "bert_base_128_tokens_256": _bert("BERT-base, 128 tokens", 12, 128, 1, 256 * KIB, 230_000),
+    "bert_base_lora_256": _bert("BERT-base, 32 tokens, LoRA of rank 8", 12, 32, 3, 256 * KIB, 230_000, "lora:8"),
+    "bert_base_last_256": _bert("BERT-base, 32 tokens, last:2", 12, 32, 3, 256 * KIB, 230_000, "last:2"),
+}
