@@ -9,13 +9,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from poet_codegen.board import PAGE_HEADER_BYTES
-from poet_codegen.emit.layout import ParamRow
+from poet_codegen.emit.layout import FROZEN, ParamRow
 from poet_codegen.emit.pages import Pages
 from poet_codegen.graph import Array
 
 FROZEN_FILE = "frozen.bin"
-FROZEN = "frozen"
-"""Home of such parameters."""
 
 
 def page_header(data: bytes, address: int) -> bytes:

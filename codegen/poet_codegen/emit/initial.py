@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from poet_codegen.board import PAGE_HEADER_BYTES
-from poet_codegen.emit.frozen_pages import FROZEN, page_header
-from poet_codegen.emit.layout import ParamRow
+from poet_codegen.emit.frozen_pages import page_header
+from poet_codegen.emit.layout import FROZEN, ROM, ParamRow
 from poet_codegen.emit.pages import CHECKPOINT_HEADER_BYTES, Pages
 from poet_codegen.graph import Array
 from poet_codegen.lower import Home
@@ -38,7 +38,7 @@ def initial_weights(
     copied = bytearray()
     crcs = b""
     for row in params:
-        if row.home in ("rom", FROZEN):
+        if row.home in (ROM, FROZEN):
             continue
         data = (
             np.ascontiguousarray(weights[row.name], dtype="<f4").tobytes()

@@ -15,6 +15,9 @@ from poet_codegen.emit.pages import Pages, checked_params, page_uses, place_page
 from poet_codegen.graph import Graph, Kind
 from poet_codegen.lower import Home, Lowered, static_kind
 
+ROM, FROZEN = "rom", "frozen"
+"""Homes of parameters that never change: flash, and pages of storage where flash has no room for them."""
+
 _STATIC_NAMES = {
     Kind.LABEL: "poet_label",
     Kind.OUTPUT: "poet_output",
@@ -175,7 +178,7 @@ def build_layout(board: Board, graph: Graph, passes: Sequence[tuple[Lowered, Sch
                 param.elements,
                 param.size_bytes,
                 param.kind is Kind.STATE,
-                home.value if home else "frozen" if param.name in on.frozen else "rom",
+                home.value if home else FROZEN if param.name in on.frozen else ROM,
                 at,
                 param.name in checked,
             )

@@ -14,9 +14,18 @@ from poet_solver.schedule import Compute, Schedule
 from poet_codegen.board import PAGE_HEADER_BYTES, Board
 from poet_codegen.code_budget import weights_fit
 from poet_codegen.emit import initial
-from poet_codegen.emit.frozen_pages import FROZEN, FROZEN_FILE, frozen_pages
+from poet_codegen.emit.frozen_pages import FROZEN_FILE, frozen_pages
 from poet_codegen.emit.kernel_source import kernel_digest, kernel_source, kernels_digest
-from poet_codegen.emit.layout import Constant, Layout, ParamRow, PassLayout, build_layout, input_name, tensor_names
+from poet_codegen.emit.layout import (
+    FROZEN,
+    Constant,
+    Layout,
+    ParamRow,
+    PassLayout,
+    build_layout,
+    input_name,
+    tensor_names,
+)
 from poet_codegen.emit.pages import Pages
 from poet_codegen.emit.steps import EmittedStep, emit_steps, kernels_of
 from poet_codegen.emit.wrap import prototype, wrap_kernel
