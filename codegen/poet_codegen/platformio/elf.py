@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,20 +35,23 @@ class Footprint:
 
 def read_footprint(elf: Path, board: Board) -> Footprint:
     """Sizes of a firmware for `board`. Raises ToolError when the file is no ELF file."""
-    try:
-        with elf.open("rb") as stream:
-            return _footprint(ELFFile(stream), board)
-    except (OSError, ELFError) as error:
-        raise ToolError(f"{elf}: cannot be read as an ELF file ({error}). Build the firmware again.") from error
+    with _opened(elf) as image:
+        return _footprint(image, board)
 
 
 def read_functions(elf: Path) -> dict[str, int]:
     """Bytes of every function in an ELF file, by name. Raises ToolError when it is none."""
+    with _opened(elf) as image:
+        tables = (part for part in image.iter_sections() if isinstance(part, SymbolTableSection))
+        symbols = (symbol for table in tables for symbol in table.iter_symbols())
+        return {s.name: int(s["st_size"]) for s in symbols if s["st_info"]["type"] == "STT_FUNC"}
+
+
+@contextmanager
+def _opened(elf: Path) -> Iterator[ELFFile]:
     try:
         with elf.open("rb") as stream:
-            tables = (part for part in ELFFile(stream).iter_sections() if isinstance(part, SymbolTableSection))
-            symbols = (symbol for table in tables for symbol in table.iter_symbols())
-            return {s.name: int(s["st_size"]) for s in symbols if s["st_info"]["type"] == "STT_FUNC"}
+            yield ELFFile(stream)
     except (OSError, ELFError) as error:
         raise ToolError(f"{elf}: cannot be read as an ELF file ({error}). Build the firmware again.") from error
 
