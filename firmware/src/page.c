@@ -361,11 +361,16 @@ poet_status_t poet_page_out(uint32_t address, const void *data, uint32_t size_by
 poet_status_t poet_page_zero(uint32_t address, uint32_t size_bytes)
 {
     static const uint8_t zeros[64];
+    return poet_page_zero_from(address, size_bytes, zeros, (uint32_t)sizeof zeros);
+}
+
+poet_status_t poet_page_zero_from(uint32_t address, uint32_t size_bytes, const void *zeros, uint32_t zero_bytes)
+{
     POET_TRY(poet_page_begin(address, size_bytes));
     uint32_t crc = 0;
-    for (uint32_t done = 0; done < size_bytes; done += (uint32_t)sizeof zeros) {
+    for (uint32_t done = 0; done < size_bytes; done += zero_bytes) {
         const uint32_t left = size_bytes - done;
-        const uint32_t part = left < sizeof zeros ? left : (uint32_t)sizeof zeros;
+        const uint32_t part = left < zero_bytes ? left : zero_bytes;
         POET_TRY(poet_page_write(address, done, zeros, part));
         crc = poet_crc32(crc, zeros, part);
     }

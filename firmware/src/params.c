@@ -43,14 +43,7 @@ static poet_status_t init_page(const poet_param_t *param)
     }
     const poet_spare_t zeros = poet_spare();
     memset(zeros.data, 0, zeros.size_bytes);
-    POET_TRY(poet_page_begin(param->at, param->size_bytes));
-    uint32_t crc = 0;
-    for (uint32_t done = 0; done < param->size_bytes; done += zeros.size_bytes) {
-        const uint32_t part = poet_spare_part(&zeros, param->size_bytes - done);
-        POET_TRY(poet_page_write(param->at, done, zeros.data, part));
-        crc = poet_crc32(crc, zeros.data, part);
-    }
-    return poet_page_seal(param->at, param->size_bytes, crc);
+    return poet_page_zero_from(param->at, param->size_bytes, zeros.data, zeros.size_bytes);
 }
 
 static poet_status_t init_one(const poet_param_t *param)

@@ -39,6 +39,9 @@ poet_status_t poet_page_keep(uint32_t from, uint32_t to, uint32_t size_bytes);
 /* A tensor that a step does not compute, but reads: zeros, from no memory of its size. */
 poet_status_t poet_page_zero(uint32_t address, uint32_t size_bytes);
 
+/* The same, `zero_bytes` at a time from a buffer of zeros. */
+poet_status_t poet_page_zero_from(uint32_t address, uint32_t size_bytes, const void *zeros, uint32_t zero_bytes);
+
 /* Read a tensor back. POET_ERR_CORRUPT when a CRC differs; `data` is then not to be used. */
 poet_status_t poet_page_in(uint32_t address, void *data, uint32_t size_bytes);
 
