@@ -36,11 +36,10 @@ from poet_solver.model import Freedom, Model, Row, build_model
 from poet_solver.net import Net, build_net
 from poet_solver.order import Reordered, in_given_order, search_orders
 from poet_solver.pack import actions_of_steps
-from poet_solver.place import OPTIMAL_GAP, PACK_S, check_floor, infeasible, place
+from poet_solver.place import PACK_S, check_floor, infeasible, or_start, place
 from poet_solver.plan import Action, actions_of_plan, complete, plan_of_point, point_of_plan
 from poet_solver.problem import Place, Problem
-from poet_solver.replay import replay
-from poet_solver.schedule import Schedule, Status
+from poet_solver.schedule import Schedule
 from poet_solver.slots import LISTED, MANDATORY, PAGING_ONLY, WIDE, Family, count_slots
 
 _SMALL_SLOTS = 4000
@@ -142,30 +141,10 @@ def solve(
             repair(search, started + time_limit_s, technique, threads, seed)
         if search.packed_actions:
             schedule = place(problem, search, search.packed_actions, time.monotonic() - started, _LEAST_PACK_S)
-    schedule = _or_start(problem, schedule, starts)
+    schedule = or_start(problem, schedule, starts)
     if schedule is None:
         raise infeasible(problem, search.net, technique, 0.0)
     return schedule
-
-
-def _or_start(problem: Problem, found: Schedule | None, starts: Sequence[Schedule]) -> Schedule | None:
-    """`found`, or a start of this very problem that needs less energy: what is better than it may have no addresses."""
-    for start in starts:
-        if start.problem_digest != problem.digest() or (found is not None and start.energy_j >= found.energy_j):
-            continue
-        replay(problem, start)
-        if found is not None:
-            is_proven = start.energy_j - found.lower_bound_j <= OPTIMAL_GAP * start.energy_j
-            start = replace(
-                start,
-                status=Status.OPTIMAL if is_proven else Status.FEASIBLE,
-                lower_bound_j=found.lower_bound_j,
-                bound_family=found.bound_family,
-                other_bounds=found.other_bounds,
-                solve_s=found.solve_s,
-            )
-        found = start
-    return found
 
 
 def repair(search: Search, deadline: float, technique: Technique, threads: int, seed: int) -> None:

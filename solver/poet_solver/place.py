@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 from poet_solver.errors import InfeasibleError
 from poet_solver.incumbent import Search, runs_in_order
@@ -76,6 +78,26 @@ def place(
     )
     replay(problem, schedule)
     return schedule
+
+
+def or_start(problem: Problem, found: Schedule | None, starts: Sequence[Schedule]) -> Schedule | None:
+    """`found`, or a start of this very problem that needs less energy: what is better than it may have no addresses."""
+    for start in starts:
+        if start.problem_digest != problem.digest() or (found is not None and start.energy_j >= found.energy_j):
+            continue
+        replay(problem, start)
+        if found is not None:
+            is_proven = start.energy_j - found.lower_bound_j <= OPTIMAL_GAP * start.energy_j
+            start = replace(
+                start,
+                status=Status.OPTIMAL if is_proven else Status.FEASIBLE,
+                lower_bound_j=found.lower_bound_j,
+                bound_family=found.bound_family,
+                other_bounds=found.other_bounds,
+                solve_s=found.solve_s,
+            )
+        found = start
+    return found
 
 
 def check_floor(problem: Problem, net: Net) -> None:
