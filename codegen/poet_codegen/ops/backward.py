@@ -55,8 +55,8 @@ class Backward(Op):
         return replace(update, macs=update.macs + first.macs, elements=update.elements + first.elements)
 
     def kernel(self, graph: Graph, node: Node) -> Kernel:
-        """There is none."""
-        raise NotImplementedError(f"{self.name} runs as a program")
+        """There is none; asking for one is a bug of the caller."""
+        raise AssertionError(f"{self.name} runs as a program")
 
     def variants(self, graph: Graph, node: Node) -> tuple[Variant, ...]:
         """None: all ways to run it are programs."""
