@@ -9,24 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from poet_codegen.platformio.flags import WARNINGS as FIRMWARE_WARNINGS
 
 HERE = Path(__file__).parent
 FIRMWARE = HERE.parents[1] / "firmware"
-WARNINGS = [
-    "-std=c99",
-    "-pedantic",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-Wshadow",
-    "-Wconversion",
-    "-Wdouble-promotion",
-    "-Wmissing-prototypes",
-    "-Wundef",
-    "-Wvla",
-    "-ffp-contract=off",
-    "-fno-fast-math",
-]
+WARNINGS = ["-std=c99", *FIRMWARE_WARNINGS, "-ffp-contract=off", "-fno-fast-math"]
 SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 PAGE_MODEL = """

@@ -93,6 +93,17 @@ def commit(client: Client) -> int:
     return int(struct.unpack("<I", client.do(CHECKPOINT))[0])
 
 
+def train_and_commit(client: Client, steps: int) -> list[bytes]:
+    """So many steps on one sample with a checkpoint after each, and the parameters in each of them."""
+    client.write_sample(1.0)
+    saved = []
+    for _ in range(steps):
+        client.train()
+        commit(client)
+        saved.append(client.params())
+    return saved
+
+
 def restore(client: Client) -> tuple[int, int]:
     """sequence, steps_done"""
     sequence, steps_done = struct.unpack("<II", client.do(RESTORE))
@@ -301,12 +312,7 @@ def test_a_checkpoint_whose_weight_went_bad_gives_way_to_the_one_before(
     """The step after it reads all pages before it writes any, so that the one before is still there."""
     device = boot_host(like=medium.like)
     client = device.connect()
-    client.write_sample(1.0)
-    saved = []
-    for _ in range(3):
-        client.train()
-        commit(client)
-        saved.append(client.params())
+    saved = train_and_commit(client, 3)
     copy = medium.slots_at[0] + SLOT_HEADER_BYTES + BIAS_BYTES + offset - HEADER_BYTES
     flip_bit(device.storage, max(copy, medium.slots_at[0]) if medium.like else medium.weight_at(3, place=0) + offset)
     if not medium.like:
@@ -341,12 +347,7 @@ def test_pages_that_went_bad_do_not_cost_the_checkpoint_before(boot_host: Boot, 
     """What a checkpoint holds is found good before the other slot, or the other places, are written over."""
     device = boot_host()
     client = device.connect()
-    client.write_sample(1.0)
-    saved = []
-    for _ in range(2):
-        client.train()
-        commit(client)
-        saved.append(client.params())
+    saved = train_and_commit(client, 2)
     flip_bit(device.storage, BYTES.weight_at(2, place=1) + HEADER_BYTES + 700)
     part = struct.pack("<IIf", WEIGHT, 0, 1.0)
     answer = client.ask(CHECKPOINT) if do == "checkpoint again" else client.ask(WRITE_PARAM, part)
