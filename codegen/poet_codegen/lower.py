@@ -26,9 +26,8 @@ from poet_codegen.frozen import frozen_on_storage
 from poet_codegen.graph import DType, Graph, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
 from poet_codegen.ops.backward import Backward, merge_backward
-from poet_codegen.tiling.conv import conv_of
 from poet_codegen.tiling.modes import Place as TilingPlace
-from poet_codegen.tiling.modes import ProgramOf, Tiler, footprint_bytes
+from poet_codegen.tiling.modes import ProgramOf, Tiler, footprint_bytes, has_one_pass
 from poet_codegen.tiling.program import Program
 
 ALIGNMENT_BYTES = 4
@@ -158,7 +157,7 @@ def lower(
     merged = graph.nodes
     if home is Home.STORAGE:
         merged = merge_backward(
-            graph, lambda first, update: is_large(first) and is_large(update) and conv_of(graph, update) is not None
+            graph, lambda first, update: is_large(first) and is_large(update) and has_one_pass(graph, (first, update))
         )
     nodes = tuple(node for node in merged if not registry.get(node.op).is_view)
     reads = Counter(root[name] for name in (*(name for node in nodes for name in node.inputs), *graph.outputs))

@@ -17,6 +17,8 @@ from poet_codegen.ops.backward import Backward, merge_backward
 from poet_codegen.ops.update import Update
 from poet_codegen.tiling.backward import channel_sizes, in_turn, pass_program, streams_of
 from poet_codegen.tiling.conv import conv_of, conv_program, tile_sizes
+from poet_codegen.tiling.dense import layer_of, pass_cuts
+from poet_codegen.tiling.dense import pass_program as dense_pass
 from poet_codegen.tiling.parts import Streams, cuts, kernel_of, part_program
 from poet_codegen.tiling.picks import pick_program
 from poet_codegen.tiling.program import Call, Index, Loop, Move, Pick, Program, Statement
@@ -223,6 +225,7 @@ def programs(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program
             assert program is not None
             yield graph, node, streams, program
     yield from layers_back(rng)
+    yield from dense_back(rng)
     for graph, node in others(rng):
         splits = registry.get(node.op).splits(graph, node)
         assert splits, node.op
@@ -263,6 +266,33 @@ def layers_back(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Prog
             ]
             assert programs[0] and programs[1]
             yield both, node, streams, in_turn(programs[0], programs[1])
+
+
+def dense_back(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program]]:
+    """The same of dense layers, their weights in both layouts."""
+    for rows, transposed, rule in ((1, 1, "Sgd"), (4, 0, "Sgd"), (3, 1, "Sgd"), (3, 0, "Adam")):
+        inputs, outputs = rng.choice((4, 6)), rng.choice((6, 8))
+        layer: dict[str, AttrValue] = {"transposed": transposed}
+        w, x, dy = (outputs, inputs) if transposed else (inputs, outputs), (rows, inputs), (rows, outputs)
+        shapes = {"w": w, "x": x, "dy": dy, "rate": (1,)}
+        if rule == "Adam":
+            shapes = {"w": w, "m": w, "v": w, "x": x, "dy": dy, "rate": (1,), "step": (1,)}
+            layer |= {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+        graph, update = node_of(f"DenseWeightGrad{rule}", shapes, layer)
+        first = Node("DenseInputGrad", ("dy", "w"), ("dx",), "first", Role.BACKWARD, {"transposed": transposed})
+        tensors = {**graph.tensors, "dx": Tensor("dx", x)}
+        both = Graph("g", tensors, (first, update), (*update.outputs, "dx"))
+        (node,) = merge_backward(both, lambda *_: True)
+        rule_of_both = registry.get(node.op)
+        assert isinstance(rule_of_both, Backward)
+        layer_back = layer_of(both, rule_of_both.halves(node))
+        assert layer_back
+        for _ in range(2 * CASES_AN_OP):
+            streams = drawn_streams(rng, both, node, {*node.inputs, *node.outputs} - {"rate", "step"})
+            cut = rng.choice(list(pass_cuts(layer_back, streams, PLENTY)))
+            program = dense_pass(both, layer_back, cut, streams, kernel_of)
+            assert program is not None
+            yield both, node, streams, program
 
 
 def picks(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program]]:

@@ -95,7 +95,7 @@ def merge_backward(graph: Graph, is_wanted: Callable[[Node, Node], bool]) -> tup
 
 _OF_UPDATE: Mapping[str, Backward] = {
     op.update: op
-    for layer in ("Conv",)
+    for layer in ("Conv", "Dense")
     for rule in RULES
     for op in [Backward(f"{layer}Backward{rule.op}", f"{layer}InputGrad", f"{layer}WeightGrad{rule.op}")]
 }

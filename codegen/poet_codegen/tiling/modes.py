@@ -20,6 +20,8 @@ from poet_codegen.ops.split import Blocks
 from poet_codegen.ops.update import Update
 from poet_codegen.tiling.backward import channel_sizes, in_turn, pass_program, streams_of, whole_call
 from poet_codegen.tiling.conv import conv_of, conv_program, tile_sizes
+from poet_codegen.tiling.dense import layer_of, pass_cuts
+from poet_codegen.tiling.dense import pass_program as dense_pass
 from poet_codegen.tiling.parts import CallOf, Cut, Streams, cuts, kernel_of, part_program, thinned, tile_bytes
 from poet_codegen.tiling.picks import pick_program, picked_rows
 from poet_codegen.tiling.program import Call, Cost, Program, cost
@@ -161,6 +163,9 @@ class Tiler:
         if conv is not None:
             channels = self._in_room(node, partial(channel_sizes, conv))
             found.append(_Way(names, channels, partial(pass_program, graph, halves, conv)))
+        layer = layer_of(graph, halves)
+        if layer is not None:
+            found.append(_Way(names, self._in_room(node, partial(pass_cuts, layer)), partial(dense_pass, graph, layer)))
         return found
 
     def _best(self, node: Node, ways: Sequence[_Way], streams: Streams) -> list[tuple[Mode, ProgramOf]]:
@@ -220,7 +225,9 @@ class Tiler:
             assert whole is not None, node.label
             return whole
 
-        is_told = self._costs.costs is None and _product(self._graph, node) is not None
+        rule = registry.get(node.op)
+        nodes = rule.halves(node) if isinstance(rule, Backward) else (node,)
+        is_told = self._costs.costs is None and all(_product(self._graph, one) is not None for one in nodes)
         sketch = make(size, streams, _sketch) if is_told else program()
         assert sketch is not None, node.label
         return _Found(self._price(node, sketch), sketch, program)
@@ -260,6 +267,11 @@ class Tiler:
     def _fits(self, node: Node, mode: Mode) -> bool:
         outputs = (self._place.index[self._place.root[name]] for name in node.outputs if self._is_in_arena(name))
         return footprint_bytes(mode, outputs, self._sizes) <= self._ram_bytes
+
+
+def has_one_pass(graph: Graph, halves: tuple[Node, Node]) -> bool:
+    """Whether an input gradient and an update can share a pass over the weights."""
+    return conv_of(graph, halves[1]) is not None or layer_of(graph, halves) is not None
 
 
 def _cuts(blocks: Blocks, most: int, streams: Streams, room_bytes: int) -> Iterator[Cut]:

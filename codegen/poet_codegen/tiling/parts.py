@@ -18,7 +18,8 @@ from poet_codegen.tiling.program import FLOAT_BYTES, Call, Index, Move, Operand,
 CallOf = Callable[[Graph, Node], tuple[Kernel, Work]]
 """The kernel of a part, and what it does."""
 
-_VARIABLES = "ijklmn"
+VARIABLES = "ijklmn"
+"""Of loops, by the axis."""
 _FEW = 64
 """An axis of so many units, such as the rows of a short sequence, is tried whole, one by one and half way."""
 
@@ -95,7 +96,7 @@ class Box:
 
     def at(self, where: Where) -> Index:
         """Where the tile begins."""
-        return nest.add(*(where[_VARIABLES[axis]].index(step) for axis, step in self.steps))
+        return nest.add(*(where[VARIABLES[axis]].index(step) for axis, step in self.steps))
 
 
 def box_of(dims: Dims, units: tuple[int, ...]) -> Box | None:
@@ -142,7 +143,7 @@ def part_program(
             return None  # It is no tile: a page-in or page-out does the same.
         buffers[name] = top
         top += box.shape.size_bytes
-        along = "".join(_VARIABLES[axis] for axis, _ in box.steps)
+        along = "".join(VARIABLES[axis] for axis, _ in box.steps)
 
         def move(where: Where, name: str = name, box: Box = box, to_tensor: bool = False) -> Move:
             tensor = name if to_tensor else streams.old_version.get(name, name)
@@ -160,7 +161,7 @@ def part_program(
     sums = next((n for n, axis in enumerate(blocks.axes) if axis.sums and cut.units[n] < axis.count), None)
 
     def body(where: Where) -> list[Statement]:
-        goes_on = sums is not None and not where[_VARIABLES[sums]].is_first
+        goes_on = sums is not None and not where[VARIABLES[sums]].is_first
         small_part = replace(part, attrs={**part.attrs, CONTINUES: 1}) if goes_on else part
         kernel, work = call_of(*part_of(graph, node, small_part))
         places = []
@@ -173,11 +174,13 @@ def part_program(
         return [Call(kernel, work, tuple(places))]
 
     axes = [
-        nest.Axis(_VARIABLES[n], blocks.axes[n].count // cut.units[n], peeled=blocks.axes[n].sums) for n in cut.order
+        nest.Axis(VARIABLES[n], blocks.axes[n].count // cut.units[n], peeled=blocks.axes[n].sums) for n in cut.order
     ]
-    words = []
-    for axis, units in zip(blocks.axes, cut.units, strict=True):
-        if units < axis.count:
-            words.append(f"{units} {axis.unit}{'s' if units > 1 else ''}")
-    tiles = prod(axis.tiles for axis in axes)
-    return Program(f"{tiles} tiles of {' x '.join(words)}", top, nest.nest(axes, loads, body, stores))
+    return Program(cut_title(blocks, cut), top, nest.nest(axes, loads, body, stores))
+
+
+def cut_title(blocks: Blocks, cut: Cut) -> str:
+    """In words: '4 tiles of 8 outputs'."""
+    cuts = [(axis, units) for axis, units in zip(blocks.axes, cut.units, strict=True) if units < axis.count]
+    words = (f"{units} {axis.unit}{'s' if units > 1 else ''}" for axis, units in cuts)
+    return f"{prod(axis.count // units for axis, units in cuts)} tiles of {' x '.join(words)}"
