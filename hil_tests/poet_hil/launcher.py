@@ -42,7 +42,9 @@ class Running(BaseModel):
         return self.pid is None or process.identity(self.pid) == self.started
 
 
-def start_detached(build: Build, *, kind: Literal["qemu", "host"] = "qemu", timeout_s: float = 10.0) -> Running:
+def start_detached(
+    build: Build, *, kind: Literal["qemu", "host"] = "qemu", timeout_s: float = process.START_S
+) -> Running:
     """Start the build's firmware in a process that outlives this one, and note it in run/target.json.
 
     TargetBusy when one runs already.

@@ -16,6 +16,8 @@ from pathlib import Path
 from poet_hil.errors import TargetDied, TargetError
 from poet_hil.target import log_tail
 
+START_S = 30.0
+"""A program opens its port at once; on a machine that is busy enough, at once takes seconds."""
 _POLL_S = 0.02
 _START_TRIES = 5
 
@@ -40,7 +42,7 @@ class Started:
     url: str
 
 
-def start(program: Program, folder: Path, log: Path, *, timeout_s: float = 10.0, append: bool = False) -> Started:
+def start(program: Program, folder: Path, log: Path, *, timeout_s: float = START_S, append: bool = False) -> Started:
     """Start a program in `folder`, its output in `log`, and wait until its port is open.
 
     It gets a session of its own, so that Ctrl-C in the terminal does not end it. TargetDied when it ends

@@ -178,7 +178,7 @@ def test_plain_pio_builds_and_uploads_where_there_is_no_registry(
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     project = make_project(board)
     command = [sys.executable, "-m", "platformio", "run", "-d", str(project), "-t", "upload"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     elf = ".pio/build/nrf52840_dk/firmware.elf"
     assert (project / elf).is_file()
@@ -188,7 +188,7 @@ def test_plain_pio_builds_and_uploads_where_there_is_no_registry(
 
     settings = project / "platformio.ini"
     settings.write_text(settings.read_text().replace("upload_protocol = jlink", "upload_protocol = nrfjprog"))
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode != 0 and "not by 'nrfjprog'" in done.stderr
 
 

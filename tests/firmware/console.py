@@ -18,9 +18,7 @@ from .builds import FIRMWARE, HERE, SANITIZERS, WARNINGS, Machine, link_target, 
 
 DEVICES = HERE / "devices"
 MOST_DATA_BYTES = 3072
-TIMEOUT_S = 20.0
-BOOT_S = 0.3
-"""What comes before the UART is up is lost."""
+TIMEOUT_S = 60.0
 MODELS = {"sd_spi": "sd_card", "spi_nor": "nor_flash", "nrf_nvmc": "nrf_flash", "memory_mapped": "bus_memory"}
 """Driver -> the model of its device."""
 
@@ -53,6 +51,11 @@ class Console:
         self._send = send
         self._receive = receive
         self.stop = stop
+        self._greet()
+
+    def _greet(self) -> None:
+        """Wait until the program says that it is up: what comes before the UART is up is lost."""
+        assert self._receive(4) == bytes(4)
 
     def call(self, operation: str, address: int = 0, size: int = 0, data: bytes = b"") -> bytes:
         request = struct.pack("<cII", operation.encode(), address, size) + data
@@ -96,7 +99,7 @@ class Console:
         """Reboot the emulated board; what was on the line is gone."""
         request = struct.pack("<cII", b"X", 0, 0)
         self._send(struct.pack("<I", len(request)) + request)
-        time.sleep(BOOT_S)
+        self._greet()
 
 
 def build_with_model(driver: str, model: str, folder: Path, *options: str) -> Path:
@@ -183,7 +186,6 @@ def start_on_machine(qemu: str, machine: Machine, elf: Path, folder: Path, *argu
         finally:
             process.kill()
 
-    time.sleep(BOOT_S)
     return Console(line.sendall, receive, stop)
 
 

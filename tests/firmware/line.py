@@ -16,7 +16,8 @@ from pathlib import Path
 from cobs import cobs
 
 ABI = 3
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
+"""Far more than a busy machine takes; only a failure waits as long."""
 
 HELLO, WRITE_INPUT, WRITE_LABEL, TRAIN, INFER, READ_OUTPUT = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06
 READ_PARAM, WRITE_PARAM, STATUS, PROFILE = 0x07, 0x08, 0x09, 0x0A

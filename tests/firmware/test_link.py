@@ -35,6 +35,7 @@ from .line import (
     RESTORE,
     SCALE,
     STATUS,
+    TIMEOUT_S,
     TRAIN,
     WEIGHT,
     WRITE_INPUT,
@@ -360,15 +361,17 @@ def test_a_client_may_leave_in_the_middle_and_another_come(boot_host: Callable[.
 def test_terminate_ends_the_host_build_cleanly(boot_host: Callable[..., Device]) -> None:
     device = boot_host()
     client = device.connect()
-    client.write_sample(1.0, 5000.0)
-    client.send(encode(TRAIN, 1, LEARNING_RATE))
-    time.sleep(0.05)
+    step_s = 2 * TIMEOUT_S
+    client.write_sample(1.0, 1000.0 * step_s)
+    client.send(encode(STATUS, 600) + encode(TRAIN, 601, LEARNING_RATE))
+    client.answer(600)
+    time.sleep(0.05)  # into the step, most likely; it must not matter
     device.process.send_signal(signal.SIGTERM)
-    assert device.process.wait(2) == 0
+    assert device.process.wait(TIMEOUT_S) == 0
 
 
 @pytest.mark.parametrize("arguments", [[], ["x"], ["-1"], ["65536"], ["0", "--storage"], ["0", "--no", "f"]])
 def test_the_host_build_explains_its_arguments(host_executable: Path, arguments: list[str]) -> None:
     command = [host_executable, *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert ended.returncode == 2 and "usage" in ended.stderr

@@ -5,6 +5,7 @@ import json
 import math
 import stat
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,28 @@ def manifest() -> Manifest:
 @pytest.fixture
 def device(manifest: Manifest) -> DeviceClient:
     return DeviceClient(Link(StandInTarget(StandIn(manifest))), manifest)
+
+
+class Clock:
+    """time.monotonic() and time.sleep(): it passes only as somebody sleeps, however busy the machine is."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that the link and the tests go by."""
+    clock = Clock()
+    for name in ("monotonic", "sleep"):
+        monkeypatch.setattr(time, name, getattr(clock, name))
+    return clock
 
 
 MakeBuild = Callable[..., Build]

@@ -186,7 +186,7 @@ def test_the_plugin_counts_what_runs(tmp_path: Path) -> None:
     arguments = plugin_arguments(build_plugin(tmp_path), output)
     machine = ["qemu-system-arm", "-machine", "mps2-an386", "-display", "none", "-serial", "none", "-monitor", "none"]
     command = [*machine, "-semihosting", *arguments, "-kernel", str(elf)]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=600)
 
     loop, calls = read_regions(output)
     pricer = Pricer(Image(elf), timing_table("cortex-m4"))
@@ -233,7 +233,7 @@ def test_armv6m_has_markers_of_its_own(tmp_path: Path) -> None:
     output = tmp_path / "profile.txt"
     machine = ["qemu-system-arm", "-machine", "microbit", "-display", "none", "-serial", "none", "-monitor", "none"]
     plugin = plugin_arguments(build_plugin(tmp_path), output)
-    subprocess.run([*machine, "-semihosting", *plugin, "-kernel", str(elf)], check=True, timeout=60)
+    subprocess.run([*machine, "-semihosting", *plugin, "-kernel", str(elf)], check=True, timeout=600)
     (loop,) = read_regions(output)
     priced = Pricer(Image(elf), timing_table("cortex-m0")).price(loop)
     # ADDS, SUBS and BNE: one each, and 2 to refill for all rounds but the last.

@@ -106,7 +106,7 @@ def test_a_browser_draws_the_figures_and_runs_nothing_else(html: str, tmp_path: 
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
     command = [browser() or "", *flags, "--virtual-time-budget=8000", "--dump-dom", page.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout
     dom = re.sub(r"<script.*?</script>", "", dom, flags=re.DOTALL)
     root = re.search(r"<html[^>]*>", dom)
     assert root is not None and "harmed" not in root[0]

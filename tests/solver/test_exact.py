@@ -20,7 +20,7 @@ from poet_solver.synthetic import random_problem
 def best_energy(problem: Problem) -> float | None:
     """The pipeline's optimum before addresses, which the exact search does not look at either."""
     try:
-        return search_plan(problem, deadline=time.monotonic() + 30, interrupt=Interrupt(), free_order=False).energy_j
+        return search_plan(problem, deadline=time.monotonic() + 300, interrupt=Interrupt(), free_order=False).energy_j
     except InfeasibleError:
         return None
 
@@ -45,7 +45,7 @@ def test_solved_schedules_replay_and_claim_true_bounds(seed: int) -> None:
     problem = random_problem(rng, rng.randint(4, 6), features=True)
     expected = exact_optimum(problem)
     try:
-        schedule = solve(problem, time_limit_s=20, free_order=False)
+        schedule = solve(problem, time_limit_s=200, free_order=False)
     except InfeasibleError:
         return
     assert expected is not None

@@ -16,6 +16,8 @@ _BYTES = 4
 _COUNTER_SHIFT, _COUNTER_MASK = 18, 0x3F  # of a sample's number, which goes round: it tells lost samples
 _POLL_S = 0.002
 _SETTLE_S = 0.05  # samples before the step and behind it
+_DRAIN_S = 2.0  # for what a PPK2 that was told to stop may still send
+_ASK_TRIES = 3  # ppk2-api waits half a second for the calibration, and wants it in one piece
 _CHOICES = "Name it: --meter ppk2:/dev/ttyACM1."
 
 
@@ -50,16 +52,18 @@ class Ppk2(TraceMeter):
         self._api.stop_measuring()
         time.sleep(_SETTLE_S)
         self._api.get_data()
-        try:
-            calibrated = self._api.get_modifiers()
-        except UnicodeDecodeError:
-            calibrated = None
-        if not calibrated:
+        if not any(self._calibrate() for _ in range(_ASK_TRIES)):
             self.close()
             raise MeterError(f"What is on {self._port} does not answer as a PPK2 does. {_CHOICES}")
         self._api.use_source_meter()
         self._api.set_source_voltage(round(self._supply_v * 1000.0))
         self.power(True)
+
+    def _calibrate(self) -> bool:
+        try:
+            return bool(self._api.get_modifiers())
+        except UnicodeDecodeError:
+            return False
 
     def close(self) -> None:
         """Stop recording; the board stays supplied as long as the PPK2 is."""
@@ -95,7 +99,13 @@ class Ppk2(TraceMeter):
         api = self._opened()
         time.sleep(_SETTLE_S)
         self._join()
-        self._raw += api.get_data()
+        deadline = time.monotonic() + _DRAIN_S
+        while time.monotonic() < deadline:
+            time.sleep(_SETTLE_S)
+            some = api.get_data()
+            if not some:
+                break
+            self._raw += some
         raw = bytes(self._raw[: len(self._raw) // _BYTES * _BYTES])
         if not raw:
             raise MeterError(f"{self.name} sent no samples. Unplug it and plug it in again.")

@@ -11,6 +11,9 @@ from poet_hil import process
 from poet_hil.errors import TargetBusy
 from poet_hil.targets.serial import SerialTarget
 
+_GONE_S = 5.0
+"""The connection breaks a moment before the process is gone: longer where the machine is busy."""
+
 
 class ProcessTarget(SerialTarget):
     """Starts its program when opened and ends it when closed. Storage files and the log are in `folder`."""
@@ -42,8 +45,7 @@ class ProcessTarget(SerialTarget):
         if self._process is None:
             return "its process was never started"
         try:
-            # The connection breaks a moment before the process is gone.
-            return f"the process {process.how_it_ended(self._process.wait(timeout=1.0))}"
+            return f"the process {process.how_it_ended(self._process.wait(timeout=_GONE_S))}"
         except subprocess.TimeoutExpired:
             return None
 
@@ -89,8 +91,7 @@ class AttachedTarget(SerialTarget):
 
     def end_of_process(self) -> str | None:
         """Say that the process is gone; how it ended is known to nobody."""
-        # The connection breaks a moment before the process is gone.
-        gone = process.has_ended(self._pid, self._started, within_s=1.0)
+        gone = process.has_ended(self._pid, self._started, within_s=_GONE_S)
         return f"process {self._pid} has ended" if gone else None
 
 

@@ -2,7 +2,7 @@
  * A storage driver on its own, for tests: calls come over the UART and go to the driver as they are.
  *
  * A request is u32 length (of what follows), u8 operation, u32 address, u32 size, then data; an answer u32 length,
- * i32 status, then data. All little-endian. Operations:
+ * i32 status, then data. All little-endian. An answer of no bytes says that the program is up. Operations:
  *
  *     'I' init   'N' info: four u32 and the name   'R' read   'W' write   'E' erase   'S' sync
  *     'F' to the device's model: go wrong in way `address`, with parameter `size`   'X' reset
@@ -82,8 +82,9 @@ int main(int argc, char **argv)
 {
     poet_hal_arguments(argc, argv);
     poet_hal_init();
+    uint8_t prefix[4] = {0};
+    poet_hal_uart_write(prefix, sizeof prefix);
     for (;;) {
-        uint8_t prefix[4];
         take(prefix, sizeof prefix);
         take(request, poet_bytes_get_u32(prefix));
         if (request[0] == 'X') {
