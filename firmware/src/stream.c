@@ -7,37 +7,59 @@
 
 poet_stream_t poet_stream(uint32_t address, uint32_t size_bytes)
 {
-    const poet_stream_t stream = {address, size_bytes, 0, 0};
+    const poet_stream_t stream = {address, size_bytes, 0, 0, 0, 0};
     return stream;
 }
 
-/* The CRC of a message is the exclusive or of its parts' CRCs, each as if zeros that change nothing followed it. */
-static void count(poet_stream_t *stream, const uint8_t *data, uint32_t offset, uint32_t size_bytes)
+/*
+ * Takes the CRC of the tile into that of the pass. A tile that goes on where the one before ended is counted as usual; for
+ * others, the CRC of a message is the exclusive or of its parts' CRCs, each as if zeros that change nothing followed it.
+ */
+static void count(poet_stream_t *stream, const uint8_t *tile, uint32_t offset, const poet_tile_t *shape)
 {
-    const uint32_t after = stream->size_bytes - offset - size_bytes;
-    stream->crc ^= poet_crc32_shift(poet_crc32(0, data, size_bytes), after);
-    stream->seen_bytes += size_bytes;
+    const uint32_t fresh_bytes = shape->run_bytes - shape->again_bytes;
+    const uint8_t *run = tile + shape->again_bytes;
+    const uint32_t first = offset + shape->again_bytes;
+    if (shape->runs == 1u && stream->in_order_bytes == first) {
+        stream->in_order_crc = poet_crc32(stream->in_order_crc, run, fresh_bytes);
+        stream->in_order_bytes += fresh_bytes;
+    } else {
+        const uint32_t step = shape->runs > 1u ? poet_crc32_power(shape->stride_bytes) : 0u;
+        uint32_t crc = poet_crc32(0, run, fresh_bytes);
+        for (uint32_t i = 1; i < shape->runs; i++) {
+            run += shape->run_bytes;
+            crc = poet_crc32_multiply(crc, step) ^ poet_crc32(0, run, fresh_bytes);
+        }
+        const uint32_t end = first + (shape->runs - 1u) * shape->stride_bytes + fresh_bytes;
+        stream->crc ^= poet_crc32_multiply(crc, poet_crc32_power(stream->size_bytes - end));
+    }
+    stream->seen_bytes += shape->runs * fresh_bytes;
+}
+
+/* The CRC of the whole tensor; the next tile begins another pass. */
+static uint32_t end_of_pass(poet_stream_t *stream)
+{
+    const uint32_t after = stream->size_bytes - stream->in_order_bytes;
+    const uint32_t crc = stream->crc ^ poet_crc32_multiply(stream->in_order_crc, poet_crc32_power(after));
+    *stream = poet_stream(stream->address, stream->size_bytes);
+    return crc;
 }
 
 static poet_status_t end_of_read(poet_stream_t *stream)
 {
     uint32_t sealed_crc;
     POET_TRY(poet_page_crc(stream->address, stream->size_bytes, &sealed_crc));
-    const uint32_t crc = stream->crc;
-    stream->seen_bytes = 0;
-    stream->crc = 0;
-    return crc == sealed_crc ? POET_OK : POET_ERR_CORRUPT;
+    return end_of_pass(stream) == sealed_crc ? POET_OK : POET_ERR_CORRUPT;
 }
 
 poet_status_t poet_stream_read(poet_stream_t *stream, void *tile, uint32_t offset, const poet_tile_t *shape)
 {
     uint8_t *run = tile;
     for (uint32_t i = 0; i < shape->runs; i++) {
-        POET_TRY(poet_page_read(stream->address, offset, run, shape->run_bytes));
-        count(stream, run + shape->again_bytes, offset + shape->again_bytes, shape->run_bytes - shape->again_bytes);
+        POET_TRY(poet_page_read(stream->address, offset + i * shape->stride_bytes, run, shape->run_bytes));
         run += shape->run_bytes;
-        offset += shape->stride_bytes;
     }
+    count(stream, tile, offset, shape);
     return stream->seen_bytes < stream->size_bytes ? POET_OK : end_of_read(stream);
 }
 
@@ -48,18 +70,14 @@ poet_status_t poet_stream_write(poet_stream_t *stream, const void *tile, uint32_
     }
     const uint8_t *run = tile;
     for (uint32_t i = 0; i < shape->runs; i++) {
-        POET_TRY(poet_page_write(stream->address, offset, run, shape->run_bytes));
-        count(stream, run, offset, shape->run_bytes);
+        POET_TRY(poet_page_write(stream->address, offset + i * shape->stride_bytes, run, shape->run_bytes));
         run += shape->run_bytes;
-        offset += shape->stride_bytes;
     }
+    count(stream, tile, offset, shape);
     if (stream->seen_bytes < stream->size_bytes) {
         return POET_OK;
     }
-    const uint32_t crc = stream->crc;
-    stream->seen_bytes = 0;
-    stream->crc = 0;
-    return poet_page_seal(stream->address, stream->size_bytes, crc);
+    return poet_page_seal(stream->address, stream->size_bytes, end_of_pass(stream));
 }
 
 void poet_tile_gather(void *tile, const void *tensor, const poet_tile_t *shape)

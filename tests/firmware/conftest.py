@@ -129,7 +129,7 @@ def client(boot_host: Callable[..., Device]) -> Client:
 def unit(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[tuple[str, bytes]]], list[bytes]]:
     """Run unit.c on records of (operation, data)."""
     executable = tmp_path_factory.mktemp("unit") / "unit"
-    sources = [str(FIRMWARE / "src" / f"{name}.c") for name in ("cobs", "crc32", "math")]
+    sources = [str(FIRMWARE / "src" / f"{name}.c") for name in ("cobs", "crc32", "crc32_table", "math")]
     include = f"-I{FIRMWARE / 'include'}"
     command = ["cc", *WARNINGS, *SANITIZERS, include, *sources, str(HERE / "unit.c"), "-o", str(executable)]
     subprocess.run(command, check=True)
@@ -153,7 +153,7 @@ def page_library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     target = tmp_path_factory.mktemp("pages") / "pages.so"
     model = target.with_name("model.c")
     model.write_text(PAGE_MODEL)
-    sources = [FIRMWARE / "src" / f"{name}.c" for name in ("stream", "page", "erase", "crc32")]
+    sources = [FIRMWARE / "src" / f"{name}.c" for name in ("stream", "page", "erase", "crc32", "crc32_table")]
     sources += [FIRMWARE / "storage" / "host_file.c", model]
     command = ["cc", *WARNINGS, "-fPIC", "-shared", f"-I{FIRMWARE / 'include'}", *map(str, sources), "-o", str(target)]
     subprocess.run(command, check=True)

@@ -17,6 +17,7 @@ from poet_hil.protocol import Status, status_text
 from .builds import FIRMWARE, HERE, SANITIZERS, WARNINGS, Machine, link_target, run_compiler
 
 DEVICES = HERE / "devices"
+CRC32 = [FIRMWARE / "src" / f"{name}.c" for name in ("crc32", "crc32_table")]
 MOST_DATA_BYTES = 3072
 TIMEOUT_S = 60.0
 MODELS = {"sd_spi": "sd_card", "spi_nor": "nor_flash", "nrf_nvmc": "nrf_flash", "memory_mapped": "bus_memory"}
@@ -105,7 +106,7 @@ class Console:
 def build_with_model(driver: str, model: str, folder: Path, *options: str) -> Path:
     """A driver with a model of its device, as a program of this machine with sanitizers."""
     executable = folder / driver
-    sources = [DEVICES / "console.c", DEVICES / "hal.c", DEVICES / f"{model}.c", FIRMWARE / "src" / "crc32.c"]
+    sources = [DEVICES / "console.c", DEVICES / "hal.c", DEVICES / f"{model}.c", *CRC32]
     include = [f"-I{path}" for path in (FIRMWARE / "include", DEVICES, DEVICES / "fake")]
     command = ["cc", *WARNINGS, *SANITIZERS, *include, *options, str(FIRMWARE / "storage" / f"{driver}.c")]
     subprocess.run([*command, *map(str, sources), "-o", str(executable)], check=True)
@@ -141,7 +142,7 @@ def build_for_machine(machine: Machine, driver: str, folder: Path, *options: str
     flags = [*WARNINGS, *machine.core, "-O2", "-g", "-ffunction-sections", "-fdata-sections", *machine.options]
     folders = [FIRMWARE / "port" / part for part in machine.parts]
     flags += [f"-I{path}" for path in (FIRMWARE / "include", DEVICES, *folders)]
-    sources = [DEVICES / "console.c", DEVICES / "none.c", FIRMWARE / "src" / "crc32.c"]
+    sources = [DEVICES / "console.c", DEVICES / "none.c", *CRC32]
     sources += [FIRMWARE / "storage" / f"{driver}.c", *(path for part in folders for path in sorted(part.glob("*.c")))]
     built = run_compiler([*flags, *options, "-c", *map(str, sources)], folder)
     assert (built.returncode, built.stderr) == (0, "")

@@ -25,11 +25,14 @@ class Shape(ctypes.Structure):
 class Stream(ctypes.Structure):
     """poet_stream_t."""
 
-    _fields_ = [(name, ctypes.c_uint32) for name in ("address", "size_bytes", "seen_bytes", "crc")]
+    _fields_ = [
+        (name, ctypes.c_uint32)
+        for name in ("address", "size_bytes", "seen_bytes", "in_order_bytes", "in_order_crc", "crc")
+    ]
 
 
 def tiles(rng: random.Random, planes: int) -> list[tuple[int, Shape]]:
-    """(offset, shape) of tiles that cover the tensor once: bands of rows of blocks of planes, in any order."""
+    """(offset, shape) of tiles that cover the tensor once: bands of rows of blocks of planes, in order or in any."""
     plane = ROWS * WIDTH
     found = []
     first = 0
@@ -43,7 +46,8 @@ def tiles(rng: random.Random, planes: int) -> list[tuple[int, Shape]]:
             found.append((at, Shape((rows + again) * WIDTH, count, plane, again * WIDTH)))
             top += rows
         first += count
-    rng.shuffle(found)
+    if rng.randrange(2):
+        rng.shuffle(found)
     return found
 
 

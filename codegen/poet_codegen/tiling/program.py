@@ -261,6 +261,8 @@ def cost(program: Program, costs: CostModel, size_bytes: Mapping[str, int]) -> C
             moved = step.shape.size_bytes if isinstance(step, Move) else step.count * step.row_bytes
             copied = Work("elementwise", elements=moved // FLOAT_BYTES)
             cycles += times * costs.table_cycles(copied)
+        elif isinstance(step, Move) and step.shape.runs > 1:
+            cycles += times * costs.table_cycles(Work("tile"))
     for one in transfers(program, size_bytes):
         price = costs.with_checksum("page_out" if one.is_write else "page_in", one.data_bytes, one.price(board))
         time_s += one.times * price.time_s

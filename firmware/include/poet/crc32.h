@@ -10,10 +10,14 @@
 uint32_t poet_crc32(uint32_t crc, const void *data, uint32_t size_bytes);
 
 /*
- * What a part contributes to the CRC of its message, given the part's own CRC and how many bytes follow it: the
- * exclusive or of all parts' contributions is the message's CRC, in whatever order they are found.
+ * x^(8 * bytes) modulo the polynomial. Times a part's CRC, this is what the part contributes to the CRC of a message in
+ * which so many bytes follow it: the exclusive or of all parts' contributions is the message's CRC, in whatever order they
+ * are found.
  */
-uint32_t poet_crc32_shift(uint32_t crc, uint32_t bytes_after);
+uint32_t poet_crc32_power(uint32_t bytes);
+
+/* The product of two polynomials modulo CRC-32's. */
+uint32_t poet_crc32_multiply(uint32_t a, uint32_t b);
 
 /*
  * The CRC of a message after a part of it was overwritten, without reading the rest: `crc` of the message

@@ -21,10 +21,12 @@ typedef struct {
 } poet_tile_t;
 
 typedef struct {
-    uint32_t address;      /* of the page */
-    uint32_t size_bytes;   /* of the tensor */
-    uint32_t seen_bytes;   /* of the running pass */
-    uint32_t crc;
+    uint32_t address;        /* of the page */
+    uint32_t size_bytes;     /* of the tensor */
+    uint32_t seen_bytes;     /* of the running pass */
+    uint32_t in_order_bytes; /* of those, from the tensor's start on without a gap */
+    uint32_t in_order_crc;   /* of these bytes */
+    uint32_t crc;            /* what all other tiles contribute to the tensor's */
 } poet_stream_t;
 
 /* The tensor in the page at `address`, before a pass. */
