@@ -105,6 +105,8 @@ class Node:
     """Name for messages and comments: the ONNX node it came from."""
     role: Role = Role.FORWARD
     attrs: Mapping[str, AttrValue] = field(default_factory=dict)
+    stands_for: tuple[Node, ...] = ()
+    """Of a node that lowering made of several (ops/chain.py, ops/backward.py): those, in their order."""
 
     def ints(self, name: str) -> tuple[int, ...]:
         """An attribute that is a tuple of ints."""

@@ -25,7 +25,8 @@ from poet_codegen.forms import Form
 from poet_codegen.frozen import frozen_on_storage
 from poet_codegen.graph import DType, Graph, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
-from poet_codegen.ops.backward import Backward, merge_backward
+from poet_codegen.ops.backward import merge_backward
+from poet_codegen.ops.chain import merge_chains
 from poet_codegen.tiling.modes import Place as TilingPlace
 from poet_codegen.tiling.modes import ProgramOf, Tiler, footprint_bytes, has_one_pass
 from poet_codegen.tiling.program import Program
@@ -142,23 +143,28 @@ def lower(
     root = view_roots(graph)
     outside = {name: kind for name, kind in static_kind(graph, root).items() if name not in stored_inputs}
     in_pages = frozen_on_storage(costs.board, graph, learned, home is Home.RAM)
-    arena = [t for t in graph.tensors.values() if root[t.name] == t.name and _in_arena(t, outside, learned | in_pages)]
+    in_arena = {n for n, t in graph.tensors.items() if root[n] == n and _in_arena(t, outside, learned | in_pages)}
+
+    def is_large(node: Node) -> bool:
+        names = (name for name in (*node.inputs, *node.outputs) if graph.tensors[name].updates is None)
+        used = {root[name] for name in names} & in_arena
+        return ram_bytes is not None and sum(graph.tensors[name].size_bytes for name in used) > _TILED_FROM * ram_bytes
+
+    # What is elementwise joins a convolution only where that may run in tiles. In RAM it costs a few cycles an element
+    # either way, and schedules keep more freedom with ops of their own.
+    merged = merge_chains(graph, is_large)
+    if home is Home.STORAGE:
+        merged = merge_backward(
+            replace(graph, nodes=merged),
+            lambda first, update: is_large(first) and is_large(update) and has_one_pass(graph, (first, update)),
+        )
+    inside = {name for node in graph.nodes for name in node.outputs} - {n for node in merged for n in node.outputs}
+    arena = [t for t in graph.tensors.values() if t.name in in_arena - inside]
     index = {tensor.name: i for i, tensor in enumerate(arena)}
     homes = {p.name: home for p in graph.params() if p.name in learned}
     updated = graph.learned()
     tensors = tuple(_tensor(t, t.name in updated, costs, homes, ram_homes or {}, index) for t in arena)
     sizes = {position: tensor.size_bytes for position, tensor in enumerate(tensors)}
-
-    def is_large(node: Node) -> bool:
-        names = (name for name in (*node.inputs, *node.outputs) if graph.tensors[name].updates is None)
-        used = {index[root[name]] for name in names if root[name] in index}
-        return ram_bytes is not None and sum(sizes[position] for position in used) > _TILED_FROM * ram_bytes
-
-    merged = graph.nodes
-    if home is Home.STORAGE:
-        merged = merge_backward(
-            graph, lambda first, update: is_large(first) and is_large(update) and has_one_pass(graph, (first, update))
-        )
     nodes = tuple(node for node in merged if not registry.get(node.op).is_view)
     reads = Counter(root[name] for name in (*(name for node in nodes for name in node.inputs), *graph.outputs))
     tiler = Tiler(graph, costs, ram_bytes or 0, _tiling_place(graph, root, index, homes, in_pages))
@@ -166,7 +172,7 @@ def lower(
     ops: list[ProblemOp] = []
     for k, node in enumerate(nodes):
         rule = registry.get(node.op)
-        own = [tiler.whole(rule, node)] if isinstance(rule, Backward) else []
+        own = [tiler.whole(node)] if node.stands_for else []
         plain = [] if own else _plain_modes(node, graph, costs, root, index, reads)
         outputs = tuple(index[root[name]] for name in node.outputs if root[name] in index)
         whole = own[0][0] if own else plain[0]

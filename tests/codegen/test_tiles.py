@@ -14,6 +14,7 @@ import pytest
 from poet_codegen.graph import AttrValue, DType, Graph, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
 from poet_codegen.ops.backward import Backward, merge_backward
+from poet_codegen.ops.chain import merge_chains
 from poet_codegen.ops.update import Update
 from poet_codegen.tiling.backward import channel_sizes, in_turn, pass_program, streams_of
 from poet_codegen.tiling.conv import conv_of, conv_program, tile_sizes
@@ -224,6 +225,7 @@ def programs(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program
             program = conv_program(graph, conv, size, streams, kernel_of)
             assert program is not None
             yield graph, node, streams, program
+    yield from chains(rng)
     yield from layers_back(rng)
     yield from dense_back(rng)
     for graph, node in others(rng):
@@ -242,13 +244,65 @@ def programs(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program
             assert parts, node.op
 
 
+def with_chain(graph: Graph) -> Graph:
+    """A residual sum, a rectifier and a mask behind the first node's result, as a block and its gradient have them."""
+    (y,) = graph.nodes[0].outputs
+    names = dict.fromkeys(("beside", "y_mask", "sum", "positive", "masked"))
+    tensors = graph.tensors | {name: replace(graph.tensors[y], name=name) for name in names}
+    behind = (
+        ("Add", (y, "beside"), "sum"),
+        ("Relu", ("sum",), "positive"),
+        ("ReluGrad", ("y_mask", "positive"), "masked"),
+    )
+    nodes = (Node(op, inputs, (output,), output) for op, inputs, output in behind)
+    return Graph(
+        "g",
+        tensors,
+        (graph.nodes[0], *nodes, *graph.nodes[1:]),
+        ("masked", *(name for name in graph.outputs if name != y)),
+    )
+
+
+def chains(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program]]:
+    """Convolutions and input gradients with elementwise ops behind them, cut by rows and channels, and by groups."""
+    drawn = list(convolutions(rng))[:2]
+    group: dict[str, AttrValue] = {"strides": (1, 1), "dilations": (1, 1), "pads": (1, 1, 1, 1), "groups": 3}
+    drawn.append(node_of("Conv", {"x": (1, 6, 4, 4), "w": (9, 2, 3, 3), "b": (9,)}, group))
+    drawn.append(node_of("ConvInputGrad", {"dy": (1, 9, 4, 4), "w": (9, 2, 3, 3)}, {**group, "extent": (4, 4)}))
+    for single, _ in drawn:
+        graph = with_chain(single)
+        (node,) = merge_chains(graph, lambda _: True)
+        conv, (blocks, *_) = conv_of(graph, node), registry.get(node.op).splits(graph, node)
+        for _ in range(CASES_AN_OP):
+            streams = drawn_streams(rng, graph, node, {*node.inputs, *node.outputs} - {"b"})
+            size = rng.choice(list(tile_sizes(conv, streams, PLENTY))) if conv else None
+            program = conv_program(graph, conv, size, streams, kernel_of) if conv and size else None
+            if program is not None:
+                yield graph, node, streams, program
+            streams = drawn_streams(rng, graph, node, set(blocks.dims))
+            program = part_program(graph, node, blocks, rng.choice(list(cuts(blocks, 4))), streams, kernel_of)
+            if program is not None:
+                yield graph, node, streams, program
+
+
 def layers_back(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program]]:
-    """Input gradient and update of a convolution as one op: in one pass over the weights, and one after the other."""
+    """Input gradient, with a chain behind it or without, and update of a convolution as one op: in one pass over the
+    weights, and one after the other."""
     drawn = list(convolutions(rng))
     first_graph, first = drawn[1]
     for graph, update in drawn[2:]:
         dx = Tensor("dx", first_graph.tensors[first.outputs[0]].shape)
         both = Graph("g", {**graph.tensors, "dx": dx}, (replace(first, outputs=("dx",)), update), update.outputs)
+        if rng.random() < 0.5:
+            both = with_chain(both)
+            masks = [
+                replace(node, inputs=tuple("x" if name == "y_mask" else name for name in node.inputs))
+                for node in both.nodes
+            ]
+            both = replace(both, nodes=merge_chains(replace(both, nodes=tuple(masks)), lambda _: True))
+            whole = replace(both, nodes=tuple(masks))
+        else:
+            whole = both
         (node,) = merge_backward(both, lambda *_: True)
         rule = registry.get(node.op)
         assert isinstance(rule, Backward)
@@ -258,14 +312,14 @@ def layers_back(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Prog
         for _ in range(CASES_AN_OP // 2):
             streams = drawn_streams(rng, both, node, {*node.inputs, *node.outputs} - {"rate", "step"})
             channels = rng.choice(list(channel_sizes(convs[1], streams, PLENTY)))
-            yield both, node, streams, pass_program(both, halves, convs[1], channels, streams, kernel_of)
+            yield whole, node, streams, pass_program(both, halves, convs[1], channels, streams, kernel_of)
             programs = [
                 conv_program(both, conv, rng.choice(list(tile_sizes(conv, some, PLENTY))), some, kernel_of)
                 for half, conv in zip(halves, convs, strict=True)
                 if conv and (some := streams_of(half, streams))
             ]
             assert programs[0] and programs[1]
-            yield both, node, streams, in_turn(programs[0], programs[1])
+            yield whole, node, streams, in_turn(programs[0], programs[1])
 
 
 def dense_back(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program]]:

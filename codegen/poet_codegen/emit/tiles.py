@@ -37,26 +37,27 @@ def tiled_block(
         page = pages[lowered.root[tensor]].name
         lines.append(f"poet_stream_t {name} = poet_stream({page}, {size}u);")
 
-    def tile(buffer: int) -> str:
-        return f"ARENA({workspace} + {buffer}u)" if buffer else f"ARENA({workspace})"
+    def tile(at: Index) -> str:
+        return f"ARENA({workspace} + {_text(at)})" if at.start or at.steps else f"ARENA({workspace})"
 
     def operand(item: Operand) -> str:
         if item.tensor is None:
-            return tile(item.at.start)
+            return tile(item.at)
         return _plus(layout.argument(item.tensor, offsets), item.at)
 
     def move(step: Move, at: int) -> str:
         shape = step.shape
         numbers = (shape.run_bytes, shape.runs, shape.stride_bytes, shape.again_bytes)
         literal = "&(poet_tile_t){" + ", ".join(f"{number}u" for number in numbers) + "}"
+        here = tile(Index(step.buffer))
         if step.streamed:
             do = "write" if step.to_tensor else "read"
-            arguments = [f"&{_stream(layout, step.tensor, step.to_tensor)}", tile(step.buffer), _text(step.at), literal]
+            arguments = [f"&{_stream(layout, step.tensor, step.to_tensor)}", here, _text(step.at), literal]
             return wrap_call(f"POET_TRY(poet_stream_{do}", arguments, at, ");")
         place = _plus(layout.argument(step.tensor, offsets), step.at)
         if step.to_tensor:
-            return wrap_call("poet_tile_scatter", [place, tile(step.buffer), literal], at, ";")
-        return wrap_call("poet_tile_gather", [tile(step.buffer), place, literal], at, ";")
+            return wrap_call("poet_tile_scatter", [place, here, literal], at, ";")
+        return wrap_call("poet_tile_gather", [here, place, literal], at, ";")
 
     def pick(step: Pick, at: int) -> str:
         index = _plus(layout.argument(step.index, offsets) if step.index else _ROWS, step.at)

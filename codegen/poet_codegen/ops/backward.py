@@ -1,7 +1,8 @@
 """A layer's input gradient and the update of its weights as one op, so that one pass over the weights can serve both.
 
 It has no kernel of its own: programs (tiling/backward.py) call those of its halves, one after the other, or tile by
-tile. Its inputs are those of the update, its outputs the new versions and then the gradient of x.
+tile. Its inputs are those of the update, and what a chain behind the input gradient reads; its outputs the new versions
+and then the gradient of x.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import replace
 
 from poet_codegen.graph import Graph, Node, Tensor
 from poet_codegen.ops import registry
+from poet_codegen.ops.chain import first_of
 from poet_codegen.ops.optimizers import RULES
 from poet_codegen.ops.registry import Kernel, Op, Shape, Variant, Work, register
 from poet_codegen.ops.update import Update
@@ -28,15 +30,15 @@ class Backward(Op):
 
     def merged(self, first: Node, update: Node) -> Node:
         """The node of both."""
-        assert all(update.attrs.get(key, value) == value for key, value in first.attrs.items())
+        inputs = dict.fromkeys((*update.inputs, *first.inputs))
         outputs = (*update.outputs, *first.outputs)
-        return replace(update, op=self.name, outputs=outputs, attrs={**first.attrs, **update.attrs})
+        made = replace(update, op=self.name, inputs=tuple(inputs), outputs=outputs, stands_for=(first, update))
+        return replace(made, label=first.label)
 
     def halves(self, node: Node) -> tuple[Node, Node]:
-        """The nodes of the input gradient and of the update, in the order in which they must run."""
-        update = replace(node, op=self.update, outputs=node.outputs[:-1])
-        first = replace(node, op=self.input_gradient, inputs=(gradient_of(update), node.inputs[0]))
-        return replace(first, outputs=node.outputs[-1:]), update
+        """The nodes of the input gradient, or of its chain, and of the update, in the order in which they must run."""
+        first, update = node.stands_for
+        return first, update
 
     def in_place_pairs(self, node: Node) -> tuple[tuple[int, int], ...]:
         """Those of the update."""
@@ -78,7 +80,7 @@ def merge_backward(graph: Graph, is_wanted: Callable[[Node, Node], bool]) -> tup
     They stay two where something between them reads what the update overwrites, or is read by the update.
     """
     nodes: list[Node | None] = list(graph.nodes)
-    firsts = {(node.op, *node.inputs): at for at, node in enumerate(graph.nodes)}
+    firsts = {(lead.op, *lead.inputs): at for at, node in enumerate(graph.nodes) for lead in [first_of(node)]}
     makers = {name: at for at, node in enumerate(graph.nodes) for name in node.outputs}
     for at, update in enumerate(graph.nodes):
         rule = _OF_UPDATE.get(update.op)

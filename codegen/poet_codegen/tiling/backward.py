@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from poet_codegen.graph import AttrValue, Graph, Node
+from poet_codegen.ops.chain import first_of, operands_behind
 from poet_codegen.ops.split import CONTINUES, Part, part_of
 from poet_codegen.tiling import nest
+from poet_codegen.tiling.behind import Beside, behind, pieces_of
 from poet_codegen.tiling.conv import Conv
 from poet_codegen.tiling.nest import Axis, Where, add
 from poet_codegen.tiling.parts import CallOf, Streams, thinned
@@ -48,7 +50,8 @@ def pass_program(
     graph: Graph, halves: tuple[Node, Node], conv: Conv, size: Channels, streams: Streams, call_of: CallOf
 ) -> Program:
     """Both halves in one pass over the weights. `conv` is what the update is of a convolution."""
-    first, update = halves
+    whole_first, update = halves
+    first, besides = first_of(whole_first), operands_behind(whole_first)
     extent = {"o": (size.outputs, conv.w_shape[0]), "c": (size.inputs, conv.w_shape[1])}
     axes = [Axis(name, extent[name][1] // extent[name][0], peeled=name == "o") for name in "co"]
     top = 0
@@ -96,7 +99,19 @@ def pass_program(
     loads += [tile.move(streams.old_version.get(tile.name, tile.name), False) for tile in versions]
     stores = [tile.move(tile.name, True) for tile in (*versions, gradient)]
     moved = ([one for one in some if one is not None] for some in (loads, stores))
-    statements = nest.nest(axes, next(moved), body, next(moved))
+    pieces = pieces_of(size.inputs, plane[0], *plane)
+    own = [name for name in besides if name != conv.x]
+    buffers = {name: take(pieces.size_bytes) for name in own if name in streams.inputs}
+
+    def after(where: Where) -> list[Statement]:
+        """The tile of dx is whole: what a chain does to it. A mask of x has it beside it."""
+        at = gradient.at(where)
+        places = {dx: gradient.place(where), conv.x: x.place(where)}
+        places |= {name: Operand(name, at) for name in own if name not in buffers}
+        beside = {name: Beside(at, buffer, True) for name, buffer in buffers.items()}
+        return behind(graph, whole_first.stands_for[1:], pieces, places, beside, call_of)
+
+    statements = nest.nest(axes, next(moved), body, next(moved), after if first is not whole_first else None)
     cut = [
         f"{extent[name][0]} {word}{'s' if extent[name][0] > 1 else ''}"
         for name, word in _TILE_WORDS
@@ -105,18 +120,20 @@ def pass_program(
     return Program(f"one pass, tiles of {' x '.join(cut)}", top, statements)
 
 
-def in_turn(first: Program | Call, second: Program | Call) -> Program:
+def in_turn(first: Program, second: Program) -> Program:
     """One after the other, in the same workspace."""
-    bodies = [(one,) if isinstance(one, Call) else one.body for one in (first, second)]
-    titles = ["whole" if isinstance(one, Call) else one.title for one in (first, second)]
-    bytes_ = [0 if isinstance(one, Call) else one.workspace_bytes for one in (first, second)]
-    return Program(f"input gradient: {titles[0]}; weights: {titles[1]}", max(bytes_), (*bodies[0], *bodies[1]))
+    titles = [one.title or "whole" for one in (first, second)]
+    size = max(one.workspace_bytes for one in (first, second))
+    return Program(f"input gradient: {titles[0]}; weights: {titles[1]}", size, (*first.body, *second.body))
 
 
-def whole_call(graph: Graph, node: Node, call_of: CallOf) -> Call:
-    """A node by its kernel, with all operands in RAM."""
+def whole_calls(graph: Graph, node: Node, call_of: CallOf) -> Program:
+    """A node by its kernel, or by those of the nodes that it stands for, with all operands in RAM."""
+    if node.stands_for:
+        parts = [whole_calls(graph, part, call_of) for part in node.stands_for]
+        return Program("", 0, tuple(call for part in parts for call in part.body))
     kernel, work = call_of(graph, node)
-    return Call(kernel, work, tuple(Operand(name, Index()) for name in kernel.arguments))
+    return Program("", 0, (Call(kernel, work, tuple(Operand(name, Index()) for name in kernel.arguments)),))
 
 
 def streams_of(node: Node, streams: Streams) -> Streams:

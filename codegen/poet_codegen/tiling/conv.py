@@ -6,17 +6,19 @@ in the order of the whole kernel: (channel, row, column) of x forward, (output c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 from poet_codegen.graph import AttrValue, Graph, Node, Tensor
 from poet_codegen.ops import registry
+from poet_codegen.ops.chain import first_of, operands_behind
 from poet_codegen.ops.split import CONTINUES
 from poet_codegen.ops.update import Update
 from poet_codegen.ops.window import Window
 from poet_codegen.tiling import nest
 from poet_codegen.tiling.bands import Bands, backward_bands, forward_bands
+from poet_codegen.tiling.behind import Beside, Pieces, behind, pieces_of
 from poet_codegen.tiling.nest import Axis, Where, add
 from poet_codegen.tiling.parts import CallOf, Streams, thinned
 from poet_codegen.tiling.program import FLOAT_BYTES, Call, Index, Move, Operand, Program, Shape, Statement
@@ -52,6 +54,10 @@ class Conv:
     w_shape: tuple[int, ...]
     y_shape: tuple[int, ...]
     window: Window
+    after: tuple[Node, ...] = ()
+    """Of a chain the nodes behind `node`."""
+    besides: tuple[str, ...] = ()
+    """What they read beside the result."""
 
     @property
     def taps(self) -> int:
@@ -71,7 +77,8 @@ class Conv:
 
 
 def conv_of(graph: Graph, node: Node) -> Conv | None:
-    """What a node is of a convolution of one image without groups; None for others."""
+    """What a node is of a convolution of one image without groups; None for others. A chain is what its first is."""
+    after, besides, node = node.stands_for[1:], operands_behind(node), first_of(node)
     rule = registry.get(node.op)
     maker = node
     if isinstance(rule, Update):
@@ -90,7 +97,8 @@ def conv_of(graph: Graph, node: Node) -> Conv | None:
     if not kind or maker.int("groups") != 1 or graph.tensors[x].shape[0] != 1:
         return None
     x_shape, w_shape, y_shape = (graph.tensors[name].shape for name in (x, w, y))
-    return Conv(node, kind, x, w, y, bias, x_shape, w_shape, y_shape, Window.of(maker, w_shape[2:]))
+    window = Window.of(maker, w_shape[2:])
+    return Conv(node, kind, x, w, y, bias, x_shape, w_shape, y_shape, window, after, besides)
 
 
 def tile_sizes(conv: Conv, streams: Streams, room_bytes: int) -> Iterator[TileSize]:
@@ -125,7 +133,14 @@ def _tile_bytes(conv: Conv, streams: Streams, size: TileSize, high: Mapping[str,
         found += size.inputs * high["x"] * conv.x_shape[3] * FLOAT_BYTES
     if conv.y in streamed:
         found += size.outputs * high["y"] * conv.y_shape[3] * FLOAT_BYTES
-    return found
+    return found + len(streamed.intersection(conv.besides)) * _pieces(conv, size).size_bytes
+
+
+def _pieces(conv: Conv, size: TileSize) -> Pieces:
+    """Of a tile of what a chain writes."""
+    if conv.kind == "input":
+        return pieces_of(size.inputs, size.rows, *conv.x_shape[2:])
+    return pieces_of(size.outputs, size.rows, *conv.y_shape[2:])
 
 
 def conv_program(graph: Graph, conv: Conv, size: TileSize, streams: Streams, call_of: CallOf) -> Program | None:
@@ -182,7 +197,7 @@ class _Builder:
                 places[conv.bias] = Operand(conv.bias, where["o"].index(size.outputs * FLOAT_BYTES))
             return [self.call(conv.node, shapes, attrs, places)]
 
-        return nest.nest(axes, [*x.loads(), *w.loads()], body, y.stores())
+        return nest.nest(axes, [*x.loads(), *w.loads()], body, y.stores(), self.chain(y))
 
     def input(self, axes: list[Axis]) -> tuple[Statement, ...]:
         conv, size = self.conv, self.size
@@ -203,7 +218,24 @@ class _Builder:
             places = {conv.x: dx.place(where), conv.w: w.place(where), conv.y: dy.place(where)}
             return [self.call(conv.node, shapes, attrs, places)]
 
-        return nest.nest(axes, [*dy.loads(), *w.loads()], body, dx.stores())
+        return nest.nest(axes, [*dy.loads(), *w.loads()], body, dx.stores(), self.chain(dx))
+
+    def chain(self, result: _Place) -> Callable[[Where], Sequence[Statement]] | None:
+        """What a chain does to a tile of the result once its sums are whole; None where there is no chain."""
+        conv, streamed = self.conv, self.streams.inputs
+        if not conv.after:
+            return None
+        pieces, is_cut = _pieces(conv, self.size), self.size.rows < conv.rows
+        buffers = {name: self.take(pieces.size_bytes) for name in conv.besides if name in streamed or is_cut}
+
+        def statements(where: Where) -> list[Statement]:
+            at = result.at(where)
+            places = {name: Operand(name, at) for name in conv.besides if name not in buffers}
+            moved = {name: Beside(at, buffer, name in streamed) for name, buffer in buffers.items()}
+            places[result.name] = result.place(where)
+            return behind(self.graph, conv.after, pieces, places, moved, self.call_of)
+
+        return statements
 
     def weight(self, axes: list[Axis]) -> tuple[Statement, ...]:
         return self.weight_in_bands(axes) if axes[-1].tiles > 1 else self.weight_at_once(axes)

@@ -18,13 +18,13 @@ from poet_codegen.ops.backward import Backward
 from poet_codegen.ops.registry import Kernel, Work
 from poet_codegen.ops.split import Blocks
 from poet_codegen.ops.update import Update
-from poet_codegen.tiling.backward import channel_sizes, in_turn, pass_program, streams_of, whole_call
+from poet_codegen.tiling.backward import channel_sizes, in_turn, pass_program, streams_of, whole_calls
 from poet_codegen.tiling.conv import conv_of, conv_program, tile_sizes
 from poet_codegen.tiling.dense import layer_of, pass_cuts
 from poet_codegen.tiling.dense import pass_program as dense_pass
 from poet_codegen.tiling.parts import CallOf, Cut, Streams, cuts, kernel_of, part_program, thinned, tile_bytes
 from poet_codegen.tiling.picks import pick_program, picked_rows
-from poet_codegen.tiling.program import Call, Cost, Program, cost
+from poet_codegen.tiling.program import Cost, Program, cost
 
 _POINTS = 4
 """Tile sizes kept of each pattern; more gained at most 1 % in trials."""
@@ -105,10 +105,9 @@ class Tiler:
             found += self._best(node, ways, streams)
         return found
 
-    def whole(self, rule: Backward, node: Node) -> tuple[Mode, ProgramOf]:
-        """Both halves by their kernels, with all operands in RAM."""
-        first, second = (whole_call(self._graph, half, self._kernel_of) for half in rule.halves(node))
-        program = replace(in_turn(first, second), title="")
+    def whole(self, node: Node) -> tuple[Mode, ProgramOf]:
+        """The nodes that a node stands for by their kernels, with all operands in RAM."""
+        program = whole_calls(self._graph, node, self._kernel_of)
         return mode_of(self._graph, node, program, _NONE, self._price(node, program), self._place), lambda: program
 
     def _ways(self, node: Node) -> list[_Way]:
@@ -152,11 +151,11 @@ class Tiler:
             return product(*options)
 
         def in_halves(pair: Any, streams: Streams, call_of: CallOf) -> Program:
-            done: list[Program | Call] = []
+            done: list[Program] = []
             for half, own, choice in zip(halves, ways, pair, strict=True):
                 some = streams_of(half, streams)
                 program = own[choice[0]].make(choice[1], some, call_of) if choice else None
-                done.append(program or whole_call(graph, half, call_of))
+                done.append(program or whole_calls(graph, half, call_of))
             return in_turn(*done)
 
         found = [_Way(names, pairs, in_halves)]
@@ -254,7 +253,7 @@ class Tiler:
             )
             for name in names
         ]
-        return node.op, tuple(sorted(node.attrs.items())), tuple(tensors), len(streams.old_version)
+        return *_text(node, names), tuple(tensors), len(streams.old_version)
 
     def _is_in_arena(self, name: str) -> bool:
         return self._place.root[name] in self._place.index
@@ -295,6 +294,13 @@ def _sketch(graph: Graph, node: Node) -> tuple[Kernel, Work]:
         maker.op, (shapes[1], result.shape)
     )
     return _SKETCH, Work(_ROWS[maker.op], macs=prod(y) * prod(w[1:]), elements=result.elements)
+
+
+def _text(node: Node, names: Sequence[str]) -> tuple[object, ...]:
+    """What a node does, its tensors by their positions in `names`."""
+    tensors = tuple(names.index(name) for name in (*node.inputs, *node.outputs))
+    parts = tuple(_text(part, names) for part in node.stands_for)
+    return node.op, tuple(sorted(node.attrs.items())), tensors, parts
 
 
 def _maker(node: Node) -> Node:

@@ -10,7 +10,7 @@ from math import prod
 from poet_codegen.graph import Graph, Node
 from poet_codegen.ops import registry
 from poet_codegen.ops.registry import Kernel, Work
-from poet_codegen.ops.split import CONTINUES, Blocks, Dims, part_of
+from poet_codegen.ops.split import CONTINUES, Blocks, Dims, Part, part_of
 from poet_codegen.tiling import nest
 from poet_codegen.tiling.nest import Where
 from poet_codegen.tiling.program import FLOAT_BYTES, Call, Index, Move, Operand, Program, Shape, Statement
@@ -163,7 +163,12 @@ def part_program(
     def body(where: Where) -> list[Statement]:
         goes_on = sums is not None and not where[VARIABLES[sums]].is_first
         small_part = replace(part, attrs={**part.attrs, CONTINUES: 1}) if goes_on else part
-        kernel, work = call_of(*part_of(graph, node, small_part))
+        first, *others = node.stands_for or (node,)
+        calls = [call(first, small_part, where)]
+        return calls if sums is not None else [*calls, *(call(other, part, where) for other in others)]
+
+    def call(one: Node, small: Part, where: Where) -> Statement:
+        kernel, work = call_of(*part_of(graph, one, small))
         places = []
         for name in kernel.arguments:
             box = boxes.get(name)
@@ -171,12 +176,16 @@ def part_program(
                 places.append(Operand(None, Index(buffers[name])))
             else:
                 places.append(Operand(name, box.at(where) if box else Index()))
-        return [Call(kernel, work, tuple(places))]
+        return Call(kernel, work, tuple(places))
+
+    def after_sums(where: Where) -> list[Statement]:
+        return [call(other, part, where) for other in node.stands_for[1:]]
 
     axes = [
         nest.Axis(VARIABLES[n], blocks.axes[n].count // cut.units[n], peeled=blocks.axes[n].sums) for n in cut.order
     ]
-    return Program(cut_title(blocks, cut), top, nest.nest(axes, loads, body, stores))
+    behind = after_sums if sums is not None and len(node.stands_for) > 1 else None
+    return Program(cut_title(blocks, cut), top, nest.nest(axes, loads, body, stores, behind))
 
 
 def cut_title(blocks: Blocks, cut: Cut) -> str:
