@@ -167,7 +167,7 @@ def executed(net: Net, request: Request, model: CostModel, lowered: Lowered, sch
             taken.append(meter.watch(device, train))
     found = record(build.manifest, meter, taken)
     counts = step_counts(schedule.steps)
-    table_j, table_s = table_prices(net, lowered, schedule)
+    table_j, table_s = table_prices(net, request, lowered, schedule)
     return {
         "energy_j": found.energy_j.mean,
         "by_kind_j": {kind: energy.mean for kind, energy in found.by_kind_j.items()},
@@ -185,12 +185,15 @@ def executed(net: Net, request: Request, model: CostModel, lowered: Lowered, sch
     }
 
 
-def table_prices(net: Net, lowered: Lowered, schedule: Schedule) -> tuple[float | None, float | None]:
+def table_prices(
+    net: Net, request: Request, lowered: Lowered, schedule: Schedule
+) -> tuple[float | None, float | None]:
     """Joules and seconds of a schedule before any profile, by the cycle table; None where ops run in tiles."""
     if any(isinstance(step, Compute) and step.mode for step in schedule.steps):
         return None, None
-    assert [op.name for op in net.by_table.ops] == [op.name for op in lowered.problem.ops]
-    priced = replay_steps(net.by_table, schedule.steps)
+    by_table = net.by_table(request.ram_bytes)  # at the same budget, for that decides which ops are one
+    assert [op.name for op in by_table.ops] == [op.name for op in lowered.problem.ops]
+    priced = replay_steps(by_table, schedule.steps)
     return priced.energy.total, priced.time.total
 
 

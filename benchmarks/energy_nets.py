@@ -171,10 +171,9 @@ class Net:
         """The scheduling problem of the yardstick, which has all the memory it wants."""
         return self.lowered(None, self.costs)
 
-    @cached_property
-    def by_table(self) -> Problem:
-        """The scheduling problem before any profile."""
-        return self.lowered(None, None)[2].problem
+    def by_table(self, ram_bytes: int) -> Problem:
+        """The scheduling problem at a budget before any profile."""
+        return self.lowered(ram_bytes, None)[2].problem
 
     @cached_property
     def kept(self) -> Schedule:
