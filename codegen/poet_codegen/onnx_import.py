@@ -14,6 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, checker, helper, numpy_helper, shape_inference
 
+from poet_codegen.by_feature import by_feature
 from poet_codegen.errors import ModelError
 from poet_codegen.graph import Array, AttrValue, DType, Graph, GraphBuilder, Kind, Node, Role, Tensor
 from poet_codegen.onnx_fill import fill, is_parameter_fill
@@ -270,7 +271,7 @@ def import_onnx(proto: onnx.ModelProto) -> Model:
         answers.append(importer.value(reader, 0).name)
     model = importer.builder.graph(answers)
     verify(model)
-    needed = simplify(without_dead_nodes(model))
+    needed = by_feature(simplify(without_dead_nodes(model)))
     return Model(needed, {name: array for name, array in importer.weights.items() if name in needed.tensors})
 
 

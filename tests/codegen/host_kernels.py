@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import random
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from poet_codegen.autodiff import differentiate, reachable_from
-from poet_codegen.graph import DType, Graph, GraphBuilder, Kind, Tensor
+from poet_codegen.graph import AttrValue, DType, Graph, GraphBuilder, Kind, Tensor
 from poet_codegen.lower import view_roots
 from poet_codegen.ops import registry
 from poet_codegen.ops.registry import Kernel, Part
@@ -106,3 +107,12 @@ def gradient_ends(forward: Graph) -> list[str]:
     statistics = parameters_of(forward, Part.STATISTIC)
     ends = [t.name for t in forward.of_kind(Kind.INPUT, Kind.PARAM) if t.dtype is DType.FLOAT32]
     return [name for name in ends if name not in statistics]
+
+
+def matrices(
+    rng: random.Random, rows: int, inputs: int, outputs: int
+) -> tuple[dict[str, AttrValue], tuple[int, ...], tuple[int, ...]]:
+    """Random layouts of a fully connected layer: its attributes, and the shapes of x and y."""
+    names = [name for name in ("x_by_feature", "y_by_feature") if rng.random() < 0.5]
+    x, y = (inputs, rows) if "x_by_feature" in names else (rows, inputs), (rows, outputs)
+    return dict.fromkeys(names, 1), x, y[::-1] if "y_by_feature" in names else y

@@ -15,6 +15,7 @@ from poet_codegen.ops.optimizers import rule_of, state_of, update_attrs
 from poet_codegen.ops.split import CONTINUES
 from poet_codegen.recipe import Optimizer, Recipe
 
+from tests.codegen.host_kernels import matrices
 from tests.codegen.kernel_program import Case, case, differing
 
 RECIPES = (
@@ -89,9 +90,11 @@ def test_random_dense_layers_have_the_bits_of_the_plain_kernels(rng: random.Rand
         attrs: dict[str, AttrValue] = {"transposed": transposed}
         bias = [(outputs,)] if rng.random() < 0.5 else []
         goes_on: dict[str, AttrValue] = {CONTINUES: 1} if rng.random() < 0.3 else {}
-        forward = case("Dense", [(batch, inputs), w, *bias], attrs | goes_on)
-        cases += [forward, case("DenseInputGrad", [(batch, outputs), w], attrs | goes_on)]
-        cases.append(case("DenseWeightGrad", [(batch, inputs), (batch, outputs)], attrs))
+        layout, x, y = matrices(rng, batch, inputs, outputs)
+        attrs |= layout
+        forward = case("Dense", [x, w, *bias], attrs | goes_on)
+        cases += [forward, case("DenseInputGrad", [y, w], attrs | goes_on)]
+        cases.append(case("DenseWeightGrad", [x, y], attrs))
     assert differing(cases, tmp_path_factory.mktemp("shapes")) == []
 
 
@@ -115,8 +118,8 @@ def test_updates_fused_with_weight_gradients_have_the_bits_of_the_plain_kernels(
         for batch in (1, 1, 2, 8):
             inputs, outputs, transposed = rng.randrange(1, 35), rng.randrange(1, 35), rng.choice([0, 1])
             dw = (outputs, inputs) if transposed else (inputs, outputs)
-            operands = [(batch, inputs), (batch, outputs)]
-            cases.append(update_case("DenseWeightGrad", dw, operands, {"transposed": transposed}, recipe))
+            layout, *operands = matrices(rng, batch, inputs, outputs)
+            cases.append(update_case("DenseWeightGrad", dw, operands, {"transposed": transposed} | layout, recipe))
         for attrs in (point, window):
             size = (rng.randrange(1, 9), rng.randrange(1, 9))
             channels = rng.randrange(1, 8)

@@ -23,7 +23,7 @@ from poet_codegen.ops.pointwise import Pointwise
 
 from tests.codegen import test_ops_gradients as pointwise_strategies
 from tests.codegen import test_ops_layers as layer_strategies
-from tests.codegen.host_kernels import with_gradients
+from tests.codegen.host_kernels import matrices, with_gradients
 from tests.codegen.kernel_program import CORES, Case, build_program, case, failures, graph_case, outcomes, own_forms
 from tests.codegen.op_cases import Case as Model
 from tests.codegen.test_lanes import EPSILON, pointwise, row
@@ -84,11 +84,12 @@ def products(rng: random.Random) -> list[Case]:
         batch, inputs, outputs = rng.choice([1, 3, 8]), rng.randrange(1, 30), rng.randrange(1, 30)
         transposed = rng.choice([0, 1])
         w = (outputs, inputs) if transposed else (inputs, outputs)
-        attrs: dict[str, AttrValue] = {"transposed": transposed}
+        layout, x, y = matrices(rng, batch, inputs, outputs)
+        attrs: dict[str, AttrValue] = {"transposed": transposed} | layout
         found += [
-            case("Dense", [(batch, inputs), w, (outputs,)], attrs),
-            case("DenseInputGrad", [(batch, outputs), w], attrs),
-            case("DenseWeightGrad", [(batch, inputs), (batch, outputs)], attrs),
+            case("Dense", [x, w, (outputs,)], attrs),
+            case("DenseInputGrad", [y, w], attrs),
+            case("DenseWeightGrad", [x, y], attrs),
         ]
     return found
 

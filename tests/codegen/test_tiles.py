@@ -24,7 +24,7 @@ from poet_codegen.tiling.parts import Streams, cuts, kernel_of, part_program
 from poet_codegen.tiling.picks import pick_program
 from poet_codegen.tiling.program import Call, Index, Loop, Move, Pick, Program, Statement
 
-from .host_kernels import HostKernels
+from .host_kernels import HostKernels, matrices
 
 SEEDS = range(4)
 CASES_AN_OP = 4
@@ -161,9 +161,10 @@ def others(rng: random.Random) -> Iterator[tuple[Graph, Node]]:
     layer: dict[str, AttrValue] = {"transposed": transposed}
     w = (outputs, inputs) if transposed else (inputs, outputs)
     for rows in (1, 4):
-        yield node_of("Dense", {"x": (rows, inputs), "w": w, "b": (outputs,)}, layer)
-        yield node_of("DenseInputGrad", {"dy": (rows, outputs), "w": w}, layer)
-        yield node_of("DenseWeightGradSgd", {"w": w, "x": (rows, inputs), "dy": (rows, outputs), "rate": (1,)}, layer)
+        layout, x, y = matrices(rng, rows, inputs, outputs)
+        yield node_of("Dense", {"x": x, "w": w, "b": (outputs,)}, layer | layout)
+        yield node_of("DenseInputGrad", {"dy": y, "w": w}, layer | layout)
+        yield node_of("DenseWeightGradSgd", {"w": w, "x": x, "dy": y, "rate": (1,)}, layer | layout)
         yield node_of("ConvBiasGradSgd", {"w": (outputs,), "dy": (rows, outputs), "rate": (1,)}, {})
     yield from sequences(rng)
     image = (1, 6, 4, 4)
@@ -326,14 +327,18 @@ def dense_back(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Progr
     """The same of dense layers, their weights in both layouts."""
     for rows, transposed, rule in ((1, 1, "Sgd"), (4, 0, "Sgd"), (3, 1, "Sgd"), (3, 0, "Adam")):
         inputs, outputs = rng.choice((4, 6)), rng.choice((6, 8))
-        layer: dict[str, AttrValue] = {"transposed": transposed}
-        w, x, dy = (outputs, inputs) if transposed else (inputs, outputs), (rows, inputs), (rows, outputs)
+        layout, x, dy = matrices(rng, rows, inputs, outputs)
+        layout["transposed"] = transposed
+        layer = dict(layout)
+        w = (outputs, inputs) if transposed else (inputs, outputs)
         shapes = {"w": w, "x": x, "dy": dy, "rate": (1,)}
         if rule == "Adam":
             shapes = {"w": w, "m": w, "v": w, "x": x, "dy": dy, "rate": (1,), "step": (1,)}
             layer |= {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
         graph, update = node_of(f"DenseWeightGrad{rule}", shapes, layer)
-        first = Node("DenseInputGrad", ("dy", "w"), ("dx",), "first", Role.BACKWARD, {"transposed": transposed})
+        first = Node(
+            "DenseInputGrad", ("dy", "w"), ("dx",), "first", Role.BACKWARD, {"transposed": transposed} | layout
+        )
         tensors = {**graph.tensors, "dx": Tensor("dx", x)}
         both = Graph("g", tensors, (first, update), (*update.outputs, "dx"))
         (node,) = merge_backward(both, lambda *_: True)

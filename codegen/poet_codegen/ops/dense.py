@@ -1,12 +1,14 @@
 """Fully connected layers (ONNX Gemm, and MatMul by a matrix): forward and gradients.
 
-Layouts: x [N, I], w [O, I] when `transposed` (ONNX transB=1, PyTorch's Linear) else [I, O], b [O], y [N, O].
+Layouts: x [N, I], w [O, I] when `transposed` (ONNX transB=1, PyTorch's Linear) else [I, O], b [O], y [N, O]. With
+`x_by_feature` x is [I, N], with `y_by_feature` y is [O, N] (poet_codegen.by_feature); so are their gradients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from math import isqrt, prod
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from poet_codegen.graph import AttrValue, Graph, Node, Tensor
 from poet_codegen.m4f.products import Operand, Product, Start
@@ -62,8 +64,9 @@ class Dense(Op):
             importer.add(node, "Add", [y, bias], {})
 
     def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
-        """[N, O]."""
-        return ((inputs[0].shape[0], inputs[1].shape[0 if node.int("transposed") else 1]),)
+        """[N, O] or [O, N]."""
+        outputs = inputs[1].shape[0 if node.int("transposed") else 1]
+        return (_in_layout(node, "y", _rows_first(node, "x", inputs[0].shape)[0], outputs),)
 
     def gradient(self, tape: Tape, node: Node, grads: Sequence[str]) -> None:
         """Gradients of x, w and b from dy."""
@@ -75,14 +78,15 @@ class Dense(Op):
         if tape.wants(w):
             tape.add_gradient(w, "DenseWeightGrad", (x, dy), attrs)
         if len(node.inputs) > 2 and tape.wants(node.inputs[2]):
-            # Summing dy [N, O] over the batch is the convolution's bias gradient with one pixel.
+            # Summing dy [N, O] over the batch is the convolution's bias gradient with one pixel; [O, N] is one image.
+            if is_by_feature(node, "y"):
+                dy = tape.node(dy, "Reshape", (dy,), {"shape": (1, *tape.shape(dy))})
             tape.add_gradient(node.inputs[2], "ConvBiasGrad", (dy,), {})
 
     def work(self, graph: Graph, node: Node) -> Work:
         """N x I x O multiply-adds."""
-        x, y = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
         row = "dense" if self.kernel(graph, node).blocked else "dense_plain"
-        return Work(row, macs=x.shape[1] * y.elements, elements=y.elements)
+        return product_work(graph, node, row)
 
     def kernel(self, graph: Graph, node: Node) -> Kernel:
         """templates/kernels/dense.c.j2."""
@@ -90,21 +94,30 @@ class Dense(Op):
         values = _values(node, x, y) | {"has_bias": len(node.inputs) > 2}
         name = _name("dense", values) + ("" if values["has_bias"] else "_nobias")
         prototype = f"const float *x, const float *w, {'const float *b, ' if values['has_bias'] else ''}float *y"
-        weights = Operand(values["transposed"], w[1])
-        start = Start.TARGET if values["continues"] else Start.COLUMN if values["has_bias"] else Start.ZERO
-        product = Product(x[0], y[1], x[1], Operand(True, x[1]), weights, y[1], start)
+        rows, inputs, outputs = values["batch"], values["inputs"], values["outputs"]
+        samples, weights = Operand(not is_by_feature(node, "x"), x[1]), Operand(values["transposed"], w[1])
         unread = ("(void)b;",) if values["has_bias"] and values["continues"] else ()
-        form = ProductForm("x", "w", "y", prototype, start="b" if start is Start.COLUMN else "", before=unread)
+        of_bias = Start.ROW if is_by_feature(node, "y") else Start.COLUMN
+        start = Start.TARGET if values["continues"] else of_bias if values["has_bias"] else Start.ZERO
+        bias = "b" if start is of_bias else ""
+        if is_by_feature(node, "y"):
+            product = Product(outputs, rows, inputs, weights, samples, rows, start)
+            form = ProductForm("w", "x", "y", prototype, start=bias, before=unread)
+        else:
+            product = Product(rows, outputs, inputs, samples, weights, outputs, start)
+            form = ProductForm("x", "w", "y", prototype, start=bias, before=unread)
         blocked = product_form(name, product, form)
         return Kernel("dense.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
     def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """By rows, outputs, and inputs, whose terms add up."""
         (x, w, *bias), (y,) = node.inputs, node.outputs
-        (rows, inputs), outputs = graph.tensors[x].shape, graph.tensors[y].shape[1]
+        rows, inputs = _rows_first(node, "x", graph.tensors[x].shape)
+        _, outputs = _rows_first(node, "y", graph.tensors[y].shape)
         axes = (Axis("row", rows), Axis("output", outputs), Axis("input", inputs, sums=True))
-        dims = {x: (0, 2), w: (1, 2) if node.int("transposed") else (2, 1), y: (0, 1), **dict.fromkeys(bias, (1,))}
-        return (by_axes(graph, node, axes, dims),)
+        weights = (1, 2) if node.int("transposed") else (2, 1)
+        dims = {x: _in_layout(node, "x", 0, 2), w: weights, y: _in_layout(node, "y", 0, 1)}
+        return (by_axes(graph, node, axes, dims | dict.fromkeys(bias, (1,))),)
 
 
 class DenseInputGrad(Op):
@@ -113,33 +126,42 @@ class DenseInputGrad(Op):
     name = "DenseInputGrad"
 
     def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
-        """[N, I]."""
-        return ((inputs[0].shape[0], inputs[1].shape[1 if node.int("transposed") else 0]),)
+        """[N, I] or [I, N]."""
+        features = inputs[1].shape[1 if node.int("transposed") else 0]
+        return (_in_layout(node, "x", _rows_first(node, "y", inputs[0].shape)[0], features),)
 
     def work(self, graph: Graph, node: Node) -> Work:
         """N x I x O multiply-adds."""
-        dy, dx = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
         row = "dense_input_grad" if self.kernel(graph, node).blocked else "dense_input_grad_plain"
-        return Work(row, macs=dy.shape[1] * dx.elements, elements=dx.elements)
+        return product_work(graph, node, row)
 
     def kernel(self, graph: Graph, node: Node) -> Kernel:
         """templates/kernels/dense_input_grad.c.j2."""
         dy, w, dx = (graph.tensors[n].shape for n in (*node.inputs, node.outputs[0]))
         values = _values(node, dx, dy)
         name = _name("dense_input_grad", values)
-        weights = Operand(not values["transposed"], w[1])
+        rows, inputs, outputs = values["batch"], values["inputs"], values["outputs"]
+        samples, weights = Operand(not is_by_feature(node, "y"), dy[1]), Operand(not values["transposed"], w[1])
         start = Start.TARGET if values["continues"] else Start.ZERO
-        product = Product(dy[0], dx[1], dy[1], Operand(True, dy[1]), weights, dx[1], start)
-        form = ProductForm("dy", "w", "dx", "const float *dy, const float *w, float *dx")
+        prototype = "const float *dy, const float *w, float *dx"
+        if is_by_feature(node, "x"):
+            product = Product(inputs, rows, outputs, weights, samples, rows, start)
+            form = ProductForm("w", "dy", "dx", prototype)
+        else:
+            product = Product(rows, inputs, outputs, samples, weights, inputs, start)
+            form = ProductForm("dy", "w", "dx", prototype)
         blocked = product_form(name, product, form)
         return Kernel("dense_input_grad.c.j2", name, values | {"name": name}, (*node.inputs, *node.outputs), blocked)
 
     def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """By rows, inputs, and outputs, whose terms add up."""
         (dy, w), (dx,) = node.inputs, node.outputs
-        (rows, outputs), inputs = graph.tensors[dy].shape, graph.tensors[dx].shape[1]
+        rows, outputs = _rows_first(node, "y", graph.tensors[dy].shape)
+        _, inputs = _rows_first(node, "x", graph.tensors[dx].shape)
         axes = (Axis("row", rows), Axis("input", inputs), Axis("output", outputs, sums=True))
-        return (by_axes(graph, node, axes, {dy: (0, 2), w: (2, 1) if node.int("transposed") else (1, 2), dx: (0, 1)}),)
+        weights = (2, 1) if node.int("transposed") else (1, 2)
+        dims = {dy: _in_layout(node, "y", 0, 2), w: weights, dx: _in_layout(node, "x", 0, 1)}
+        return (by_axes(graph, node, axes, dims),)
 
 
 class DenseWeightGrad(Gradient):
@@ -149,14 +171,17 @@ class DenseWeightGrad(Gradient):
 
     def shapes(self, inputs: Sequence[Tensor], node: Node) -> tuple[Shape, ...]:
         """[O, I] or [I, O]."""
-        x, dy = inputs[0].shape, inputs[1].shape
-        return ((dy[1], x[1]) if node.int("transposed") else (x[1], dy[1]),)
+        _, features = _rows_first(node, "x", inputs[0].shape)
+        _, outputs = _rows_first(node, "y", inputs[1].shape)
+        return ((outputs, features) if node.int("transposed") else (features, outputs),)
 
     def work(self, graph: Graph, node: Node) -> Work:
         """N x I x O multiply-adds."""
-        x, dy = (graph.tensors[name].shape for name in node.inputs)
         row = "dense_weight_grad" if self.kernel(graph, node).blocked else "dense_weight_grad_plain"
-        return Work(row, macs=x[0] * x[1] * dy[1], elements=x[1] * dy[1])
+        (rows, inputs), (_, outputs) = (
+            _rows_first(node, tensor, graph.tensors[name].shape) for tensor, name in zip("xy", node.inputs, strict=True)
+        )
+        return Work(row, macs=rows * inputs * outputs, elements=inputs * outputs)
 
     def sink_kernel(self, graph: Graph, node: Node, sink: Sink) -> Kernel:
         """templates/kernels/dense_weight_grad.c.j2."""
@@ -165,39 +190,72 @@ class DenseWeightGrad(Gradient):
         name = _name(f"dense_weight_{sink.stem}", values) + sink.suffix
         arguments = (*node.inputs, *sink.arguments)
         # dw has the outputs as rows, or the inputs; a sum takes the images in order.
-        factors = [("dy", dy[1]), ("x", x[1])] if values["transposed"] else [("x", x[1]), ("dy", dy[1])]
-        (left, rows), (right, columns) = factors
-        a, b = Operand(False, rows), Operand(False, columns)
-        product = Product(rows, columns, x[0], a, b, columns, Start.PRODUCT, sink.end)
+        of_x = ("x", values["inputs"], Operand(is_by_feature(node, "x"), x[1]))
+        of_dy = ("dy", values["outputs"], Operand(is_by_feature(node, "y"), dy[1]))
+        (left, rows, a), (right, columns, b) = (of_dy, of_x) if values["transposed"] else (of_x, of_dy)
+        product = Product(rows, columns, values["batch"], a, b, columns, Start.PRODUCT, sink.end)
         blocked = gradient_form(name, product, ProductForm(left, right, "", "const float *x, const float *dy"), sink)
         return Kernel("dense_weight_grad.c.j2", name, values | {"name": name}, arguments, blocked)
 
     def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """By outputs and inputs."""
         (x, dy), (dw,) = node.inputs, node.outputs
-        axes = (Axis("output", graph.tensors[dy].shape[1]), Axis("input", graph.tensors[x].shape[1]))
-        dims = {x: (None, 1), dy: (None, 0), dw: (0, 1) if node.int("transposed") else (1, 0)}
+        _, inputs = _rows_first(node, "x", graph.tensors[x].shape)
+        _, outputs = _rows_first(node, "y", graph.tensors[dy].shape)
+        axes = (Axis("output", outputs), Axis("input", inputs))
+        weights = (0, 1) if node.int("transposed") else (1, 0)
+        dims = {x: _in_layout(node, "x", None, 1), dy: _in_layout(node, "y", None, 0), dw: weights}
         return (by_axes(graph, node, axes, dims),)
+
+
+_T = TypeVar("_T")
+
+
+def is_by_feature(node: Node, tensor: str) -> bool:
+    """Whether x or y, and its gradient, is [features, rows]."""
+    return f"{tensor}_by_feature" in node.attrs
+
+
+def _in_layout(node: Node, tensor: str, row: _T, feature: _T) -> tuple[_T, _T]:
+    return (feature, row) if is_by_feature(node, tensor) else (row, feature)
+
+
+def _rows_first(node: Node, tensor: str, shape: Shape) -> Shape:
+    return shape[::-1] if is_by_feature(node, tensor) else shape
+
+
+def product_work(graph: Graph, node: Node, row: str) -> Work:
+    """N x I x O multiply-adds: each of the three is an axis of two of the three matrices."""
+    result = graph.tensors[node.outputs[0]]
+    sizes = (*(graph.tensors[name].elements for name in node.inputs[:2]), result.elements)
+    return Work(row, macs=isqrt(prod(sizes)), elements=result.elements)
 
 
 def _values(node: Node, x: Shape, y: Shape) -> dict[str, Any]:
     transposed = bool(node.int("transposed"))
-    loops = [f"o = 0; o < {y[1]}; o++", f"i = 0; i < {x[1]}; i++"]
+    (batch, inputs), (_, outputs) = _rows_first(node, "x", x), _rows_first(node, "y", y)
+    loops = [f"o = 0; o < {outputs}; o++", f"i = 0; i < {inputs}; i++"]
     outer, inner = loops if transposed else reversed(loops)
     return {
-        "batch": x[0],
-        "inputs": x[1],
-        "outputs": y[1],
+        "batch": batch,
+        "inputs": inputs,
+        "outputs": outputs,
         "transposed": transposed,
         "continues": CONTINUES in node.attrs,
-        "weight_index": f"o * {x[1]} + i" if transposed else f"i * {y[1]} + o",
+        "x_by_feature": is_by_feature(node, "x"),
+        "y_by_feature": is_by_feature(node, "y"),
+        "x_index": f"i * {batch} + n" if is_by_feature(node, "x") else f"n * {inputs} + i",
+        "y_index": f"o * {batch} + n" if is_by_feature(node, "y") else f"n * {outputs} + o",
+        "weight_index": f"o * {inputs} + i" if transposed else f"i * {outputs} + o",
         "outer_loop": outer,
         "inner_loop": inner,
     }
 
 
 def _name(stem: str, v: dict[str, Any]) -> str:
-    order = "" if v["transposed"] else "_io"
+    order = (
+        ("" if v["transposed"] else "_io") + ("_xt" if v["x_by_feature"] else "") + ("_yt" if v["y_by_feature"] else "")
+    )
     return f"{stem}_{v['batch']}x{v['inputs']}_to_{v['outputs']}{order}" + ("_on" if v["continues"] else "")
 
 

@@ -15,6 +15,7 @@ from poet_codegen.cost_model import CostModel
 from poet_codegen.graph import Graph, Node
 from poet_codegen.ops import registry
 from poet_codegen.ops.backward import Backward
+from poet_codegen.ops.dense import product_work
 from poet_codegen.ops.registry import Kernel, Work
 from poet_codegen.ops.split import Blocks
 from poet_codegen.ops.update import Update
@@ -313,18 +314,13 @@ def _maker(node: Node) -> Node:
 def _product(graph: Graph, node: Node) -> Work | None:
     """Of matrix products."""
     maker = _maker(node)
-    made = graph.tensors[maker.outputs[0]]
-    shapes = [graph.tensors[name].shape for name in maker.inputs[:2]]
-    depth = {
-        "Dense": lambda: shapes[0][1],
-        "DenseInputGrad": lambda: shapes[0][1],
-        "DenseWeightGrad": lambda: shapes[0][0],
-        "MatMul": lambda: shapes[0][-2 if maker.int("trans_a") else -1],
-    }.get(maker.op)
-    if depth is None:
+    row = {"Dense": "dense", "DenseInputGrad": "dense_input_grad", "DenseWeightGrad": "dense_weight_grad"}.get(maker.op)
+    if row is not None:
+        return product_work(graph, maker, row)
+    if maker.op != "MatMul":
         return None
-    row = {"Dense": "dense", "DenseInputGrad": "dense_input_grad", "DenseWeightGrad": "dense_weight_grad"}
-    return Work(row.get(maker.op, "matmul"), macs=made.elements * depth(), elements=made.elements)
+    made, left = graph.tensors[maker.outputs[0]], graph.tensors[maker.inputs[0]]
+    return Work("matmul", macs=made.elements * left.shape[-2 if maker.int("trans_a") else -1], elements=made.elements)
 
 
 def _patterns(node: Node, candidates: frozenset[str], place: Place) -> Iterator[Streams]:
