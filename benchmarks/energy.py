@@ -185,9 +185,7 @@ def executed(net: Net, request: Request, model: CostModel, lowered: Lowered, sch
     }
 
 
-def table_prices(
-    net: Net, request: Request, lowered: Lowered, schedule: Schedule
-) -> tuple[float | None, float | None]:
+def table_prices(net: Net, request: Request, lowered: Lowered, schedule: Schedule) -> tuple[float | None, float | None]:
     """Joules and seconds of a schedule before any profile, by the cycle table; None where ops run in tiles."""
     if any(isinstance(step, Compute) and step.mode for step in schedule.steps):
         return None, None
