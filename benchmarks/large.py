@@ -40,7 +40,7 @@ from poet_codegen.lower import Home
 from poet_codegen.plan import Plan, make_plan, make_request, save_plan
 from poet_codegen.platformio.host import build_host
 from poet_codegen.recipe import Recipe
-from poet_codegen.tiling.program import transfers
+from poet_codegen.tiling.price import transfers
 from poet_hil import process
 from poet_hil.device import DeviceClient
 from poet_hil.errors import LinkError

@@ -121,6 +121,8 @@ class Storage:
     """None: the device needs no erase, or hides it."""
     endurance_erases: Figure | None = None
     """Erases (or writes, where nothing is erased) that a block survives; None: unknown."""
+    overlaps: Annotated[str, Field(min_length=8)] | None = None
+    """What brings the bytes of a read while the core computes (DMA), and where that is from; None: the core polls."""
     memory: _Name | None = None
     """The memory region that it is, for drivers of memory; None: it is behind a bus of its own."""
     defines: dict[_Name, Annotated[int, Field(ge=0)] | _Name] = Field(default_factory=dict)

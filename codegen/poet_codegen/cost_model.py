@@ -59,17 +59,19 @@ class CostModel:
             return entry.cycles
         return form_cycles(self._table, work, self.forms.get(kernel.name, Form.FAST), self.numerics)
 
-    def program_cycles(self, name: str, kernels: Sequence[Kernel], transfer_s: float) -> float | None:
-        """Cycles of the processor's work in a tiled op that a profile has under that name, with these kernels' code.
+    def program_cycles(self, name: str, kernels: Sequence[Kernel], transfer_s: float) -> tuple[float, bool] | None:
+        """Cycles of the processor's work in a tiled op that a profile has under that name, with these kernels' code;
+        and whether they were measured.
 
-        `transfer_s` is what its transfers take: a board's clock saw them, too.
+        `transfer_s` is how much longer its transfers make it: a board's clock saw them, too.
         """
         entry = self.costs.by_kernel.get(name) if self.costs is not None and self._kernels_count else None
         formed = [self._in_form(kernel) for kernel in kernels]
         if entry is None or entry.digest != kernels_digest(formed, self.board, self.numerics):
             return None
-        seen = transfer_s * self.board.cpu.clock_hz if entry.source == "measured" else 0.0
-        return max(0.0, entry.cycles - seen)
+        is_measured = entry.source == "measured"
+        seen = transfer_s * self.board.cpu.clock_hz if is_measured else 0.0
+        return max(0.0, entry.cycles - seen), is_measured
 
     def table_cycles(self, work: Work) -> float:
         """Cycles by the core's cycle table alone."""

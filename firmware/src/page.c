@@ -160,6 +160,12 @@ poet_status_t poet_page_init(void)
     if (poet_model.storage_bytes > info->size_bytes) {
         return POET_ERR_STORAGE_FULL;
     }
+#ifdef POET_STORAGE_OVERLAPS
+    /* The schedule's times are those of a driver that reads while the core computes. */
+    if (info->ahead == NULL) {
+        return POET_ERR_WRONG_DEVICE;
+    }
+#endif
     if (poet_model.page_stride == 0u) {
         return info->erase_bytes > 1u && poet_model.page_units > 0u ? POET_ERR_WRONG_DEVICE : POET_OK;
     }
@@ -305,6 +311,29 @@ poet_status_t poet_page_crc_of_turn(uint32_t address, uint32_t size_bytes, uint3
 poet_status_t poet_page_read(uint32_t address, uint32_t offset, void *data, uint32_t size_bytes)
 {
     return read_at(address + POET_PAGE_HEADER_BYTES + offset, data, size_bytes);
+}
+
+poet_status_t poet_page_start(uint32_t address, uint32_t offset, void *data, uint32_t run_bytes, uint32_t runs,
+                              uint32_t stride_bytes)
+{
+    const poet_storage_ahead_t *ahead = poet_storage_info()->ahead;
+    const uint32_t first = address + POET_PAGE_HEADER_BYTES + offset;
+    const uint32_t whole = (runs - 1u) * stride_bytes + run_bytes;
+    uint8_t *to = data;
+    if (ahead != NULL && piece(first, whole) == whole) {
+        const poet_storage_runs_t there = {place_of(first), run_bytes, runs, stride_bytes, to};
+        return ahead->start(&there);
+    }
+    for (uint32_t i = 0; i < runs; i++) {
+        POET_TRY(read_at(first + i * stride_bytes, to + i * run_bytes, run_bytes));
+    }
+    return POET_OK;
+}
+
+poet_status_t poet_page_wait(void)
+{
+    const poet_storage_ahead_t *ahead = poet_storage_info()->ahead;
+    return ahead == NULL ? POET_OK : ahead->wait();
 }
 
 uint32_t poet_page_row(int32_t index, uint32_t rows)

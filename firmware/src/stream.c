@@ -7,7 +7,7 @@
 
 poet_stream_t poet_stream(uint32_t address, uint32_t size_bytes)
 {
-    const poet_stream_t stream = {address, size_bytes, 0, 0, 0, 0};
+    const poet_stream_t stream = {.address = address, .size_bytes = size_bytes};
     return stream;
 }
 
@@ -36,31 +36,72 @@ static void count(poet_stream_t *stream, const uint8_t *tile, uint32_t offset, c
     stream->seen_bytes += shape->runs * fresh_bytes;
 }
 
-/* The CRC of the whole tensor; the next tile begins another pass. */
+/* The CRC of the whole tensor; the next tile that is seen begins another pass. */
 static uint32_t end_of_pass(poet_stream_t *stream)
 {
     const uint32_t after = stream->size_bytes - stream->in_order_bytes;
     const uint32_t crc = stream->crc ^ poet_crc32_multiply(stream->in_order_crc, poet_crc32_power(after));
-    *stream = poet_stream(stream->address, stream->size_bytes);
+    stream->seen_bytes = 0;
+    stream->in_order_bytes = 0;
+    stream->in_order_crc = 0;
+    stream->crc = 0;
     return crc;
 }
 
-static poet_status_t end_of_read(poet_stream_t *stream)
+/* A tile of a pass is about to be read. With the first one comes what the page's header says. */
+static poet_status_t begin(poet_stream_t *stream, const poet_tile_t *shape)
 {
-    uint32_t sealed_crc;
-    POET_TRY(poet_page_crc(stream->address, stream->size_bytes, &sealed_crc));
-    return end_of_pass(stream) == sealed_crc ? POET_OK : POET_ERR_CORRUPT;
+    const uint32_t fresh_bytes = (shape->run_bytes - shape->again_bytes) * shape->runs;
+    if (stream->begun_bytes == 0u && fresh_bytes > 0u) {
+        POET_TRY(poet_page_crc(stream->address, stream->size_bytes, &stream->sealed_crc));
+    }
+    stream->begun_bytes += fresh_bytes;
+    if (stream->begun_bytes == stream->size_bytes) {
+        stream->begun_bytes = 0;
+    }
+    return POET_OK;
+}
+
+/* A tile is there. The last one of a pass tells whether all of them are what was written. */
+static poet_status_t end(poet_stream_t *stream, const uint8_t *tile, uint32_t offset, const poet_tile_t *shape)
+{
+    count(stream, tile, offset, shape);
+    if (stream->seen_bytes < stream->size_bytes) {
+        return POET_OK;
+    }
+    return end_of_pass(stream) == stream->sealed_crc ? POET_OK : POET_ERR_CORRUPT;
 }
 
 poet_status_t poet_stream_read(poet_stream_t *stream, void *tile, uint32_t offset, const poet_tile_t *shape)
 {
+    POET_TRY(begin(stream, shape));
     uint8_t *run = tile;
     for (uint32_t i = 0; i < shape->runs; i++) {
         POET_TRY(poet_page_read(stream->address, offset + i * shape->stride_bytes, run, shape->run_bytes));
         run += shape->run_bytes;
     }
-    count(stream, tile, offset, shape);
-    return stream->seen_bytes < stream->size_bytes ? POET_OK : end_of_read(stream);
+    return end(stream, tile, offset, shape);
+}
+
+poet_status_t poet_stream_start(poet_stream_t *stream, void *tile, uint32_t offset, const poet_tile_t *shape)
+{
+    poet_status_t status = begin(stream, shape);
+    if (status == POET_OK) {
+        status = poet_page_start(stream->address, offset, tile, shape->run_bytes, shape->runs, shape->stride_bytes);
+    }
+    if (status != POET_OK) {
+        (void)poet_page_wait();
+    }
+    return status;
+}
+
+poet_status_t poet_stream_check(poet_stream_t *stream, const void *tile, uint32_t offset, const poet_tile_t *shape)
+{
+    const poet_status_t status = end(stream, tile, offset, shape);
+    if (status != POET_OK) {
+        (void)poet_page_wait();
+    }
+    return status;
 }
 
 poet_status_t poet_stream_write(poet_stream_t *stream, const void *tile, uint32_t offset, const poet_tile_t *shape)

@@ -1,6 +1,7 @@
 /*
  * Storage in a plain file, for the host build; its path is in the environment variable POET_STORAGE, else
- * poet_storage.bin. It grows as it is written; bytes behind its end read as zeros.
+ * poet_storage.bin. It grows as it is written; bytes behind its end read as zeros. Reads that are started are put off
+ * until they are waited for (deferred.h).
  *
  * POET_STORAGE_LIKE=nor:UNIT or nor:UNIT:ENDURANCE makes it behave like NOR flash with erase units of so many bytes:
  * bytes behind the end read as erased, an erase sets a unit's bits, a write only clears bits, and a bit that it should
@@ -21,6 +22,7 @@
 #include <string.h>
 
 #include "poet/bytes.h"
+#include "poet/deferred.h"
 #include "poet/storage.h"
 
 #ifndef POET_STORAGE_BYTES
@@ -41,7 +43,8 @@ static const struct {
                    {"noise@", FAULT_NOISE}, {"flip@", FAULT_FLIP}};
 
 static poet_storage_info_t info = {
-    .name = "host file", .size_bytes = POET_STORAGE_BYTES, .erase_bytes = 1, .write_bytes = 1};
+    .name = "host file", .size_bytes = POET_STORAGE_BYTES, .erase_bytes = 1, .write_bytes = 1,
+    .ahead = &poet_deferred};
 
 static FILE *file;
 static FILE *erases;
@@ -124,6 +127,7 @@ static poet_status_t check(uint32_t address, uint32_t size_bytes)
     if (file == NULL) {
         return POET_ERR_STORAGE;
     }
+    POET_TRY(poet_deferred_wait());
     return poet_bytes_in_range(address, size_bytes, info.size_bytes) ? POET_OK : POET_ERR_STORAGE_FULL;
 }
 
@@ -305,5 +309,6 @@ poet_status_t poet_storage_erase(uint32_t address, uint32_t size_bytes)
 
 poet_status_t poet_storage_sync(void)
 {
-    return file != NULL && fflush(file) == 0 ? POET_OK : POET_ERR_STORAGE;
+    POET_TRY(check(0, 0));
+    return fflush(file) == 0 ? POET_OK : POET_ERR_STORAGE;
 }

@@ -1,13 +1,15 @@
 /*
  * Storage in a file of the machine that runs the debugger or emulator (Arm semihosting). The file
  * poet_storage.bin is in that program's working directory; it grows as it is written, and reads as zeros
- * behind its end.
+ * behind its end. Nothing comes while the core computes: where the board's file says `overlaps`, reads are put off, so
+ * that code for devices that do that can be tried.
  */
 #include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
 
 #include "poet/bytes.h"
+#include "poet/deferred.h"
 #include "poet/hal.h"
 #include "poet/storage.h"
 
@@ -19,7 +21,11 @@ enum { SYS_OPEN = 0x01, SYS_WRITE = 0x05, SYS_READ = 0x06, SYS_SEEK = 0x0A, SYS_
 enum { MODE_READ_WRITE = 3, MODE_CREATE = 7 }; /* "r+b", "w+b" */
 
 static const poet_storage_info_t info = {
-    .name = "semihosting file", .size_bytes = POET_STORAGE_BYTES, .erase_bytes = 1, .write_bytes = 1};
+    .name = "semihosting file", .size_bytes = POET_STORAGE_BYTES, .erase_bytes = 1, .write_bytes = 1,
+#ifdef POET_STORAGE_OVERLAPS
+    .ahead = &poet_deferred,
+#endif
+};
 static const char path[] = "poet_storage.bin";
 
 static bool open;
@@ -81,6 +87,7 @@ static poet_status_t check(uint32_t address, uint32_t size_bytes)
     if (!open) {
         return POET_ERR_STORAGE;
     }
+    POET_TRY(info.ahead == NULL ? POET_OK : info.ahead->wait());
     return poet_bytes_in_range(address, size_bytes, info.size_bytes) ? POET_OK : POET_ERR_STORAGE_FULL;
 }
 
@@ -127,5 +134,5 @@ poet_status_t poet_storage_erase(uint32_t address, uint32_t size_bytes)
 
 poet_status_t poet_storage_sync(void)
 {
-    return open ? POET_OK : POET_ERR_STORAGE;
+    return check(0, 0);
 }

@@ -93,7 +93,8 @@ class Step(_Frozen):
 
     `macs` and `elements` say how much it computes, `kernel` by which C function and `kernel_digest` by which code; 0
     and empty for a page. `transfer_s` and `transfer_j` are what the board's storage model has a page's transfer take,
-    or those of a computation in tiles, without the processor's own work; else 0.
+    or those of a computation in tiles, without the processor's own work; else 0. Of these, `hidden_s` is at the same
+    time as the processor's work, where that takes `hidden_within_s` in all, as the board's cycle table has it.
     """
 
     index: Annotated[int, Field(ge=0)]
@@ -108,6 +109,8 @@ class Step(_Frozen):
     kernel_digest: str = ""
     transfer_s: Annotated[float, Field(ge=0)] = 0.0
     transfer_j: Annotated[float, Field(ge=0)] = 0.0
+    hidden_s: Annotated[float, Field(ge=0)] = 0.0
+    hidden_within_s: Annotated[float, Field(ge=0)] = 0.0
     energy_j: float
     time_s: float
 

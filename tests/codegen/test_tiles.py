@@ -16,13 +16,27 @@ from poet_codegen.ops import registry
 from poet_codegen.ops.backward import Backward, merge_backward
 from poet_codegen.ops.chain import merge_chains
 from poet_codegen.ops.update import Update
+from poet_codegen.tiling.ahead import MOST_STARTS, read_ahead
 from poet_codegen.tiling.backward import channel_sizes, in_turn, pass_program, streams_of
 from poet_codegen.tiling.conv import conv_of, conv_program, tile_sizes
 from poet_codegen.tiling.dense import layer_of, pass_cuts
 from poet_codegen.tiling.dense import pass_program as dense_pass
 from poet_codegen.tiling.parts import Streams, cuts, kernel_of, part_program
 from poet_codegen.tiling.picks import pick_program
-from poet_codegen.tiling.program import Call, Index, Loop, Move, Pick, Program, Statement
+from poet_codegen.tiling.program import (
+    Call,
+    Check,
+    Copy,
+    Index,
+    Loop,
+    Move,
+    Pick,
+    Program,
+    Start,
+    StartNext,
+    Statement,
+    Wait,
+)
 
 from .host_kernels import HostKernels, matrices
 
@@ -30,10 +44,15 @@ SEEDS = range(4)
 CASES_AN_OP = 4
 PLENTY = 1 << 20
 CASES_AN_AXIS = 1
+IN_TURN = "; weights: "
+"""In titles of programs that are two in turn."""
 
 
 class Machine:
-    """Runs a program on bytes: storage, RAM and workspace; storage is read and written in whole passes."""
+    """Runs a program on bytes: storage, RAM and workspace; storage is read and written in whole passes.
+
+    What is started comes when the device is used next; until then its place is full of NaN.
+    """
 
     def __init__(self, kernels: HostKernels, graph: Graph, node: Node, streams: Streams, values: dict[str, bytes]):
         self.kernels = kernels
@@ -44,10 +63,14 @@ class Machine:
                 self.memory[new] = self.memory[old]
         self.streamed = streams.inputs | streams.outputs | set(streams.old_version.values())
         self.seen: dict[tuple[str, bool], list[int]] = {}
+        self.under_way: list[tuple[Move, int, dict[str, int]]] = []
+        self.unchecked: list[tuple[str, int, int]] = []
+        """(tensor, offset, byte of the workspace) of tiles that were started."""
 
     def run(self, program: Program) -> None:
         self.workspace = (ctypes.c_char * max(program.workspace_bytes, 1))(*b"\xff" * program.workspace_bytes)
         self.walk(program.body, {})
+        assert not self.under_way and not self.unchecked
         for (name, _), counts in self.seen.items():
             assert len(set(counts)) == 1 and counts[0] > 0, f"passes over {name} do not cover it"
 
@@ -57,18 +80,42 @@ class Machine:
                 for i in range(step.first, step.end):
                     self.walk(step.body, {**where, step.variable: i})
             elif isinstance(step, Move):
-                self.move(step, at(step.at, where))
+                if step.streamed:
+                    self.wait()
+                self.move(step, at(step.at, where), where)
             elif isinstance(step, Pick):
+                self.wait()
                 self.pick(step, at(step.at, where), where)
+            elif isinstance(step, Start):
+                self.start(step.move, where)
+            elif isinstance(step, StartNext):
+                for move in step.moves if where[step.variable] < step.last else step.after:
+                    self.start(move, where)
+            elif isinstance(step, Wait):
+                self.wait()
+            elif isinstance(step, Check):
+                self.unchecked.remove((step.move.tensor, at(step.move.at, where), in_tile(step.move, where)))
             else:
                 self.call(step, where)
 
-    def move(self, step: Move, offset: int) -> None:
-        shape, tensor = step.shape, self.memory[step.tensor]
+    def start(self, step: Move, where: dict[str, int]) -> None:
+        assert step.streamed and not step.to_tensor and len(self.under_way) < MOST_STARTS
+        self.under_way.append((step, at(step.at, where), dict(where)))
+        self.unchecked.append((step.tensor, at(step.at, where), in_tile(step, where)))
+        first = in_tile(step, where)
+        self.workspace[first : first + step.shape.size_bytes] = b"\xff" * step.shape.size_bytes
+
+    def wait(self) -> None:
+        started, self.under_way = self.under_way, []
+        for step, offset, where in started:
+            self.move(step, offset, where)
+
+    def move(self, step: Move, offset: int, where: dict[str, int]) -> None:
+        shape, tensor, tile = step.shape, self.memory[step.tensor], in_tile(step, where)
         assert step.streamed == (step.tensor in self.streamed)
-        assert step.buffer + shape.size_bytes <= len(self.workspace)
+        assert tile + shape.size_bytes <= len(self.workspace)
         for run in range(shape.runs):
-            inside = step.buffer + run * shape.run_bytes
+            inside = tile + run * shape.run_bytes
             outside = offset + run * shape.stride_bytes
             assert 0 <= outside <= len(tensor) - shape.run_bytes
             if step.to_tensor:
@@ -112,7 +159,15 @@ class Machine:
 
 
 def at(index: Index, where: dict[str, int]) -> int:
-    return index.start + sum(where[variable] * step for variable, step in index.steps)
+    return index.start + sum(where[variable] * step for variable, step in index.steps) + behind(index.copy, where)
+
+
+def behind(copy: Copy | None, where: dict[str, int]) -> int:
+    return (where[copy.variable] + copy.turn) % 2 * copy.distance_bytes if copy else 0
+
+
+def in_tile(step: Move, where: dict[str, int]) -> int:
+    return step.buffer + behind(step.copy, where)
 
 
 def node_of(op: str, inputs: dict[str, tuple[int, ...]], attrs: dict[str, AttrValue]) -> tuple[Graph, Node]:
@@ -321,6 +376,7 @@ def layers_back(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Prog
             ]
             assert programs[0] and programs[1]
             yield whole, node, streams, in_turn(programs[0], programs[1])
+            yield whole, node, streams, in_turn(*(read_ahead(half) or half for half in programs if half))
 
 
 def dense_back(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program]]:
@@ -378,6 +434,7 @@ def test_programs_give_the_bits_of_the_whole_op(
     graphs = {id(graph): graph for graph, *_ in cases}
     kernels = HostKernels(tmp_path, graphs.values(), [c.kernel for *_, program in cases for c in program.calls()])
     rng = np.random.default_rng(0)
+    ahead = 0
     for graph, node, streams, program in cases:
         values: dict[str, np.ndarray[Any, Any]] = {
             name: rng.standard_normal(graph.tensors[name].shape).astype(np.float32) for name in node.inputs
@@ -386,7 +443,12 @@ def test_programs_give_the_bits_of_the_whole_op(
             values["step"] = np.array([3], np.int32)
             values["v"] = np.abs(values["v"])
         whole = kernels.run(graph, values)
-        machine = Machine(kernels, graph, node, streams, {name: value.tobytes() for name, value in values.items()})
-        machine.run(program)
-        for name in node.outputs:
-            assert bytes(machine.memory[name]) == whole[name].tobytes(), (node.op, program.title, streams)
+        twice = None if IN_TURN in program.title else read_ahead(program)
+        ahead += twice is not None
+        for form in (program, *([twice] if twice else [])):
+            machine = Machine(kernels, graph, node, streams, {name: value.tobytes() for name, value in values.items()})
+            machine.run(form)
+            for name in node.outputs:
+                assert bytes(machine.memory[name]) == whole[name].tobytes(), (node.op, form.title, streams)
+            assert form.streams() == program.streams()
+    assert ahead > len(cases) // 3

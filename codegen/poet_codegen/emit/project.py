@@ -13,6 +13,7 @@ from poet_solver.schedule import Compute, Schedule
 
 from poet_codegen.board import PAGE_HEADER_BYTES, Board
 from poet_codegen.code_budget import weights_fit
+from poet_codegen.cost_model import CostModel
 from poet_codegen.emit import initial
 from poet_codegen.emit.frozen_pages import FROZEN_FILE, frozen_pages
 from poet_codegen.emit.kernel_source import kernel_digest, kernel_source, kernels_digest
@@ -37,7 +38,7 @@ from poet_codegen.numerics import Numerics
 from poet_codegen.ops.gather import index_range
 from poet_codegen.ops.registry import Kernel
 from poet_codegen.render import c_float, render
-from poet_codegen.tiling.program import device_cost
+from poet_codegen.tiling.price import Overlap, device_cost, overlap
 
 ABI = 5
 """POET_ABI of firmware/include/poet/model.h that the emitted code is written for; tests compare the two."""
@@ -299,10 +300,13 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
 
 def _step(step: EmittedStep, build: BuildInput, graph: Graph) -> dict[str, Any]:
     board, numerics = build.board, build.numerics
-    transfer = PageCost(0.0, 0.0)
+    transfer, at_once = PageCost(0.0, 0.0), Overlap(0.0, 0.0)
     kernel = digest = ""
     if step.program is not None:
-        transfer = device_cost(step.program, board, {t.name: t.size_bytes for t in graph.tensors.values()})
+        sizes = {t.name: t.size_bytes for t in graph.tensors.values()}
+        transfer = device_cost(step.program, board, sizes)
+        forms = build.train.lowered.forms
+        at_once = overlap(step.program, CostModel(board, None, numerics, forms), sizes)
         kernel, digest = step.program.profile_name, kernels_digest(step.kernels, board, numerics)
     elif step.kernels:
         kernel, digest = step.kernels[0].name, kernel_digest(step.kernels[0], board, numerics)
@@ -322,6 +326,8 @@ def _step(step: EmittedStep, build: BuildInput, graph: Graph) -> dict[str, Any]:
         "kernel_digest": digest,
         "transfer_s": transfer.time_s,
         "transfer_j": transfer.energy_j,
+        "hidden_s": at_once.hidden_s,
+        "hidden_within_s": at_once.processor_s,
         "energy_j": step.energy_j,
         "time_s": step.time_s,
     }

@@ -8,7 +8,21 @@ from poet_codegen.emit.layout import Constant, PassLayout
 from poet_codegen.emit.wrap import wrap_call
 from poet_codegen.graph import Graph
 from poet_codegen.lower import Lowered
-from poet_codegen.tiling.program import FLOAT_BYTES, Call, Index, Loop, Move, Operand, Pick, Program, Statement
+from poet_codegen.tiling.program import (
+    FLOAT_BYTES,
+    Call,
+    Check,
+    Index,
+    Loop,
+    Move,
+    Operand,
+    Pick,
+    Program,
+    Start,
+    StartNext,
+    Statement,
+    Wait,
+)
 
 _INDENT = 4
 _ROWS = "rows"
@@ -38,26 +52,33 @@ def tiled_block(
         lines.append(f"poet_stream_t {name} = poet_stream({page}, {size}u);")
 
     def tile(at: Index) -> str:
-        return f"ARENA({workspace} + {_text(at)})" if at.start or at.steps else f"ARENA({workspace})"
+        terms = [workspace, *([_text(at)] if at.start or at.steps else [])]
+        if at.copy is not None:
+            turn = f"({at.copy.variable} + {at.copy.turn}u)" if at.copy.turn else at.copy.variable
+            terms.append(f"{turn} % 2u * {at.copy.distance_bytes}u")
+        return f"ARENA({' + '.join(terms)})"
 
     def operand(item: Operand) -> str:
         if item.tensor is None:
             return tile(item.at)
         return _plus(layout.argument(item.tensor, offsets), item.at)
 
+    def shape(step: Move) -> str:
+        numbers = (step.shape.run_bytes, step.shape.runs, step.shape.stride_bytes, step.shape.again_bytes)
+        return "&(poet_tile_t){" + ", ".join(f"{number}u" for number in numbers) + "}"
+
+    def stream(do: str, step: Move, at: int) -> str:
+        place = tile(Index(step.buffer, copy=step.copy))
+        arguments = [f"&{_stream(layout, step.tensor, step.to_tensor)}", place, _text(step.at), shape(step)]
+        return wrap_call(f"POET_TRY(poet_stream_{do}", arguments, at, ");")
+
     def move(step: Move, at: int) -> str:
-        shape = step.shape
-        numbers = (shape.run_bytes, shape.runs, shape.stride_bytes, shape.again_bytes)
-        literal = "&(poet_tile_t){" + ", ".join(f"{number}u" for number in numbers) + "}"
-        here = tile(Index(step.buffer))
         if step.streamed:
-            do = "write" if step.to_tensor else "read"
-            arguments = [f"&{_stream(layout, step.tensor, step.to_tensor)}", here, _text(step.at), literal]
-            return wrap_call(f"POET_TRY(poet_stream_{do}", arguments, at, ");")
-        place = _plus(layout.argument(step.tensor, offsets), step.at)
+            return stream("write" if step.to_tensor else "read", step, at)
+        place, here = _plus(layout.argument(step.tensor, offsets), step.at), tile(Index(step.buffer, copy=step.copy))
         if step.to_tensor:
-            return wrap_call("poet_tile_scatter", [place, here, literal], at, ";")
-        return wrap_call("poet_tile_gather", [here, place, literal], at, ";")
+            return wrap_call("poet_tile_scatter", [place, here, shape(step)], at, ";")
+        return wrap_call("poet_tile_gather", [here, place, shape(step)], at, ";")
 
     def pick(step: Pick, at: int) -> str:
         index = _plus(layout.argument(step.index, offsets) if step.index else _ROWS, step.at)
@@ -88,6 +109,17 @@ def tiled_block(
                 lines.append(pad + text)
             elif isinstance(step, Pick):
                 lines.append(pad + pick(step, at))
+            elif isinstance(step, Start | Check):
+                lines.append(pad + stream("start" if isinstance(step, Start) else "check", step.move, at))
+            elif isinstance(step, StartNext):
+                lines.append(f"{pad}if ({step.variable} < {step.last}u) {{")
+                write(tuple(map(Start, step.moves)), at + _INDENT)
+                if step.after:
+                    lines.append(f"{pad}}} else {{")
+                    write(tuple(map(Start, step.after)), at + _INDENT)
+                lines.append(f"{pad}}}")
+            elif isinstance(step, Wait):
+                lines.append(f"{pad}POET_TRY(poet_page_wait());")
             else:
                 lines.append(pad + move(step, at))
 

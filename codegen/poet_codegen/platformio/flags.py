@@ -37,6 +37,7 @@ def defines(board: Board) -> dict[str, str]:
         "POET_CPU_HZ": board.cpu.clock_hz,
         "POET_UART_BAUD": board.firmware.uart.baud,
         "POET_STORAGE_BYTES": board.storage.size_bytes,
+        **({"POET_STORAGE_OVERLAPS": 1} if board.storage.overlaps else {}),
         **board.defines,
         **board.storage.defines,
     }

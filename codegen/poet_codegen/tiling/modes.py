@@ -19,13 +19,15 @@ from poet_codegen.ops.dense import product_work
 from poet_codegen.ops.registry import Kernel, Work
 from poet_codegen.ops.split import Blocks
 from poet_codegen.ops.update import Update
+from poet_codegen.tiling.ahead import read_ahead
 from poet_codegen.tiling.backward import channel_sizes, in_turn, pass_program, streams_of, whole_calls
 from poet_codegen.tiling.conv import conv_of, conv_program, tile_sizes
 from poet_codegen.tiling.dense import layer_of, pass_cuts
 from poet_codegen.tiling.dense import pass_program as dense_pass
 from poet_codegen.tiling.parts import CallOf, Cut, Streams, cuts, kernel_of, part_program, thinned, tile_bytes
 from poet_codegen.tiling.picks import pick_program, picked_rows
-from poet_codegen.tiling.program import Cost, Program, cost
+from poet_codegen.tiling.price import Cost, cost
+from poet_codegen.tiling.program import Program
 
 _POINTS = 4
 """Tile sizes kept of each pattern; more gained at most 1 % in trials."""
@@ -83,6 +85,20 @@ class _Way:
     """The program with tiles of that size; None where there is none."""
 
 
+def _both_forms(way: _Way) -> _Way:
+    """Programs of a way as they are, and those that read tiles ahead."""
+
+    def sizes(streams: Streams) -> Iterator[object]:
+        return ((size, is_ahead) for size in way.sizes(streams) for is_ahead in (False, True))
+
+    def make(choice: Any, streams: Streams, call_of: CallOf) -> Program | None:
+        size, is_ahead = choice
+        program = way.make(size, streams, call_of)
+        return read_ahead(program) if is_ahead and program is not None else program
+
+    return _Way(way.operands, sizes, make)
+
+
 _Choices = list[tuple[int, object]]
 """(way, size) of programs."""
 
@@ -129,7 +145,10 @@ class Tiler:
         if rows is not None:
             names = frozenset(node.outputs) | (self._place.frozen & frozenset(node.inputs[:1]))
             ways.append(_Way(names, lambda _: thinned(rows, 4), partial(pick_program, graph, node)))
-        return ways
+        return self._in_forms(ways)
+
+    def _in_forms(self, ways: list[_Way]) -> list[_Way]:
+        return [*map(_both_forms, ways)] if self._costs.board.storage.overlaps else ways
 
     def _in_room(
         self, node: Node, sizes: Callable[[Streams, int], Iterable[object]]

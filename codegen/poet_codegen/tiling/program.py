@@ -11,10 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from poet_solver.problem import PageCost
-
-from poet_codegen.board import PAGE_HEADER_BYTES, Board, both
-from poet_codegen.cost_model import CostModel
 from poet_codegen.ops.registry import Kernel, Work
 
 FLOAT_BYTES = 4
@@ -23,11 +19,21 @@ ROW_CRC_BYTES = 4
 
 
 @dataclass(frozen=True)
+class Copy:
+    """Which of a tile's two copies: the second, `distance_bytes` behind the first, where `variable` + `turn` is odd."""
+
+    variable: str
+    turn: int
+    distance_bytes: int
+
+
+@dataclass(frozen=True)
 class Index:
-    """A position in bytes: start + sum of step x loop variable."""
+    """A position in bytes: start + sum of step x loop variable; in the workspace, of a tile's copy."""
 
     start: int = 0
     steps: tuple[tuple[str, int], ...] = ()
+    copy: Copy | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,8 @@ class Move:
     to_tensor: bool
     streamed: bool
     """The tensor is on storage; else it is in RAM."""
+    copy: Copy | None = None
+    """Of the tile."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,37 @@ class Loop:
     body: tuple[Statement, ...]
 
 
-Statement: TypeAlias = Move | Call | Pick | Loop
+@dataclass(frozen=True)
+class Start:
+    """The device begins to read a tile: nothing uses it before a Wait."""
+
+    move: Move
+
+
+@dataclass(frozen=True)
+class StartNext:
+    """The device begins to read the tiles of the loop's next turn; in its last one, those of what follows it."""
+
+    variable: str
+    last: int
+    """Value of the variable in the last turn; 0 in the first."""
+    moves: tuple[Move, ...]
+    after: tuple[Move, ...]
+
+
+@dataclass(frozen=True)
+class Wait:
+    """What was started is there."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """The checksum counts a tile that was started."""
+
+    move: Move
+
+
+Statement: TypeAlias = Move | Call | Pick | Loop | Start | StartNext | Wait | Check
 
 
 @dataclass(frozen=True)
@@ -123,7 +161,7 @@ class Program:
     body: tuple[Statement, ...]
 
     def counted(self) -> Iterator[tuple[Move | Call | Pick, int]]:
-        """Every move, call and pick with how often it happens."""
+        """Every move, call and pick with how often it happens; a move that is started is one like the others."""
         yield from _counted(self.body, 1)
 
     def calls(self) -> Iterator[Call]:
@@ -159,11 +197,20 @@ def _counted(body: tuple[Statement, ...], times: int) -> Iterator[tuple[Move | C
     for step in body:
         if isinstance(step, Loop):
             yield from _counted(step.body, times * (step.end - step.first))
-        else:
+        elif isinstance(step, StartNext):
+            turns = times // (step.last + 1)
+            yield from ((move, times - turns) for move in step.moves)
+            yield from ((move, turns) for move in step.after)
+        elif isinstance(step, Start):
+            yield step.move, times
+        elif not isinstance(step, Wait | Check):
             yield step, times
 
 
 def _renamed(body: tuple[Statement, ...], names: Mapping[str, str]) -> tuple[Statement, ...]:
+    def of_move(move: Move) -> Move:
+        return replace(move, tensor=names[move.tensor])
+
     def moved(operand: Operand) -> Operand:
         return operand if operand.tensor is None else replace(operand, tensor=names[operand.tensor])
 
@@ -171,7 +218,13 @@ def _renamed(body: tuple[Statement, ...], names: Mapping[str, str]) -> tuple[Sta
         if isinstance(step, Loop):
             return replace(step, body=_renamed(step.body, names))
         if isinstance(step, Move):
-            return replace(step, tensor=names[step.tensor])
+            return of_move(step)
+        if isinstance(step, Start | Check):
+            return replace(step, move=of_move(step.move))
+        if isinstance(step, StartNext):
+            return replace(step, moves=tuple(map(of_move, step.moves)), after=tuple(map(of_move, step.after)))
+        if isinstance(step, Wait):
+            return step
         if isinstance(step, Pick):
             index = step.index and names[step.index]
             return replace(step, table=names[step.table], index=index, target=moved(step.target))
@@ -181,91 +234,3 @@ def _renamed(body: tuple[Statement, ...], names: Mapping[str, str]) -> tuple[Sta
         return replace(step, kernel=replace(step.kernel, arguments=arguments), operands=places)
 
     return tuple(one(step) for step in body)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of a program on a board."""
-
-    time_s: float
-    energy_j: float
-    wear_bytes: float
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """So many equal transfers between storage and memory; of a header `data_bytes` is 0."""
-
-    is_write: bool
-    data_bytes: int
-    header_bytes: int
-    times: int
-    erased_bytes: int = 0
-    """Of a page that is erased before its first tile, where the device needs that."""
-
-    def price(self, board: Board) -> PageCost:
-        """What the storage device takes for one of them, by the board's model."""
-        if not self.is_write:
-            return board.page_in_cost(self.data_bytes + self.header_bytes)
-        return both(board.write_cost(self.data_bytes + self.header_bytes), board.erase_cost(self.erased_bytes))
-
-
-def transfers(program: Program, size_bytes: Mapping[str, int]) -> Iterator[Transfer]:
-    """Every transfer, the header of each pass included. `size_bytes` are those of the streamed tensors."""
-    for step, times in program.counted():
-        if isinstance(step, Move) and step.streamed:
-            yield Transfer(step.to_tensor, step.shape.run_bytes, 0, times * step.shape.runs)
-        elif isinstance(step, Pick) and step.streamed:
-            yield Transfer(False, step.row_bytes, 0, times * step.count)
-            yield Transfer(False, 0, ROW_CRC_BYTES, times * step.count)
-    for (tensor, is_write), moved in program.streams().items():
-        passes, rest = divmod(moved, size_bytes[tensor])
-        assert not rest, f"{program.title}: tiles of {tensor} do not cover it"
-        page_bytes = PAGE_HEADER_BYTES + size_bytes[tensor] if is_write else 0
-        yield Transfer(is_write, 0, PAGE_HEADER_BYTES, passes, page_bytes)
-
-
-def device_cost(program: Program, board: Board, size_bytes: Mapping[str, int]) -> PageCost:
-    """What the storage device takes for the program's transfers, by the board's model, checksums left out."""
-    time_s = energy_j = 0.0
-    for one in transfers(program, size_bytes):
-        price = one.price(board)
-        time_s += one.times * price.time_s
-        energy_j += one.times * price.energy_j
-    return PageCost(time_s, energy_j)
-
-
-def cost(program: Program, costs: CostModel, size_bytes: Mapping[str, int]) -> Cost:
-    """Compute, and every transfer with its latency and checksum. `size_bytes` are those of the streamed tensors.
-
-    A profile that has the whole program prices what the processor does in it.
-    """
-    board = costs.board
-    device = device_cost(program, board, size_bytes)
-    profiled = None
-    if costs.costs is not None:
-        profiled = costs.program_cycles(program.profile_name, program.kernels, device.time_s)
-    if profiled is not None:
-        wear = sum(one.times * one.price(board).wear_bytes for one in transfers(program, size_bytes))
-        return Cost(
-            device.time_s + profiled * board.seconds_per_cycle,
-            device.energy_j + profiled * board.energy_per_cycle_j,
-            wear,
-        )
-    cycles = 0.0
-    time_s = energy_j = wear_bytes = 0.0
-    for step, times in program.counted():
-        if isinstance(step, Call):
-            cycles += times * costs.kernel_cycles(step.kernel, step.work)
-        elif not step.streamed:
-            moved = step.shape.size_bytes if isinstance(step, Move) else step.count * step.row_bytes
-            copied = Work("elementwise", elements=moved // FLOAT_BYTES)
-            cycles += times * costs.table_cycles(copied)
-        elif isinstance(step, Move) and step.shape.runs > 1:
-            cycles += times * costs.table_cycles(Work("tile"))
-    for one in transfers(program, size_bytes):
-        price = costs.with_checksum("page_out" if one.is_write else "page_in", one.data_bytes, one.price(board))
-        time_s += one.times * price.time_s
-        energy_j += one.times * price.energy_j
-        wear_bytes += one.times * price.wear_bytes
-    return Cost(time_s + cycles * board.seconds_per_cycle, energy_j + cycles * board.energy_per_cycle_j, wear_bytes)

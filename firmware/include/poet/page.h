@@ -23,7 +23,8 @@
 
 /*
  * At boot, after poet_storage_init(): find out where the window was, and go on from there. POET_ERR_STORAGE_FULL when
- * the device is too small, POET_ERR_WRONG_DEVICE when its erase unit is not the one that the schedule was made for.
+ * the device is too small, POET_ERR_WRONG_DEVICE when its erase unit is not the one that the schedule was made for, or
+ * when its driver does not read while the core computes, as the board's file says it does.
  */
 poet_status_t poet_page_init(void);
 
@@ -65,6 +66,17 @@ poet_status_t poet_page_crc_of_turn(uint32_t address, uint32_t size_bytes, uint3
 
 /* Part of a page's data, unchecked. */
 poet_status_t poet_page_read(uint32_t address, uint32_t offset, void *data, uint32_t size_bytes);
+
+/*
+ * Begin to read `runs` parts of a page's data, `stride_bytes` apart, into `data`, where they lie behind each other. They
+ * are there, unchecked, after poet_page_wait(), and nothing else may use `data` before. A driver that moves all bytes
+ * itself reads at once.
+ */
+poet_status_t poet_page_start(uint32_t address, uint32_t offset, void *data, uint32_t run_bytes, uint32_t runs,
+                              uint32_t stride_bytes);
+
+/* What was started is there, all of it. After an error nothing is under way. */
+poet_status_t poet_page_wait(void);
 
 /*
  * The row of a table of `rows` rows that an index means, as gather kernels have it: negative ones count from the end, and

@@ -26,6 +26,33 @@
 
 #define POET_STORAGE_ERASED 0xFFu
 
+/* Reads of equal length at equal distances. */
+typedef struct {
+    uint32_t address;      /* of the first */
+    uint32_t run_bytes;    /* of each */
+    uint32_t runs;         /* what they read lies behind each other in `data` */
+    uint32_t stride_bytes; /* from the start of one to that of the next, on the device */
+    uint8_t *data;
+} poet_storage_runs_t;
+
+/* No more starts than this come before a wait. */
+#define POET_STORAGE_AHEAD_MOST 8u
+
+/*
+ * What a driver has, beside all others below, whose device brings bytes to RAM while the core computes (DMA). A board's
+ * schedule counts on it where its file says `overlaps`; all other schedules do without.
+ */
+typedef struct {
+    /* Begin to read. Until the wait, `data` is the device's: nobody else looks at it, or writes there. */
+    poet_status_t (*start)(const poet_storage_runs_t *runs);
+    /* All that was begun is there when this returns, in the order of the starts; at once where nothing was. */
+    poet_status_t (*wait)(void);
+    /*
+     * Any other call does this wait first, and returns its error, as a start does that finds the device at fault. After
+     * an error nothing is under way any more.
+     */
+} poet_storage_ahead_t;
+
 typedef struct {
     const char *name;          /* for messages: "semihosting file" */
     uint32_t size_bytes;       /* capacity; some drivers find it in poet_storage_init() */
@@ -33,6 +60,7 @@ typedef struct {
     uint32_t endurance_erases; /* erases a unit survives; 0 where unlimited or unknown */
     uint32_t write_bytes;      /* what the device programs at once: 1; 4 for a word; 512 for an SD card */
     bool stalls_core;          /* the core stands still while it erases (its own flash), and receives nothing */
+    const poet_storage_ahead_t *ahead; /* NULL: the core itself moves all bytes, and waits for them */
 } poet_storage_info_t;
 
 /*

@@ -23,7 +23,9 @@ typedef struct {
 typedef struct {
     uint32_t address;        /* of the page */
     uint32_t size_bytes;     /* of the tensor */
-    uint32_t seen_bytes;     /* of the running pass */
+    uint32_t begun_bytes;    /* of the running pass, read or about to be */
+    uint32_t sealed_crc;     /* that what is read must have */
+    uint32_t seen_bytes;     /* of the running pass, read and counted, or written */
     uint32_t in_order_bytes; /* of those, from the tensor's start on without a gap */
     uint32_t in_order_crc;   /* of these bytes */
     uint32_t crc;            /* what all other tiles contribute to the tensor's */
@@ -37,6 +39,14 @@ poet_stream_t poet_stream(uint32_t address, uint32_t size_bytes);
  * bytes are not those that were written; what was computed from them is then not to be used.
  */
 poet_status_t poet_stream_read(poet_stream_t *stream, void *tile, uint32_t offset, const poet_tile_t *shape);
+
+/*
+ * The same in two halves: begin to read; then, after a poet_page_wait() (page.h) behind it, let the tile count, as
+ * poet_stream_read() does. Between the start and the wait nothing else uses the tile; the next one may be started before
+ * this one counts, so that the device reads while the core computes. After an error nothing is under way.
+ */
+poet_status_t poet_stream_start(poet_stream_t *stream, void *tile, uint32_t offset, const poet_tile_t *shape);
+poet_status_t poet_stream_check(poet_stream_t *stream, const void *tile, uint32_t offset, const poet_tile_t *shape);
 
 /*
  * Write a tile; none of its bytes may be written again in the same pass. The first tile of a pass erases the page, on

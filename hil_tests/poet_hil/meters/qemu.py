@@ -37,12 +37,20 @@ class QemuMeter(Meter):
         """Nothing."""
 
     def watch(self, device: DeviceClient, train: Callable[[], int]) -> StepEnergy:
-        """Cycles at run power, and what the storage model has each page take. Nothing idles: drivers poll."""
+        """Cycles at run power, and what the storage model has each page take. Nothing idles: drivers poll, or the core
+        waits awake.
+
+        Here nothing transfers while the core computes. What of both would have been at once is the plan's figure, in
+        proportion where the work took fewer cycles than planned: no less can it have been.
+        """
         train()
         board, steps = self._build.manifest.board, self._build.manifest.steps
         busy_s = self._clock.cycles(device, steps) / board.clock_hz
-        energy_j = busy_s * board.run_w + np.array([step.transfer_j for step in steps])
-        return StepEnergy(energy_j, busy_s + np.array([step.transfer_s for step in steps]), 0.0, 0.0)
+        planned_s = np.array([step.hidden_within_s or np.inf for step in steps])
+        hidden_s = np.array([step.hidden_s for step in steps]) * np.minimum(1.0, busy_s / planned_s)
+        energy_j = (busy_s - hidden_s) * board.run_w + np.array([step.transfer_j for step in steps])
+        time_s = busy_s - hidden_s + np.array([step.transfer_s for step in steps])
+        return StepEnergy(energy_j, time_s, 0.0, 0.0)
 
     def power(self, on: bool) -> None:
         """Off ends the emulator, on starts it again: storage keeps what was written."""
