@@ -153,7 +153,8 @@ def page_library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     target = tmp_path_factory.mktemp("pages") / "pages.so"
     model = target.with_name("model.c")
     model.write_text(PAGE_MODEL)
-    sources = [FIRMWARE / "src" / f"{name}.c" for name in ("stream", "page", "erase", "crc32", "crc32_table")]
+    names = ("stream", "page", "deferred", "erase", "crc32", "crc32_table")
+    sources = [FIRMWARE / "src" / f"{name}.c" for name in names]
     sources += [FIRMWARE / "storage" / "host_file.c", model]
     command = ["cc", *WARNINGS, "-fPIC", "-shared", f"-I{FIRMWARE / 'include'}", *map(str, sources), "-o", str(target)]
     subprocess.run(command, check=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .line import ERR_CORRUPT
+from .line import ERR_CORRUPT, ERR_STORAGE_FULL
 
 PAGE = 64
 HEADER_BYTES = 16
@@ -26,8 +26,8 @@ class Stream(ctypes.Structure):
     """poet_stream_t."""
 
     _fields_ = [
-        (name, ctypes.c_uint32)
-        for name in ("address", "size_bytes", "seen_bytes", "in_order_bytes", "in_order_crc", "crc")
+        *((name, ctypes.c_uint32) for name in ("address", "size_bytes", "begun_bytes", "sealed_crc")),
+        *((name, ctypes.c_uint32) for name in ("seen_bytes", "in_order_bytes", "in_order_crc", "crc")),
     ]
 
 
@@ -91,3 +91,64 @@ def read_into(library: ctypes.CDLL, stream: Stream, back: ctypes.Array[ctypes.c_
     status = int(library.poet_stream_read(ctypes.byref(stream), tile, at, ctypes.byref(shape)))
     library.poet_tile_scatter(ctypes.byref(back, at), tile, ctypes.byref(shape))
     return status
+
+
+NAN = b"\xff" * 4
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_tiles_are_read_ahead(page_library: ctypes.CDLL, page_storage: Path, seed: int) -> None:
+    """While a tile counts, the next one is on its way: nothing of it is there before the wait."""
+    library, rng = page_library, random.Random(seed)
+    planes = rng.randint(1, 4)
+    data = rng.randbytes(planes * ROWS * WIDTH)
+    assert library.poet_page_out(PAGE, data, len(data)) == 0
+    library.poet_stream.restype = Stream
+    stream, back = library.poet_stream(PAGE, len(data)), ctypes.create_string_buffer(len(data))
+    passes = [*tiles(rng, planes), *tiles(rng, planes)]
+    buffers = [ctypes.create_string_buffer(shape.run_bytes * shape.runs) for _, shape in passes]
+
+    def call(do: str, number: int) -> int:
+        at, shape = passes[number]
+        return int(
+            getattr(library, f"poet_stream_{do}")(ctypes.byref(stream), buffers[number], at, ctypes.byref(shape))
+        )
+
+    assert call("start", 0) == 0
+    for number, (at, shape) in enumerate(passes):
+        assert buffers[number].raw.startswith(NAN[: shape.run_bytes])
+        # Any other use of the device ends what is under way, as a wait does.
+        if rng.random() < 0.5:
+            assert library.poet_page_wait() == 0
+        else:
+            assert library.poet_page_read(PAGE, 0, ctypes.create_string_buffer(1), 1) == 0
+        assert number + 1 == len(passes) or call("start", number + 1) == 0
+        assert call("check", number) == 0
+        library.poet_tile_scatter(ctypes.byref(back, at), buffers[number], ctypes.byref(shape))
+    assert back.raw == data
+
+
+def test_a_tile_that_nobody_waited_for_is_noticed(page_library: ctypes.CDLL, page_storage: Path) -> None:
+    library, data = page_library, bytes(range(64))
+    assert library.poet_page_out(PAGE, data, len(data)) == 0
+    library.poet_stream.restype = Stream
+    stream, shape = library.poet_stream(PAGE, len(data)), Shape(len(data), 1, 0, 0)
+    tile = ctypes.create_string_buffer(data, len(data))
+    arguments = (ctypes.byref(stream), tile, 0, ctypes.byref(shape))
+    assert library.poet_stream_start(*arguments) == 0
+    assert library.poet_stream_check(*arguments) == ERR_CORRUPT
+    # Nothing is under way behind an error: what comes now is not written over.
+    tile.raw = b"x" * len(data)
+    assert library.poet_page_wait() == 0 and tile.raw == b"x" * len(data)
+
+
+def test_errors_of_what_was_started_come_with_the_wait(page_library: ctypes.CDLL, page_storage: Path) -> None:
+    library, tile = page_library, ctypes.create_string_buffer(8)
+    there = 0x4000_0000 - HEADER_BYTES - 4
+    assert library.poet_page_start(there, 0, tile, 8, 1, 0) == 0
+    assert library.poet_page_wait() == ERR_STORAGE_FULL
+    assert library.poet_page_wait() == 0
+    assert library.poet_page_start(PAGE, 0, tile, 8, 1, 0) == 0
+    assert library.poet_page_start(there, 0, tile, 8, 1, 0) == 0
+    assert library.poet_storage_sync() == ERR_STORAGE_FULL
+    assert library.poet_page_wait() == 0

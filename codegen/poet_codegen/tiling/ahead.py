@@ -34,8 +34,8 @@ MOST_STARTS = 8
 def read_ahead(program: Program) -> Program | None:
     """The program with two copies of the tiles that are read ahead; None where there are none.
 
-    What is never moved, such as sums, has bytes of the workspace to itself: of programs that run in turn (`in_turn`) each is
-    rewritten before.
+    What is never moved, such as sums, has bytes of the workspace to itself. Of programs that run in turn (`in_turn`)
+    each is rewritten before.
     """
     written = {tensor for tensor, is_written in program.streams() if is_written}
     chains = _Chains(_places(program.body), written, program.workspace_bytes)

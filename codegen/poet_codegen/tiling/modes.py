@@ -178,14 +178,15 @@ class Tiler:
                 done.append(program or whole_calls(graph, half, call_of))
             return in_turn(*done)
 
-        found = [_Way(names, pairs, in_halves)]
+        passes = []
         if conv is not None:
             channels = self._in_room(node, partial(channel_sizes, conv))
-            found.append(_Way(names, channels, partial(pass_program, graph, halves, conv)))
+            passes.append(_Way(names, channels, partial(pass_program, graph, halves, conv)))
         layer = layer_of(graph, halves)
         if layer is not None:
-            found.append(_Way(names, self._in_room(node, partial(pass_cuts, layer)), partial(dense_pass, graph, layer)))
-        return found
+            cuts_of = self._in_room(node, partial(pass_cuts, layer))
+            passes.append(_Way(names, cuts_of, partial(dense_pass, graph, layer)))
+        return [_Way(names, pairs, in_halves), *self._in_forms(passes)]
 
     def _best(self, node: Node, ways: Sequence[_Way], streams: Streams) -> list[tuple[Mode, ProgramOf]]:
         if self._resident_bytes(node, streams) > self._ram_bytes:

@@ -111,26 +111,34 @@ def overlap(program: Program, costs: CostModel, size_bytes: Mapping[str, int]) -
     return Overlap(hidden_s, cycles * costs.board.seconds_per_cycle + max(0.0, time_s - device_s))
 
 
-def _at_once(body: Sequence[Statement], times: int) -> Iterator[tuple[int, tuple[Move, ...], Sequence[Statement]]]:
-    """(how often, tiles that are read, statements up to the next use of the device) of each start."""
+def _at_once(
+    body: Sequence[Statement], times: int, behind: Sequence[Statement] = ()
+) -> Iterator[tuple[int, tuple[Move, ...], Sequence[Statement]]]:
+    """(how often, tiles that are read, statements up to the next use of the device) of each start.
+
+    `behind` is what follows the last turn of a loop of which this is the body.
+    """
     started: tuple[Move, ...] = ()
     for position, step in enumerate(body):
+        rest = body[position + 1 :]
         if isinstance(step, Loop):
-            yield from _at_once(step.body, times * (step.end - step.first))
+            yield from _at_once(step.body, times * (step.end - step.first), rest)
         elif isinstance(step, Start):
             started += (step.move,)
-            if not isinstance(body[position + 1], Start):
-                yield times, started, _work_after(body, position)
+            if not isinstance(rest[0], Start):
+                yield times, started, _without_device(rest)
                 started = ()
         elif isinstance(step, StartNext):
             turns = times // (step.last + 1)
-            work = _work_after(body, position)
-            yield times - turns, step.moves, work
-            yield turns, step.after, work
+            yield times - turns, step.moves, _without_device(rest)
+            yield turns, step.after, _without_device((*rest, *behind))
 
 
-def _work_after(body: Sequence[Statement], position: int) -> list[Statement]:
-    return list(takewhile(lambda step: not _uses_device(step), body[position + 1 :]))
+def _without_device(steps: Sequence[Statement]) -> list[Statement]:
+    """What is done before the device is used."""
+    found = list(takewhile(lambda step: not _uses_device(step), steps))
+    used = steps[len(found)] if len(found) < len(steps) else None
+    return found + _without_device(used.body) if isinstance(used, Loop) else found
 
 
 def _uses_device(step: Statement) -> bool:

@@ -1,0 +1,103 @@
+"""Tiles that are read while the core computes: what that takes. That the bits are the same, test_tiles.py shows."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from poet_codegen.board import Board, load_board
+from poet_codegen.cost_model import CostModel
+from poet_codegen.ops.registry import Work
+from poet_codegen.resources import data_dir
+from poet_codegen.tiling.ahead import MOST_STARTS, read_ahead
+from poet_codegen.tiling.price import cost, transfers
+from poet_codegen.tiling.program import Call, Check, Loop, Move, Start, StartNext, Statement, Wait
+
+from .boards import with_dma
+from .test_tiles import IN_TURN, programs
+
+BOARD = "qemu_mps2_an386"
+
+
+class Clock:
+    """Walks a program on a device and a core, each busy or not. Headers of pages are left out."""
+
+    def __init__(self, board: Board) -> None:
+        self.board, self.costs = board, CostModel(board)
+        self.now_s = self.device_free_s = 0.0
+
+    def run(self, body: tuple[Statement, ...], where: dict[str, int]) -> None:
+        for step in body:
+            if isinstance(step, Loop):
+                for i in range(step.first, step.end):
+                    self.run(step.body, {**where, step.variable: i})
+            elif isinstance(step, Start):
+                self.start(step.move)
+            elif isinstance(step, StartNext):
+                for move in step.moves if where[step.variable] < step.last else step.after:
+                    self.start(move)
+            elif isinstance(step, Wait):
+                self.wait()
+            elif isinstance(step, Check):
+                self.checksum(step.move)
+            elif isinstance(step, Call):
+                self.compute(self.costs.kernel_cycles(step.kernel, step.work))
+            elif isinstance(step, Move) and step.streamed:
+                self.wait()
+                self.start(step)
+                self.wait()
+                self.checksum(step)
+            elif isinstance(step, Move):
+                self.compute(self.costs.table_cycles(Work("elementwise", elements=step.shape.size_bytes // 4)))
+
+    def compute(self, cycles: float) -> None:
+        self.now_s += cycles * self.board.seconds_per_cycle
+
+    def checksum(self, move: Move) -> None:
+        self.compute(move.shape.runs * self.costs.table_cycles(Work("page", elements=move.shape.run_bytes)))
+
+    def start(self, move: Move) -> None:
+        price = self.board.write_cost if move.to_tensor else self.board.page_in_cost
+        began_s = max(self.now_s, self.device_free_s)
+        self.device_free_s = began_s + move.shape.runs * price(move.shape.run_bytes).time_s
+
+    def wait(self) -> None:
+        self.now_s = max(self.now_s, self.device_free_s)
+
+
+def test_time_and_energy_are_those_of_a_device_beside_the_core(tmp_path: Path) -> None:
+    board = load_board(with_dma(BOARD, tmp_path))
+    # A device about as fast as the kernels, so that now one is the longer, now the other.
+    fast = replace(board.storage.read_bytes_per_s, value=20e6)
+    soon = replace(board.storage.read_latency_s, value=2e-6)
+    board = replace(board, storage_devices=(replace(board.storage, read_bytes_per_s=fast, read_latency_s=soon),))
+    costs = CostModel(board)
+    faster = []
+    for graph, node, _, program in programs(random.Random(11)):
+        ahead = None if IN_TURN in program.title else read_ahead(program)
+        if ahead is None:
+            continue
+        sizes = {name: graph.tensors[name].size_bytes for name in (*node.inputs, *node.outputs)}
+        headers_s = sum(
+            one.times * costs.with_checksum("page_in", 0, one.price(board)).time_s
+            for one in transfers(ahead, sizes)
+            if one.data_bytes == 0
+        )
+        clock = Clock(board)
+        clock.run(ahead.body, {})
+        price, plain = cost(ahead, costs, sizes), cost(program, costs, sizes)
+        assert price.time_s == pytest.approx(clock.now_s + headers_s, rel=1e-9), (node.op, ahead.title)
+        saved_s = plain.time_s - price.time_s
+        assert saved_s > 0
+        assert plain.energy_j - price.energy_j == pytest.approx(saved_s * board.power.run_w.value, rel=1e-6)
+        assert price.wear_bytes == plain.wear_bytes
+        faster.append(saved_s / plain.time_s)
+    assert len(faster) > 40 and max(faster) > 0.25
+
+
+def test_the_firmware_takes_as_many_starts() -> None:
+    header = (data_dir("firmware") / "include" / "poet" / "storage.h").read_text(encoding="utf-8")
+    assert re.search(rf"POET_STORAGE_AHEAD_MOST {MOST_STARTS}u", header)
