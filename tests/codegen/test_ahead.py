@@ -58,6 +58,8 @@ class Clock:
 
     def checksum(self, move: Move) -> None:
         self.compute(move.shape.runs * self.costs.table_cycles(Work("page", elements=move.shape.run_bytes)))
+        if move.shape.runs > 1:
+            self.compute(self.costs.table_cycles(Work("tile")))
 
     def start(self, move: Move) -> None:
         price = self.board.write_cost if move.to_tensor else self.board.page_in_cost

@@ -435,7 +435,7 @@ def test_programs_give_the_bits_of_the_whole_op(
     kernels = HostKernels(tmp_path, graphs.values(), [c.kernel for *_, program in cases for c in program.calls()])
     rng = np.random.default_rng(0)
     ahead = 0
-    for graph, node, streams, program in cases:
+    for number, (graph, node, streams, program) in enumerate(cases):
         values: dict[str, np.ndarray[Any, Any]] = {
             name: rng.standard_normal(graph.tensors[name].shape).astype(np.float32) for name in node.inputs
         }
@@ -443,7 +443,7 @@ def test_programs_give_the_bits_of_the_whole_op(
             values["step"] = np.array([3], np.int32)
             values["v"] = np.abs(values["v"])
         whole = kernels.run(graph, values)
-        twice = None if IN_TURN in program.title else read_ahead(program)
+        twice = read_ahead(program) if number % 2 and IN_TURN not in program.title else None
         ahead += twice is not None
         for form in (program, *([twice] if twice else [])):
             machine = Machine(kernels, graph, node, streams, {name: value.tobytes() for name, value in values.items()})
@@ -451,4 +451,4 @@ def test_programs_give_the_bits_of_the_whole_op(
             for name in node.outputs:
                 assert bytes(machine.memory[name]) == whole[name].tobytes(), (node.op, form.title, streams)
             assert form.streams() == program.streams()
-    assert ahead > len(cases) // 3
+    assert ahead > len(cases) // 6
