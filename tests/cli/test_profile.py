@@ -7,9 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from poet_codegen.cli import profile_command
 from poet_codegen.cli.app import app
 from poet_codegen.cli.profile_command import profiled
 from poet_codegen.costs import read_costs
+from poet_codegen.cover import NEAR, covered, modes
+from poet_codegen.folder import BuildFolder
+from poet_codegen.plan import load_plan
 from poet_hil.energy import EnergyRecord
 from poet_hil.manifest import load_build
 from poet_hil.samples import random_batches
@@ -25,18 +29,27 @@ def poet(*arguments: str) -> str:
 
 
 @pytest.mark.emulated
-def test_a_plan_with_costs_predicts_the_step(tmp_path: Path) -> None:
+def test_a_plan_with_costs_predicts_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Planned from the cycle table within 25 %, from a profile of another schedule within 3 %."""
     need_tools()
     first, second = tmp_path / "first", tmp_path / "second"
     plan = ["plan", str(MODEL), "--board", "qemu_mps2_an386", "--deadline", "0", "--time-limit", "5"]
-    poet(*plan, "--ram", "24K", "--dir", str(first))
+    poet(*plan, "--ram", "22K", "--dir", str(first))
     poet("build", "--dir", str(first))
     time_off, energy_off = _off(first)
     assert max(time_off, energy_off) < 0.25
-    said = poet("profile", "--dir", str(first), "--runs", "2", "--own-modes")
+    # One further build shows the way; all of them would take a minute.
+    monkeypatch.setattr(
+        profile_command, "next_cover", lambda *plan, real=profile_command.next_cover: None if plan[2] else real(*plan)
+    )
+    said = poet("profile", "--dir", str(first), "--runs", "2", "--modes", "near")
     assert "modelled: instructions executed in QEMU" in said
+    used, wanted = covered(load_plan(BuildFolder(first))), modes(load_plan(BuildFolder(first)), NEAR)
     costs = read_costs(first / "costs.json")
+    run = wanted & {entry.kernel for entry in costs.kernels}
+    assert used < run < wanted
+    assert f"{len(run)} of " in said and ", in 1 further builds" in said and "--modes all takes" in said
+    assert f"{len(run)} of " in costs.source
     assert {entry.source for entry in (*costs.kernels, *costs.pages)} == {"modelled"}
     said = poet(*plan, "--ram", "20K", "--costs", str(first / "costs.json"), "--dir", str(second))
     assert "Warning" not in said
@@ -61,7 +74,7 @@ def test_a_core_without_an_fpu_is_profiled(tmp_path: Path) -> None:
     where = ["--dir", str(tmp_path / "build")]
     poet(*plan, "--deadline", "0", "--time-limit", "2", *where)
     poet("build", *where)
-    assert "timing table of cortex-m0" in poet("profile", "--runs", "1", "--own-modes", *where)
+    assert "timing table of cortex-m0" in poet("profile", "--runs", "1", "--modes", "used", *where)
     assert {entry.source for entry in read_costs(tmp_path / "build" / "costs.json").kernels} == {"modelled"}
     poet("measure", "--steps", "1", *where)
     record = EnergyRecord.model_validate_json((tmp_path / "build" / "run" / "energy.json").read_bytes())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,15 +26,29 @@ from poet_codegen.cli.batches import batches
 from poet_codegen.cli.build_commands import Folder
 from poet_codegen.cli.console import console, facts, next_step
 from poet_codegen.costs import Costs, Runs, costs_to_json, gather
-from poet_codegen.cover import covered, modes, next_cover
+from poet_codegen.cover import NEAR, covered, effort, modes, next_cover
 from poet_codegen.folder import BuildFolder, write_atomic
 from poet_codegen.plan import Plan, load_plan
 from poet_codegen.platformio.firmware import build_firmware
 
 _RATE = 1e-3
-_PASSES = 24
-"""Builds at most that run further modes."""
 _COVER_LIMIT_S = 5.0
+_MOST_S = 600.0
+"""Further builds that take no longer need not be asked for."""
+_VAIN = 3
+"""Searches in a row without a further mode, until what is left is taken not to run within the memory."""
+
+
+class Reach(StrEnum):
+    """Which modes of ops a profile runs."""
+
+    USED = "used"
+    NEAR = "near"
+    ALL = "all"
+
+    def names(self, plan: Plan) -> frozenset[str]:
+        """Those modes, by their names in a profile."""
+        return covered(plan) if self is Reach.USED else modes(plan, NEAR) if self is Reach.NEAR else modes(plan)
 
 
 def register(app: typer.Typer) -> None:
@@ -49,10 +65,15 @@ def profile_command(
             help="npz file to take samples from. Default: random ones; branches may fall otherwise with real data."
         ),
     ] = None,
-    own_modes: Annotated[
-        bool,
-        typer.Option("--own-modes", help="Leave out modes that the schedule does not use; they take further builds."),
-    ] = False,
+    reach: Annotated[
+        Reach | None,
+        typer.Option(
+            "--modes",
+            help="Which ways to run an op: those that the schedule uses; near, also those that take at most 100 times "
+            "as long as the op's quickest; or all. More than the used ones take further builds, on emulated boards "
+            "alone. Default: as many as take about ten minutes.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where the costs go. Default: costs.json in the build folder.")
     ] = None,
@@ -62,23 +83,33 @@ def profile_command(
     On an emulated board QEMU counts the instructions and a timing table prices them: those cycles are modelled, and
     what the storage device takes for a page stays the board file's model. A real board (after `poet flash`) is
     trained for some steps and asked for its own clock's ticks, which are measured; what it had learnt is lost.
-    Modes of ops that the schedule does not use are run on an emulated board in builds of their own.
+    Modes of ops that the schedule does not use are run on an emulated board in builds of their own (--modes).
 
     Then: [cyan]poet plan model.onnx --board ... --costs build/costs.json[/]
     """
     folder = BuildFolder(dir)
-    build = load_build(dir)
+    build, plan = load_build(dir), load_plan(folder)
+    is_emulated = build.manifest.board.kind == "qemu"
+    if reach not in (None, Reach.USED) and not is_emulated:
+        raise typer.BadParameter(
+            f"{reach} takes further builds, which only an emulated board runs by itself. Leave it out.",
+            param_hint="--modes",
+        )
     samples = batches(build, data, runs)
     with progress_bar("Profiling") as bar:
         task = bar.add_task("training steps", total=runs)
         with profiled(build) as (clock, device):
             rows = _take_runs(build, clock, device, samples, lambda done: bar.update(task, completed=done))
-        plan = load_plan(folder)
-        left = len(modes(plan) - covered(plan))
-        if build.manifest.board.kind == "qemu" and not own_modes:
-            more, left = _other_modes(plan, samples[:1], lambda words: bar.update(task, description=words))
-            rows += more
-    costs = costs_of(build, clock, rows)
+        wanted = (reach or _default_reach(plan, is_emulated)).names(plan)
+        further = bar.add_task("further modes", total=len(wanted - covered(plan)), visible=bool(wanted - covered(plan)))
+
+        def progress(left: int, words: str) -> None:
+            bar.update(further, completed=len(wanted - covered(plan)) - left, description=words)
+
+        more, seen, builds = _other_modes(plan, wanted, samples[:1], progress)
+        rows += more
+    offered = modes(plan)
+    costs = costs_of(build, clock, rows, f"{len(seen)} of {len(offered)} modes of ops")
     path = out or folder.costs
     write_atomic(path, costs_to_json(costs))
     spread = max((entry.spread for entry in costs.kernels), default=0.0)
@@ -95,7 +126,7 @@ def profile_command(
                     "Pages",
                     f"{len(costs.pages)} sizes and directions" if costs.pages else "none: the schedule pages nothing",
                 ),
-                *([("Not run", f"{left} modes of ops, which keep the cycle table's costs")] if left else []),
+                ("Modes", _modes_run(plan, seen, offered, builds, is_emulated)),
                 ("Costs", escape(str(path))),
             ]
         )
@@ -129,11 +160,12 @@ def take_costs(
     return costs_of(build, clock, _take_runs(build, clock, device, samples, progress))
 
 
-def costs_of(build: Build, clock: StepClock, rows: Sequence[Runs]) -> Costs:
-    """The costs of a build that some runs make."""
+def costs_of(build: Build, clock: StepClock, rows: Sequence[Runs], extent: str = "") -> Costs:
+    """The costs of a build that some runs make; `extent` says of what they are."""
     kernels, pages = gather(rows, clock.kind)
     board, version = build.manifest.board, build.manifest.tool_version
-    return Costs(1, version, board.id, board.core, board.clock_hz, board.storage, clock.source, kernels, pages)
+    source = f"{clock.source}; {extent}" if extent else clock.source
+    return Costs(1, version, board.id, board.core, board.clock_hz, board.storage, source, kernels, pages)
 
 
 def _take_runs(
@@ -158,18 +190,50 @@ def _take_runs(
     return rows + _rows(manifest.infer_steps, profile_steps(clock, device, manifest.infer_steps, infer, 1))
 
 
-def _other_modes(plan: Plan, samples: Sequence[Batch], progress: Callable[[str], None]) -> tuple[list[Runs], int]:
-    """What modes take that the plan's schedule does not run, in builds of their own; and how many none could run."""
-    seen, wanted = covered(plan), modes(plan)
+def _default_reach(plan: Plan, is_emulated: bool) -> Reach:
+    """As many modes as take no more than `_MOST_S`."""
+    for reach in (Reach.ALL, Reach.NEAR) if is_emulated else ():
+        if effort(plan, reach.names(plan) - covered(plan))[1] <= _MOST_S:
+            return reach
+    return Reach.USED
+
+
+def _modes_run(plan: Plan, seen: frozenset[str], offered: frozenset[str], builds: int, is_emulated: bool) -> str:
+    """What was run of what there is, and what the rest would take."""
+    text = f"{len(seen)} of {len(offered)}" + (f", in {builds} further builds" if builds else "")
+    left = offered - seen
+    if not left:
+        return text
+    passes, seconds = effort(plan, left)
+    how = f"; --modes all takes {passes} builds or more, about {_minutes(seconds)}" if is_emulated else ""
+    return f"{text}; the others keep the cycle table's costs{how}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{math.ceil(seconds / 60)} min"
+
+
+def _other_modes(
+    plan: Plan, wanted: frozenset[str], samples: Sequence[Batch], progress: Callable[[int, str], None]
+) -> tuple[list[Runs], frozenset[str], int]:
+    """What modes take that the plan's schedule does not run, in builds of their own.
+
+    Returns their runs, the names of all modes that have run, and the number of builds. `progress` gets how many are
+    left, and words.
+    """
+    seen = covered(plan)
     rows: list[Runs] = []
-    for _ in range(_PASSES):
-        if not wanted - seen:
-            break
-        progress(f"{len(wanted - seen)} modes that the schedule does not use")
-        other = next_cover(plan, seen, _COVER_LIMIT_S)
+    builds = turn = vain = 0
+    while (left := wanted - seen) and vain < _VAIN:
+        passes, seconds = effort(plan, left)
+        progress(len(left), f"{len(left)} further modes, {passes} builds or more, about {_minutes(seconds)}")
+        other = next_cover(plan, left, turn, _COVER_LIMIT_S)
+        turn += 1
         if other is None:
-            break
+            vain += 1
+            continue
         seen |= covered(other)
+        builds, vain = builds + 1, 0
         with tempfile.TemporaryDirectory(prefix="poet-profile-") as temporary:
             project = Path(temporary) / "project"
             write_project(other, project)
@@ -177,7 +241,7 @@ def _other_modes(plan: Plan, samples: Sequence[Batch], progress: Callable[[str],
             build = load_build(Path(temporary))
             with profiled(build) as (clock, device):
                 rows += _take_runs(build, clock, device, samples)
-    return rows, len(wanted - seen)
+    return rows, seen, builds
 
 
 def _rows(steps: Sequence[Step], cycles: NDArray[Any]) -> list[Runs]:
