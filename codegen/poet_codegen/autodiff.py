@@ -143,10 +143,10 @@ def _add_update(
     attrs: Mapping[str, AttrValue],
     label: str,
 ) -> None:
-    shape = builder.tensors[param].shape
-    states = [builder.tensor(Tensor(f"{param}.{name}", shape, kind=Kind.STATE)) for name in state_of(recipe)]
+    like = builder.tensors[param]
+    states = [builder.tensor(replace(like, name=f"{param}.{name}", kind=Kind.STATE)) for name in state_of(recipe)]
     old = (param, *states)
-    new = tuple(builder.tensor(Tensor(f"{name}.new", shape, kind=Kind.UPDATED, updates=name)) for name in old)
+    new = tuple(builder.tensor(Tensor(f"{name}.new", like.shape, kind=Kind.UPDATED, updates=name)) for name in old)
     rule = rule_of(recipe)
     step = (builder.step(),) if rule.reads_step or recipe.accumulate > 1 else ()
     builder.node(Node(rule.op, (*old, gradient, rate, *step), new, label, Role.UPDATE, attrs))

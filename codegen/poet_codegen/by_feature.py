@@ -8,13 +8,14 @@ transposed, and the transpositions are gone. No term and no order of terms chang
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from poet_codegen.graph import AttrValue, Graph, Node
+from poet_codegen.graph import AttrValue, Graph, Kind, Node
 from poet_codegen.ops import registry
 from poet_codegen.ops.pointwise import Pointwise
 from poet_codegen.verify import verify
@@ -128,3 +129,25 @@ def _made_transposed(node: Node) -> Node:
         return replace(node, attrs={**node.attrs, "y_by_feature": 1})
     flags = {"trans_a": 1 - node.int("trans_b"), "trans_b": 1 - node.int("trans_a")}
     return replace(node, inputs=node.inputs[::-1], attrs={**node.attrs, **flags})
+
+
+def with_rows_by_feature(graph: Graph) -> Graph:
+    """The weights of a layer that reads or makes one matrix feature by feature, with a row for each such feature.
+
+    A tile of features is then one piece of the weights, too, in both passes. Parameters that lie otherwise than in the
+    model are marked (Tensor.is_transposed). No term and no order of terms changes.
+    """
+    readers = Counter(name for node in graph.nodes for name in node.inputs)
+    tensors, nodes = dict(graph.tensors), []
+    for node in graph.nodes:
+        wanted = {"x_by_feature": 0, "y_by_feature": 1}
+        layouts = [transposed for name, transposed in wanted.items() if name in node.attrs]
+        if node.op == "Dense" and len(layouts) == 1 and layouts[0] != node.int("transposed"):
+            weights = tensors[node.inputs[1]]
+            if weights.kind is Kind.PARAM and readers[weights.name] == 1:
+                tensors[weights.name] = replace(weights, shape=weights.shape[::-1], is_transposed=True)
+                node = replace(node, attrs={**node.attrs, "transposed": layouts[0]})
+        nodes.append(node)
+    changed = replace(graph, tensors=tensors, nodes=tuple(nodes))
+    verify(changed)
+    return changed

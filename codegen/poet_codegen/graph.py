@@ -82,6 +82,8 @@ class Tensor:
     kind: Kind = Kind.VALUE
     updates: str | None = None
     """For kind UPDATED: the parameter or state this is the new version of."""
+    is_transposed: bool = False
+    """A parameter or state that lies transposed: its shape is the model's, backwards."""
 
     @property
     def elements(self) -> int:
@@ -173,6 +175,7 @@ def graph_to_dict(graph: Graph) -> dict[str, Any]:
             "dtype": t.dtype.value,
             "kind": t.kind.value,
             **({"updates": t.updates} if t.updates else {}),
+            **({"transposed": True} if t.is_transposed else {}),
         }
         for t in graph.tensors.values()
     ]
@@ -200,6 +203,7 @@ def graph_from_dict(data: Mapping[str, Any]) -> Graph:
                 DType(t["dtype"]),
                 Kind(t["kind"]),
                 t.get("updates"),
+                t.get("transposed", False),
             )
             for t in data["tensors"]
         }

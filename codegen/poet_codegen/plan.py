@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 
 from poet_codegen.autodiff import build_training_graph, fuse_updates, inference_graph
 from poet_codegen.board import Board
+from poet_codegen.by_feature import with_rows_by_feature
 from poet_codegen.code_budget import budget_of, choose_forms
 from poet_codegen.cost_model import CostModel
 from poet_codegen.costs import Costs, costs_to_json, read_costs
@@ -30,7 +31,7 @@ from poet_codegen.errors import BoardError
 from poet_codegen.export import with_weights
 from poet_codegen.folder import BuildFolder, FolderError, Lifetime, Request, remove, sha256, write_atomic
 from poet_codegen.forms import Form
-from poet_codegen.graph import Graph, Kind
+from poet_codegen.graph import Array, Graph, Kind
 from poet_codegen.lower import Home, Lowered, large_inputs, least_in_tiles, lower
 from poet_codegen.numerics import Numerics
 from poet_codegen.onnx_import import Model, import_onnx, read_model
@@ -57,7 +58,7 @@ class Plan:
         return BuildInput(
             self.train,
             self.infer,
-            self.model.weights,
+            self.stored_weights,
             self.board,
             self.request.ram_bytes,
             self.request.tool_version,
@@ -65,6 +66,12 @@ class Plan:
             self.costs.source,
             self.request.numerics,
         )
+
+    @property
+    def stored_weights(self) -> dict[str, Array]:
+        """The model's weights as they lie on the device."""
+        tensors = self.train.graph.tensors
+        return {n: w.T if n in tensors and tensors[n].is_transposed else w for n, w in self.model.weights.items()}
 
     @cached_property
     def pages(self) -> Pages:
@@ -263,8 +270,9 @@ def build_graphs(model: Model, recipe: Recipe) -> tuple[Graph, Graph]:
     """(training graph, inference graph) of a model that is trained as `recipe` says. Raises ModelError."""
     check_inputs(model.graph)
     trainable = select_trainable(model.graph, recipe.train)
-    train = fuse_updates(build_training_graph(model.graph, trainable, recipe))
-    infer = inference_graph(model.graph, train.of_kind(Kind.STATE))
+    forward = with_rows_by_feature(model.graph)
+    train = fuse_updates(build_training_graph(forward, trainable, recipe))
+    infer = inference_graph(forward, train.of_kind(Kind.STATE))
     return (with_winograd(train), with_winograd(infer)) if recipe.winograd else (train, infer)
 
 

@@ -149,7 +149,10 @@ class DeviceClient:
         def head(offset: int, length: int) -> bytes:
             return protocol.request_param_span(param.index, offset, length)
 
-        return _unpacked(self.link.read(Command.READ_PARAM, head, param.bytes), param.shape)
+        data = self.link.read(Command.READ_PARAM, head, param.bytes)
+        if param.transposed:
+            return np.ascontiguousarray(_unpacked(data, param.shape[::-1]).T)
+        return _unpacked(data, param.shape)
 
     def write_params(self, values: Mapping[str, NDArray[np.float32]]) -> None:
         """Write parameters by name; all are checked before the first is sent. Frozen ones are refused."""
@@ -218,7 +221,10 @@ def _packed(value: NDArray[Any], array: Input | Param) -> bytes:
             f"{array.name!r} is {dtype} of shape {list(array.shape)}, but {value.dtype} of shape "
             f"{list(value.shape)} was given. Convert or reshape it."
         )
-    return np.ascontiguousarray(value, dtype="<i4" if dtype == "int32" else "<f4").tobytes()
+    is_transposed = isinstance(array, Param) and array.transposed
+    return np.ascontiguousarray(
+        value.T if is_transposed else value, dtype="<i4" if dtype == "int32" else "<f4"
+    ).tobytes()
 
 
 def _unpacked(data: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:

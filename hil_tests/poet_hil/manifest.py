@@ -62,11 +62,15 @@ class Output(_Array):
 
 
 class Param(_Array):
-    """A parameter, or `state` of its training; `home` is where it lives between steps."""
+    """A parameter, or `state` of its training; `home` is where it lives between steps.
+
+    `shape` is the model's. `transposed`: the device has it with its axes backwards.
+    """
 
     index: Annotated[int, Field(ge=0)]
     home: Literal["ram", "storage", "rom", "frozen"]
     state: bool = False
+    transposed: bool = False
 
 
 class Label(_Array):

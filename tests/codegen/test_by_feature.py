@@ -10,11 +10,17 @@ import onnx
 import pytest
 from onnx import helper
 from poet_codegen import onnx_import
+from poet_codegen.autodiff import build_training_graph
+from poet_codegen.export import with_weights
 from poet_codegen.graph import Graph, Kind
+from poet_codegen.lower import Home
 from poet_codegen.onnx_import import import_onnx
+from poet_codegen.plan import make_plan, make_request
+from poet_codegen.recipe import DEFAULT_RECIPE
 
 from .host_kernels import HostKernels, with_gradients
-from .test_tiles_on_host import Maker, transformer
+from .test_on_host import BOARD, Maker, device_of
+from .test_tiles_on_host import transformer
 
 node = helper.make_node
 BOTH = {"w": {"y"}, "v": {"x"}}
@@ -76,3 +82,33 @@ def test_only_what_all_readers_can_read_is_stored_so(
     used = {name for one in nodes for name in one.input}
     graph = import_onnx(make_model(nodes, [1, 3, 6], {n: w for n, w in weights.items() if n in used})).graph
     assert {name: which for name, which in layers(graph).items() if which} == expected
+
+
+def test_weights_have_rows_by_feature_on_the_device_alone(make_model: Maker, tmp_path: Path) -> None:
+    """The host reads and writes them as the model has them; a step changes them as it does without."""
+    path = tmp_path / "m.onnx"
+    onnx.save(transformer(make_model), path)
+    request = make_request(path, BOARD, 60_000, None, Home.STORAGE, DEFAULT_RECIPE, "keep", 0)
+    plan = make_plan(request, path, threads=1, time_limit_s=3)
+    graph, weights = plan.train.graph, plan.model.weights
+    assert {t.name for t in graph.params() if t.is_transposed} == {"wq", "wk", "wv", "w1"}
+    assert graph.tensors["w1"].shape == (64, 16) and weights["w1"].shape == (16, 64)
+    x = np.random.default_rng(1).standard_normal((1, 8, 16)).astype(np.float32)
+    with device_of(plan, tmp_path) as device:
+        read = device.read_params()
+        assert all(read[name].tobytes() == array.tobytes() for name, array in weights.items() if name in read)
+        changed = {name: read[name] + 1 for name in ("wq", "w1", "wo")}
+        device.write_params(changed)
+        assert all(device.read_params()[name].tobytes() == array.tobytes() for name, array in changed.items())
+        device.write_params({name: read[name] for name in changed})
+        device.write_sample(x, np.zeros(1, np.int64))
+        device.train(0.05)
+        trained = device.read_params()
+    plain = build_training_graph(plan.model.graph, frozenset(weights))
+    rate = {"learning_rate": np.float32(0.05)}
+    result = HostKernels(tmp_path, [plain]).run(plain, {**weights, "x": x, "label": np.zeros(1), **rate})
+    updated = {t.updates: result[name] for name, t in plain.tensors.items() if t.updates}
+    assert updated.keys() == trained.keys()
+    for name, values in updated.items():
+        assert trained[name].tobytes() == values.tobytes(), name
+    assert with_weights(onnx.load(path), trained).graph.initializer

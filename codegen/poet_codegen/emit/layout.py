@@ -50,6 +50,8 @@ class ParamRow:
     name: str
     c_name: str
     shape: tuple[int, ...]
+    """As it lies there; `is_transposed`: the model's, backwards."""
+    is_transposed: bool
     elements: int
     size_bytes: int
     is_state: bool
@@ -175,6 +177,7 @@ def build_layout(board: Board, graph: Graph, passes: Sequence[tuple[Lowered, Sch
                 param.name,
                 names[param.name],
                 param.shape,
+                param.is_transposed,
                 param.elements,
                 param.size_bytes,
                 param.kind is Kind.STATE,

@@ -63,6 +63,7 @@ class BuildInput:
     train: Pass
     infer: Pass
     weights: Mapping[str, Array]
+    """As they lie on the device."""
     board: Board
     budget_bytes: int
     tool_version: str
@@ -271,10 +272,11 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
             {
                 "index": p.index,
                 "name": p.name,
-                "shape": list(p.shape),
+                "shape": list(reversed(p.shape) if p.is_transposed else p.shape),
                 "bytes": p.size_bytes,
                 "home": p.home,
                 "state": p.is_state,
+                "transposed": p.is_transposed,
             }
             for p in e.params
         ],

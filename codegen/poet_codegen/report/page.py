@@ -172,7 +172,7 @@ def _digests(plan: Plan, run: RunSummary | None) -> tuple[tuple[str, str], ...]:
         ("poet-mcu", request.tool_version),
         ("Model file", shown(Path(request.model_path).name)),
         ("Model file, SHA-256", request.model_sha256),
-        ("Training graph and weights", model_digest(plan.train.graph, plan.model.weights, request.numerics)),
+        ("Training graph and weights", model_digest(plan.train.graph, plan.stored_weights, request.numerics)),
         ("Problem", schedule.problem_digest),
         ("Schedule", schedule.digest()),
         ("Trained parameters", shown(request.recipe.train)),
