@@ -28,6 +28,7 @@ from poet_solver.cover_bound import cover_bound_j
 from poet_solver.cpsat import SearchLimits, search_model
 from poet_solver.cuts import Anchor
 from poet_solver.global_bound import FAMILY, bound_all_schedules
+from poet_solver.grid_bound import bound_by_grids
 from poet_solver.incumbent import Progress, Search
 from poet_solver.interrupt import Interrupt
 from poet_solver.lp import Relaxation, fix_by_reduced_cost, kernel_of, relax
@@ -122,9 +123,10 @@ def solve(
     started = time.monotonic()
     has_homes = any(Place.RAM in (t.start, t.end) for t in problem.tensors)
     is_large = len(problem.ops) > _LARGE_OPS
+    has_modes = any(len(op.modes) > 1 for op in problem.ops)
     search = search_plan(
         problem,
-        deadline=started + time_limit_s * (0.6 if has_homes else 0.85 if is_large else 0.97),
+        deadline=started + time_limit_s * (0.6 if has_homes else 0.85 if is_large else 0.92 if has_modes else 0.97),
         interrupt=interrupt,
         threads=threads,
         seed=seed,
@@ -197,7 +199,7 @@ def search_plan(
     """
     net = build_net(problem, ram_bytes)
     check_floor(problem, net)
-    search = Search(net, deadline, interrupt, progress, test_packing=net.n_ops > _LARGE_OPS)
+    search = Search(net, deadline, interrupt, progress, test_packing=net.n_ops > _LARGE_OPS or has_choice(net))
     for start in starts:
         search.offer_actions(complete(net, actions_of_steps(net, start.steps)))
     _Run(search, technique, seed, threads, free_order).all()
@@ -257,8 +259,10 @@ class _Run:
         self.evolve(
             min(0.08 * search.left_s, 0.3 if is_small else 12.0), most=8 * search.net.n_ops if is_small else 10_000
         )
+        if has_choice(search.net) and not is_small:
+            self.choose()
+            return
         if has_choice(search.net):
-            # Which operands are streamed matters more than what is run again.
             search.reported.add(freedom_of(self.technique, PAGING_ONLY).describe())
             self.explore(PAGING_ONLY, search.left_s * 0.4, lp_share=0.4)
         else:
@@ -280,9 +284,48 @@ class _Run:
             self.grow(0.35, 0.25)
             self.prove(1.0)
 
-    def evolve(self, time_s: float, most: int, addresses: bool = False) -> None:
-        """Greedy starts, evolved."""
+    def choose(self) -> None:
+        """Ops with several modes: which operands are streamed matters more than what is run again."""
         search = self.search
+        search.reported.add(freedom_of(self.technique, PAGING_ONLY).describe())
+        if self.threads < 2:
+            self.explore(PAGING_ONLY, search.left_s * 0.4, lp_share=0.4)
+            self.bound_modes(0.6)
+            self.grow_families(time.monotonic() + 0.4 * search.left_s)
+            self.prove(1.0)
+            return
+
+        def stream_and_prove() -> None:
+            self.explore(PAGING_ONLY, search.left_s * 0.4, lp_share=0.4)
+            self.prove(1.0)
+
+        def bound_and_grow() -> None:
+            self.bound_modes(1.0)
+            self.grow_families(search.deadline)
+            self.reorder(search.left_s)
+
+        with ThreadPoolExecutor(2) as pool:
+            for future in [pool.submit(stream_and_prove), pool.submit(bound_and_grow)]:
+                future.result()
+
+    def bound_modes(self, share: float) -> None:
+        """The bound on all schedules of a net whose ops have several modes."""
+        search = self.search
+        search.enter("bound on all schedules")
+        bound_by_grids(
+            search.net,
+            time.monotonic() + share * search.left_s,
+            lambda bound: search.raise_bound(search.widest, min(bound, search.energy_j)),
+            search.interrupt,
+            lambda: search.energy_j,
+            page=self.technique is Technique.BOTH,
+        )
+
+    def evolve(self, time_s: float, most: int, addresses: bool = False) -> None:
+        """Greedy starts, evolved; they run every op in its first mode."""
+        search = self.search
+        if any(modes[0].footprint_bytes > search.net.ram_bytes for modes in search.net.modes):
+            return
         search.enter("greedy starts")
         until = time.monotonic() + time_s
         self.genes = evolve(

@@ -15,6 +15,7 @@ from poet_solver.cover_bound import cover_bound_j
 from poet_solver.cuts import Anchor, paths_of
 from poet_solver.exact import exact_optimum
 from poet_solver.global_bound import bound_all_schedules
+from poet_solver.grid_bound import bound_by_grids
 from poet_solver.instances import read_any
 from poet_solver.interrupt import Interrupt
 from poet_solver.lp import relax
@@ -103,6 +104,37 @@ def test_relaxations_never_pass_the_optimum(features: bool) -> None:
         found = relax(model, memory_of(model), deadline)
         assert found.bound_j <= optimum * (1 + 1e-6), seed
         assert all(y == ONE or y < len(model.upper) for runs in model.runs for _, y in runs)
+
+
+def test_the_bound_by_grids_never_passes_the_optimum_and_mostly_meets_it() -> None:
+    met = seen = 0
+    for seed in range(30):
+        rng = random.Random(seed)
+        problem = random_problem(rng, rng.randint(5, 7), features=seed % 4 > 0)
+        optimum = exact_optimum(problem, max_states=100_000)
+        if optimum is None:
+            continue
+        bounds: list[float] = []
+        until = time.monotonic() + 20
+        bound_by_grids(build_net(problem), until, bounds.append, Interrupt(), lambda: float("inf"))
+        assert max(bounds) <= optimum * (1 + 1e-9), seed
+        seen += 1
+        met += max(bounds) >= optimum * (1 - 1e-5)
+    assert seen > 20 and met > 0.8 * seen
+
+
+def test_a_run_again_needs_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(61)
+    problem = random_problem(rng, rng.randint(5, 7), features=True)
+
+    def bound() -> float:
+        found: list[float] = []
+        bound_by_grids(build_net(problem), time.monotonic() + 20, found.append, Interrupt(), lambda: float("inf"))
+        return max(found)
+
+    assert bound() == pytest.approx(exact_optimum(problem) or 0.0, rel=1e-5)
+    monkeypatch.setattr("poet_solver.grid_bound.Grid._limit_reruns", lambda *_: None)
+    assert bound() == pytest.approx(113.0, rel=1e-5)
 
 
 def test_bounds_leave_out_modes_that_no_schedule_within_the_budget_has() -> None:

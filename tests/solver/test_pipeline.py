@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import random
 from dataclasses import replace
 
 import pytest
 from poet_solver.baselines.keep import keep_everything_peak
 from poet_solver.errors import InfeasibleError
+from poet_solver.exact import exact_optimum
+from poet_solver.global_bound import FAMILY
 from poet_solver.incumbent import Progress
 from poet_solver.interrupt import Interrupt
 from poet_solver.pipeline import solve
 from poet_solver.problem import Mode, Op, PageCost, Place, Problem, Tensor
 from poet_solver.schedule import Status
+from poet_solver.synthetic import random_problem
 
 
 def training(layers: int, page_energy: float = 3.0) -> Problem:
@@ -83,6 +87,17 @@ def test_a_search_begins_with_what_is_known() -> None:
     assert late.energy_j <= known.energy_j
     with_more = solve(squeezed(training(14), 0.7), time_limit_s=2)
     assert solve(problem, time_limit_s=0.01, starts=[with_more]).arena_bytes <= (problem.ram_bytes or 0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ops_with_modes_are_solved_to_the_optimum(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the way of large problems."""
+    monkeypatch.setattr("poet_solver.pipeline._SMALL_SLOTS", 0)
+    problem = random_problem(random.Random(3), 7, features=True)
+    schedule = solve(problem, time_limit_s=20, threads=threads, free_order=False)
+    optimum = pytest.approx(exact_optimum(problem) or 0.0, rel=1e-5)
+    assert schedule.energy_j == optimum and schedule.lower_bound_j == optimum
+    assert schedule.status is Status.OPTIMAL and schedule.bound_family == FAMILY
 
 
 def test_same_seed_same_schedule() -> None:
