@@ -263,7 +263,7 @@ def sequences(rng: random.Random) -> Iterator[tuple[Graph, Node]]:
 
 def drawn_streams(rng: random.Random, graph: Graph, node: Node, candidates: set[str]) -> Streams:
     """Some of the candidates, but for states, which go with their parameter."""
-    versions = {new: old for new in node.outputs if (old := graph.tensors[new].updates) is not None}
+    versions = {new: old for new in node.outputs if (old := graph.tensors[new].updates) in candidates}
     old_version = versions if versions and rng.random() < 0.7 else {}
     free = candidates - versions.keys() - set(versions.values())
     inputs = {name for name in node.inputs if name in free and rng.random() < 0.6}
@@ -342,41 +342,63 @@ def chains(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program]]
 
 
 def layers_back(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program]]:
-    """Input gradient, with a chain behind it or without, and update of a convolution as one op: in one pass over the
+    """Input gradient, with a chain behind it or without, and updates of a convolution as one op: in one pass over the
     weights, and one after the other."""
     drawn = list(convolutions(rng))
     first_graph, first = drawn[1]
     for graph, update in drawn[2:]:
         dx = Tensor("dx", first_graph.tensors[first.outputs[0]].shape)
-        both = Graph("g", {**graph.tensors, "dx": dx}, (replace(first, outputs=("dx",)), update), update.outputs)
+        whole = Graph("g", {**graph.tensors, "dx": dx}, (replace(first, outputs=("dx",)), update), update.outputs)
         if rng.random() < 0.5:
-            both = with_chain(both)
-            masks = [
-                replace(node, inputs=tuple("x" if name == "y_mask" else name for name in node.inputs))
-                for node in both.nodes
-            ]
-            both = replace(both, nodes=merge_chains(replace(both, nodes=tuple(masks)), lambda _: True))
-            whole = replace(both, nodes=tuple(masks))
-        else:
-            whole = both
+            whole = with_bias(whole)
+        if rng.random() < 0.5:
+            whole = with_chain(whole)
+            whole = replace(whole, nodes=tuple(reading(node, {"y_mask": "x"}) for node in whole.nodes))
+        both = replace(whole, nodes=merge_chains(whole, lambda _: True))
         (node,) = merge_backward(both, lambda *_: True)
-        rule = registry.get(node.op)
-        assert isinstance(rule, Backward)
-        halves = rule.halves(node)
-        convs = [conv_of(both, half) for half in halves]
+        parts = node.stands_for
+        convs = [conv_of(both, part) for part in parts[:2]]
         assert convs[0] and convs[1]
+        vectors = {name for part in parts[2:] for name in (*part.inputs, *part.outputs) if name != "dy"}
+        candidates = {*node.inputs, *node.outputs} - vectors - {"rate", "step"}
         for _ in range(CASES_AN_OP // 2):
-            streams = drawn_streams(rng, both, node, {*node.inputs, *node.outputs} - {"rate", "step"})
+            streams = drawn_streams(rng, both, node, candidates)
             channels = rng.choice(list(channel_sizes(convs[1], streams, PLENTY)))
-            yield whole, node, streams, pass_program(both, halves, convs[1], channels, streams, kernel_of)
+            yield whole, node, streams, pass_program(both, parts, convs[1], channels, streams, kernel_of)
             programs = [
                 conv_program(both, conv, rng.choice(list(tile_sizes(conv, some, PLENTY))), some, kernel_of)
-                for half, conv in zip(halves, convs, strict=True)
-                if conv and (some := streams_of(half, streams))
+                for part, conv in zip(parts, convs, strict=False)
+                if conv and (some := streams_of(part, streams))
             ]
-            assert programs[0] and programs[1]
-            yield whole, node, streams, in_turn(programs[0], programs[1])
-            yield whole, node, streams, in_turn(*(read_ahead(half) or half for half in programs if half))
+            for bias in parts[2:]:
+                (blocks,) = registry.get(bias.op).splits(both, bias)
+                some = streams_of(bias, streams)
+                programs.append(part_program(both, bias, blocks, next(iter(cuts(blocks, 4))), some, kernel_of))
+            assert all(programs)
+            yield whole, node, streams, in_turn(*(program for program in programs if program))
+            yield whole, node, streams, in_turn(*(read_ahead(part) or part for part in programs if part))
+
+
+def with_bias(graph: Graph) -> Graph:
+    """The update of a convolution's bias behind that of its weights, by the same optimizer."""
+    update = graph.nodes[-1]
+    renamed = {name: f"b_{name}" for name in (*update.inputs[: len(update.outputs)], *update.outputs)}
+    (filters,) = {graph.tensors[name].shape[0] for name in update.outputs}
+    tensors = {
+        new: replace(t, name=new, shape=(filters,), updates=renamed[t.updates] if t.updates else None)
+        for old, new in renamed.items()
+        for t in [graph.tensors[old]]
+    }
+    op = update.op.replace("Weight", "Bias")
+    attrs = {name: value for name, value in update.attrs.items() if isinstance(value, float)}
+    bias = Node(op, update.inputs, update.outputs, "bias", Role.UPDATE, attrs)
+    bias = replace(reading(bias, renamed), outputs=tuple(renamed[name] for name in update.outputs))
+    bias = replace(bias, inputs=tuple(name for name in bias.inputs if name != "x"))
+    return Graph("g", {**graph.tensors, **tensors}, (*graph.nodes, bias), (*graph.outputs, *bias.outputs))
+
+
+def reading(node: Node, names: dict[str, str]) -> Node:
+    return replace(node, inputs=tuple(names.get(name, name) for name in node.inputs))
 
 
 def dense_back(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program]]:
@@ -441,7 +463,7 @@ def test_programs_give_the_bits_of_the_whole_op(
         }
         if "step" in values:
             values["step"] = np.array([3], np.int32)
-            values["v"] = np.abs(values["v"])
+            values |= {name: np.abs(values[name]) for name in ("v", "b_v") if name in values}
         whole = kernels.run(graph, values)
         twice = read_ahead(program) if number % 2 and IN_TURN not in program.title else None
         ahead += twice is not None

@@ -47,13 +47,14 @@ def channel_sizes(conv: Conv, streams: Streams, room_bytes: int) -> Iterator[Cha
 
 
 def pass_program(
-    graph: Graph, halves: tuple[Node, Node], conv: Conv, size: Channels, streams: Streams, call_of: CallOf
+    graph: Graph, parts: tuple[Node, ...], conv: Conv, size: Channels, streams: Streams, call_of: CallOf
 ) -> Program:
-    """Both halves in one pass over the weights. `conv` is what the update is of a convolution."""
-    whole_first, update = halves
+    """All parts of a node of ops/backward.py in one pass. `conv` is what the update is of a convolution."""
+    whole_first, update, *biases = parts
     first, besides = first_of(whole_first), operands_behind(whole_first)
     extent = {"o": (size.outputs, conv.w_shape[0]), "c": (size.inputs, conv.w_shape[1])}
-    axes = [Axis(name, extent[name][1] // extent[name][0], peeled=name == "o") for name in "co"]
+    # A bias is updated with the first tile of input channels.
+    axes = [Axis(name, extent[name][1] // extent[name][0], peeled=name == "o" or bool(biases)) for name in "co"]
     top = 0
 
     def take(size_bytes: int) -> int:
@@ -84,16 +85,23 @@ def pass_program(
     shapes = dict.fromkeys((*update.inputs[: len(versions)], *update.outputs), filter_shape)
     shapes |= dict.fromkeys((conv.x, dx), (1, size.inputs, *plane))
     shapes[conv.y] = (1, size.outputs, *conv.y_shape[2:])
+    vectors = {name for bias in biases for name in (*bias.inputs[: len(bias.outputs)], *bias.outputs)}
+    shapes |= dict.fromkeys(vectors, (size.outputs,))
+
+    def place(name: str, where: Where) -> Operand:
+        if name in vectors:
+            return Operand(name, where["o"].index(size.outputs * FLOAT_BYTES))
+        return tiles[name].place(where) if name in tiles else Operand(name, Index())
 
     def call(node: Node, attrs: Mapping[str, AttrValue], where: Where) -> Statement:
         small_graph, small = part_of(graph, node, Part(shapes, attrs))
         kernel, work = call_of(small_graph, small)
-        operands = (tiles[name].place(where) if name in tiles else Operand(name, Index()) for name in kernel.arguments)
-        return Call(kernel, work, tuple(operands))
+        return Call(kernel, work, tuple(place(name, where) for name in kernel.arguments))
 
     def body(where: Where) -> list[Statement]:
         goes_on: dict[str, AttrValue] = {} if where["o"].is_first else {CONTINUES: 1}
-        return [call(first, goes_on, where), call(update, {}, where)]
+        once = [call(bias, {}, where) for bias in biases if where["c"].is_first]
+        return [call(first, goes_on, where), call(update, {}, where), *once]
 
     loads = [x.move(x.name, False), dy.move(dy.name, False)]
     loads += [tile.move(streams.old_version.get(tile.name, tile.name), False) for tile in versions]
@@ -120,11 +128,12 @@ def pass_program(
     return Program(f"one pass, tiles of {' x '.join(cut)}", top, statements)
 
 
-def in_turn(first: Program, second: Program) -> Program:
-    """One after the other, in the same workspace."""
-    titles = [one.title or "whole" for one in (first, second)]
-    size = max(one.workspace_bytes for one in (first, second))
-    return Program(f"input gradient: {titles[0]}; weights: {titles[1]}", size, (*first.body, *second.body))
+def in_turn(*programs: Program) -> Program:
+    """Of input gradient, weights, and bias if there is one: one after the other, in the same workspace."""
+    what = zip(("input gradient", "weights", "bias"), programs, strict=False)
+    title = "; ".join(f"{name}: {one.title or 'whole'}" for name, one in what)
+    body = tuple(statement for one in programs for statement in one.body)
+    return Program(title, max(one.workspace_bytes for one in programs), body)
 
 
 def whole_calls(graph: Graph, node: Node, call_of: CallOf) -> Program:

@@ -157,36 +157,39 @@ class Tiler:
         return lambda streams: sizes(streams, self._ram_bytes - self._resident_bytes(node, streams))
 
     def _ways_back(self, rule: Backward, node: Node) -> list[_Way]:
-        """One half after the other, each in a way of its own, or in one pass over the weights."""
-        graph, halves = self._graph, rule.halves(node)
-        ways = [self._ways(half) for half in halves]
-        conv = conv_of(graph, halves[1])
-        names = frozenset((*node.inputs, *node.outputs))
+        """One part after the other, each in a way of its own, or in one pass over the weights."""
+        graph, parts = self._graph, node.stands_for
+        ways = [self._ways(part) for part in parts]
+        conv = conv_of(graph, parts[1])
+        vectors = {name for bias in rule.biases(node) for name in (*bias.inputs[: len(bias.outputs)], *bias.outputs)}
+        names = frozenset((*node.inputs, *node.outputs)) - vectors
 
-        def pairs(streams: Streams) -> Iterable[object]:
+        def combined(streams: Streams) -> Iterable[object]:
             options: list[list[tuple[int, object] | None]] = []
-            for half, own in zip(halves, ways, strict=True):
-                some = streams_of(half, streams)
-                options.append([*self._choices(half, own, some)] if some.inputs or some.outputs else [None])
+            for part, own in zip(parts, ways, strict=True):
+                some = streams_of(part, streams)
+                options.append([*self._choices(part, own, some)] if some.inputs or some.outputs else [None])
+            # Of a bias, whose tiles matter little, one size: the middle one.
+            options[2:] = [found[len(found) // 2 :][:1] for found in options[2:]]
             return product(*options)
 
-        def in_halves(pair: Any, streams: Streams, call_of: CallOf) -> Program:
+        def in_parts(choices: Any, streams: Streams, call_of: CallOf) -> Program:
             done: list[Program] = []
-            for half, own, choice in zip(halves, ways, pair, strict=True):
-                some = streams_of(half, streams)
+            for part, own, choice in zip(parts, ways, choices, strict=True):
+                some = streams_of(part, streams)
                 program = own[choice[0]].make(choice[1], some, call_of) if choice else None
-                done.append(program or whole_calls(graph, half, call_of))
+                done.append(program or whole_calls(graph, part, call_of))
             return in_turn(*done)
 
         passes = []
         if conv is not None:
             channels = self._in_room(node, partial(channel_sizes, conv))
-            passes.append(_Way(names, channels, partial(pass_program, graph, halves, conv)))
-        layer = layer_of(graph, halves)
+            passes.append(_Way(names, channels, partial(pass_program, graph, parts, conv)))
+        layer = layer_of(graph, rule.halves(node))
         if layer is not None:
             cuts_of = self._in_room(node, partial(pass_cuts, layer))
             passes.append(_Way(names, cuts_of, partial(dense_pass, graph, layer)))
-        return [_Way(names, pairs, in_halves), *self._in_forms(passes)]
+        return [_Way(names, combined, in_parts), *self._in_forms(passes)]
 
     def _best(self, node: Node, ways: Sequence[_Way], streams: Streams) -> list[tuple[Mode, ProgramOf]]:
         if self._resident_bytes(node, streams) > self._ram_bytes:
@@ -345,8 +348,9 @@ def _product(graph: Graph, node: Node) -> Work | None:
 
 def _patterns(node: Node, candidates: frozenset[str], place: Place) -> Iterator[Streams]:
     """Which of the candidates are streamed: every choice but none; an updated tensor and its new version together."""
-    pairs = tuple((node.outputs[new], node.inputs[old]) for old, new in registry.get(node.op).in_place_pairs(node))
-    updated = {name for pair in pairs for name in pair}
+    places = registry.get(node.op).in_place_pairs(node)
+    updated = {name for old, new in places for name in (node.inputs[old], node.outputs[new])}
+    pairs = tuple((node.outputs[new], node.inputs[old]) for old, new in places if node.inputs[old] in candidates)
 
     def may_stream(name: str) -> bool:
         root = place.root[name]
@@ -359,7 +363,7 @@ def _patterns(node: Node, candidates: frozenset[str], place: Place) -> Iterator[
         if may_stream(name) and aliases.count(place.root[name]) == 1
     ]
     choices += [_Choice(outputs=(name,)) for name in node.outputs if may_stream(name)]
-    if pairs and all(place.root[old] not in place.in_ram and old in candidates for _, old in pairs):
+    if pairs and all(place.root[old] not in place.in_ram for _, old in pairs):
         choices.append(_Choice(outputs=tuple(new for new, _ in pairs), old_version=pairs))
     for count in range(1, len(choices) + 1):
         for some in combinations(choices, count):
