@@ -7,17 +7,34 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 from poet_codegen.board import Board, load_board
+from poet_codegen.build import write_project
+from poet_codegen.cli.measure_command import metered
 from poet_codegen.cost_model import CostModel
+from poet_codegen.lower import Home
 from poet_codegen.ops.registry import Work
+from poet_codegen.plan import make_plan, make_request
+from poet_codegen.platformio.firmware import build_firmware
+from poet_codegen.platformio.host import build_host
+from poet_codegen.recipe import DEFAULT_RECIPE
 from poet_codegen.resources import data_dir
 from poet_codegen.tiling.ahead import MOST_STARTS, read_ahead
 from poet_codegen.tiling.price import cost, transfers
 from poet_codegen.tiling.program import Call, Check, Loop, Move, Start, StartNext, Statement, Wait
+from poet_hil.device import DeviceClient
+from poet_hil.link import Link
+from poet_hil.manifest import load_build
+from poet_hil.samples import random_batches
+from poet_hil.targets.host import HostTarget
+
+from tests.firmware.builds import target_tool
 
 from .boards import with_dma
+from .test_on_host import Maker
 from .test_tiles import IN_TURN, programs
+from .test_tiles_on_host import layers
 
 BOARD = "qemu_mps2_an386"
 
@@ -103,3 +120,42 @@ def test_time_and_energy_are_those_of_a_device_beside_the_core(tmp_path: Path) -
 def test_the_firmware_takes_as_many_starts() -> None:
     header = (data_dir("firmware") / "include" / "poet" / "storage.h").read_text(encoding="utf-8")
     assert re.search(rf"POET_STORAGE_AHEAD_MOST {MOST_STARTS}u", header)
+
+
+@pytest.mark.emulated
+def test_qemu_gives_the_bits_of_the_host_and_meters_what_is_hidden(make_model: Maker, tmp_path: Path) -> None:
+    target_tool("qemu-system-arm")
+    path = tmp_path / "m.onnx"
+    onnx.save(layers(make_model), path)
+    request = make_request(path, with_dma(BOARD, tmp_path), 2500, None, Home.STORAGE, DEFAULT_RECIPE, "both", 0)
+    plan = make_plan(request, path, threads=1, time_limit_s=3)
+    write_project(plan, tmp_path / "project")
+    build_firmware(tmp_path / "project", plan.board)
+    build_host(tmp_path / "project")
+    build = load_build(tmp_path)
+    sample = random_batches(build.manifest, 1, seed=7)[0]
+
+    def params_of(device: DeviceClient) -> dict[str, bytes]:
+        return {name: value.tobytes() for name, value in device.read_params().items()}
+
+    with HostTarget(build, tmp_path) as target:
+        device = DeviceClient(Link(target), build.manifest)
+        device.write_sample(*sample)
+        on_host = device.train(0.05).loss_bits, params_of(device)
+    with metered(build, "", 0.0) as (meter, device):
+        device.write_sample(*sample)
+        bits = [""]
+
+        def train() -> int:
+            outcome = device.train(0.05)
+            bits[0] = outcome.loss_bits
+            return outcome.ticks
+
+        taken = meter.watch(device, train)
+        assert (bits[0], params_of(device)) == on_host
+    steps = build.manifest.steps
+    hidden_s = sum(step.hidden_s for step in steps)
+    planned_s, planned_j = sum(step.time_s for step in steps), sum(step.energy_j for step in steps)
+    assert hidden_s > 0.01 * planned_s
+    assert float(taken.time_s.sum()) == pytest.approx(planned_s, rel=0.1)
+    assert float(taken.energy_j.sum()) == pytest.approx(planned_j, rel=0.1)
