@@ -150,7 +150,7 @@ def lower(
         used = {root[name] for name in names} & in_arena
         return ram_bytes is not None and sum(graph.tensors[name].size_bytes for name in used) > _TILED_FROM * ram_bytes
 
-    # What is elementwise joins a convolution only where that may run in tiles. In RAM it costs a few cycles an element
+    # What is elementwise joins a layer only where that may run in tiles. In RAM it costs a few cycles an element
     # either way, and schedules keep more freedom with ops of their own.
     merged = merge_chains(graph, is_large)
     if home is Home.STORAGE:

@@ -417,9 +417,12 @@ def dense_back(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Progr
         first = Node(
             "DenseInputGrad", ("dy", "w"), ("dx",), "first", Role.BACKWARD, {"transposed": transposed} | layout
         )
-        tensors = {**graph.tensors, "dx": Tensor("dx", x)}
-        both = Graph("g", tensors, (first, update), (*update.outputs, "dx"))
-        (node,) = merge_backward(both, lambda *_: True)
+        tensors = {**graph.tensors, **{name: Tensor(name, x) for name in ("dx", "h", "masked")}}
+        behind = Node("GeluGrad", ("h", "dx"), ("masked",), "behind", Role.BACKWARD)
+        nodes, result = ((first, behind), "masked") if rng.random() < 0.5 else ((first,), "dx")
+        both = Graph("g", tensors, (*nodes, update), (*update.outputs, result))
+        chained = replace(both, nodes=merge_chains(both, lambda _: True))
+        (node,) = merge_backward(chained, lambda *_: True)
         rule_of_both = registry.get(node.op)
         assert isinstance(rule_of_both, Backward)
         layer_back = layer_of(both, rule_of_both.halves(node))

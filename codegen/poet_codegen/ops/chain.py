@@ -1,4 +1,4 @@
-"""A convolution or its input gradient with the elementwise ops behind it as one op: its result meets them in the tile.
+"""A layer or its input gradient with the elementwise ops behind it as one op: its result meets them in the tile.
 
 Activations, residual sums, and in the backward pass masks and sums of gradients, cost little to compute, but one by
 one each moves its operands from storage and back. A chain has no kernel of its own: programs call those of its nodes,
@@ -18,7 +18,7 @@ from poet_codegen.ops.pointwise import Pointwise
 from poet_codegen.ops.registry import Kernel, Op, Shape, Variant, Work, register
 from poet_codegen.ops.split import Blocks, Part
 
-_LEADERS = ("Conv", "ConvInputGrad")
+_LEADERS = ("Conv", "ConvInputGrad", "Dense", "DenseInputGrad")
 
 
 class Chain(Op):
@@ -73,10 +73,10 @@ def first_of(node: Node) -> Node:
 
 
 def merge_chains(graph: Graph, is_wanted: Callable[[Node], bool]) -> tuple[Node, ...]:
-    """The graph's nodes, with what is elementwise behind a convolution, or its input gradient, joined to it.
+    """The graph's nodes, with what is elementwise behind a layer, or its input gradient, joined to it.
 
-    `is_wanted` is asked of the convolution. A node joins when nothing else reads what is between the two, and its other
-    operands are there before the convolution and none of its own.
+    `is_wanted` is asked of the layer. A node joins when nothing else reads what is between the two, and its other
+    operands are there before the layer and none of its own.
     """
     reads = Counter(name for names in (*(node.inputs for node in graph.nodes), graph.outputs) for name in names)
     made = {name: at for at, node in enumerate(graph.nodes) for name in node.outputs}
@@ -92,7 +92,7 @@ def merge_chains(graph: Graph, is_wanted: Callable[[Node], bool]) -> tuple[Node,
             if first is None or reads[name] > 1 or not _goes_in_place(graph, node, name):
                 continue
             others = [other for other in node.inputs if other != name]
-            # Tiles of an operand of the convolution come in its own order.
+            # Tiles of an operand of the layer come in its own order.
             if all(made.get(other, -1) < first and other not in graph.nodes[first].inputs for other in others):
                 chains[first].append(node)
                 chain_of[node.outputs[0]], nodes[at] = first, None

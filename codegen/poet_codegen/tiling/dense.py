@@ -7,18 +7,19 @@ whole kernel, and is whole before its tile is written; a weight's gradient is wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from poet_codegen.graph import AttrValue, Graph, Node
 from poet_codegen.ops import registry
-from poet_codegen.ops.split import CONTINUES, Blocks, Dims, part_of
+from poet_codegen.ops.chain import first_of, operands_behind
+from poet_codegen.ops.split import CONTINUES, Blocks, Dims, Shape, part_of
 from poet_codegen.tiling import nest
 from poet_codegen.tiling.nest import Where
 from poet_codegen.tiling.parts import VARIABLES, Box, CallOf, Cut, Streams, box_of, cut_title, thinned, tile_bytes
 from poet_codegen.tiling.program import Call, Index, Move, Operand, Program, Statement
 
-_MOST_SIZES = 12
+_MOST_SIZES = 24
 """Units of each axis that are tried."""
 _OUTPUT, _INPUT = 0, 1
 """Axes of the update's blocks."""
@@ -26,10 +27,13 @@ _OUTPUT, _INPUT = 0, 1
 
 @dataclass(frozen=True)
 class Layer:
-    """Both halves of a dense layer's backward pass, and how they are cut together."""
+    """Both halves of a dense layer's backward pass, and how they are cut together.
+
+    Where a chain is behind the input gradient, it is called on a tile of dx as soon as that is whole.
+    """
 
     first: Node
-    """dx from dy and w."""
+    """dx from dy and w; or a chain that begins so."""
     update: Node
     blocks: Blocks
     """Of all tensors of both, by outputs and inputs."""
@@ -43,17 +47,22 @@ class Layer:
 def layer_of(graph: Graph, halves: tuple[Node, Node]) -> Layer | None:
     """None where the halves are not of a dense layer."""
     first, update = halves
-    if first.op != "DenseInputGrad":
+    if first_of(first).op != "DenseInputGrad":
         return None
     (blocks,) = registry.get(update.op).splits(graph, update)
     x, dx = next(name for name in update.inputs if _is_cut_like_x(blocks.dims.get(name, ()))), first.outputs[0]
     part = blocks.part
+    like_x = (dx, *operands_behind(first))
     both = Blocks(
         tuple(replace(axis, sums=number == _OUTPUT) for number, axis in enumerate(blocks.axes)),
-        {**blocks.dims, dx: blocks.dims[x]},
-        lambda units: replace(part(units), shapes={**part(units).shapes, dx: part(units).shapes[x]}),
+        {**blocks.dims, **dict.fromkeys(like_x, blocks.dims[x])},
+        lambda units: replace(part(units), shapes=_same(part(units).shapes, x, like_x)),
     )
     return Layer(first, update, both)
+
+
+def _same(shapes: Mapping[str, Shape], x: str, others: Sequence[str]) -> dict[str, Shape]:
+    return {**shapes, **dict.fromkeys(others, shapes[x])}
 
 
 def _is_cut_like_x(dims: Dims) -> bool:
@@ -79,7 +88,7 @@ def pass_program(graph: Graph, layer: Layer, cut: Cut, streams: Streams, call_of
     buffers: dict[str, int] = {}
     loads, stores = [], []
     top = 0
-    for name in dict.fromkeys((*update.inputs, *update.outputs, layer.dx)):
+    for name in dict.fromkeys((*update.inputs, *update.outputs, *operands_behind(first), layer.dx)):
         if name not in blocks.dims or name in new.values():
             continue
         box = box_of(blocks.dims[name], cut.units)
@@ -122,9 +131,12 @@ def pass_program(graph: Graph, layer: Layer, cut: Cut, streams: Streams, call_of
 
     def body(where: Where) -> list[Statement]:
         goes_on: dict[str, AttrValue] = {} if where[VARIABLES[_OUTPUT]].is_first else {CONTINUES: 1}
-        return [call(first, goes_on, where), call(update, {}, where)]
+        return [call(first_of(first), goes_on, where), call(update, {}, where)]
+
+    def after(where: Where) -> list[Statement]:
+        return [call(node, {}, where) for node in first.stands_for[1:]]
 
     axes = [
         nest.Axis(VARIABLES[n], blocks.axes[n].count // cut.units[n], peeled=blocks.axes[n].sums) for n in cut.order
     ]
-    return Program(f"one pass, {cut_title(blocks, cut)}", top, nest.nest(axes, loads, body, stores))
+    return Program(f"one pass, {cut_title(blocks, cut)}", top, nest.nest(axes, loads, body, stores, after))

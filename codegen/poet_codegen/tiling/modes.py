@@ -237,6 +237,10 @@ class Tiler:
         own = tuple(names)
         return replace(kernel, arguments=tuple(own[int(position)] for position in kernel.arguments)), work
 
+    def _told(self, graph: Graph, node: Node) -> tuple[Kernel, Work]:
+        """Of a matrix product without its kernel."""
+        return _sketch(graph, node) if _product(graph, node) else self._kernel_of(graph, node)
+
     def _found(
         self, node: Node, streams: Streams, size: object, make: Callable[[Any, Streams, CallOf], Program | None]
     ) -> _Found:
@@ -248,10 +252,8 @@ class Tiler:
             assert whole is not None, node.label
             return whole
 
-        rule = registry.get(node.op)
-        nodes = rule.halves(node) if isinstance(rule, Backward) else (node,)
-        is_told = self._costs.costs is None and all(_product(self._graph, one) is not None for one in nodes)
-        sketch = make(size, streams, _sketch) if is_told else program()
+        is_told = self._costs.costs is None and any(_product(self._graph, one) for one in _parts(node))
+        sketch = make(size, streams, self._told) if is_told else program()
         assert sketch is not None, node.label
         return _Found(self._price(node, sketch), sketch, program)
 
@@ -325,6 +327,14 @@ def _text(node: Node, names: Sequence[str]) -> tuple[object, ...]:
     tensors = tuple(names.index(name) for name in (*node.inputs, *node.outputs))
     parts = tuple(_text(part, names) for part in node.stands_for)
     return node.op, tuple(sorted(node.attrs.items())), tensors, parts
+
+
+def _parts(node: Node) -> Iterator[Node]:
+    """The nodes with kernels that a node stands for, or itself."""
+    if not node.stands_for:
+        yield node
+    for part in node.stands_for:
+        yield from _parts(part)
 
 
 def _maker(node: Node) -> Node:
