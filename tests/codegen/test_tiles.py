@@ -30,6 +30,7 @@ from poet_codegen.tiling.program import (
     Index,
     Loop,
     Move,
+    Number,
     Pick,
     Program,
     Start,
@@ -146,10 +147,12 @@ class Machine:
             counts[i] += 1
 
     def call(self, step: Call, where: dict[str, int]) -> None:
-        pointers = []
+        pointers: list[ctypes.c_void_p | ctypes.c_uint32] = []
         for operand in step.operands:
             offset = at(operand.at, where)
-            if operand.tensor is None:
+            if isinstance(operand, Number):
+                pointers.append(ctypes.c_uint32(offset))
+            elif operand.tensor is None:
                 pointers.append(ctypes.c_void_p(ctypes.addressof(self.workspace) + offset))
             else:
                 assert operand.tensor not in self.streamed
@@ -174,7 +177,7 @@ def node_of(op: str, inputs: dict[str, tuple[int, ...]], attrs: dict[str, AttrVa
     """A graph of one node; an update's outputs take over its first inputs."""
     rule = registry.get(op)
     tensors = {
-        name: Tensor(name, shape, DType.INT32 if name == "step" else DType.FLOAT32, Kind.PARAM)
+        name: Tensor(name, shape, DType.INT32 if name in ("step", "index") else DType.FLOAT32, Kind.PARAM)
         for name, shape in inputs.items()
     }
     bare = Node(op, tuple(inputs), (), "n", Role.FORWARD, attrs)
@@ -222,6 +225,7 @@ def others(rng: random.Random) -> Iterator[tuple[Graph, Node]]:
         yield node_of("DenseWeightGradSgd", {"w": w, "x": x, "dy": y, "rate": (1,)}, layer | layout)
         yield node_of("ConvBiasGradSgd", {"w": (outputs,), "dy": (rows, outputs), "rate": (1,)}, {})
     yield from sequences(rng)
+    yield from embeddings(rng)
     image = (1, 6, 4, 4)
     yield node_of("Relu", {"x": image}, {})
     yield node_of("Add", {"a": image, "b": image}, {})
@@ -259,6 +263,23 @@ def sequences(rng: random.Random) -> Iterator[tuple[Graph, Node]]:
     yield node_of("Place", {"x": (1, 1, size)}, {**first, "shape": x, "fill": 0.0})
     yield node_of("Concat", {"a": x, "b": (1, 2, size)}, {"axis": 1})
     yield node_of("Split", {"x": x}, {"axis": 1, "sizes": (1, tokens - 1)})
+
+
+def embeddings(rng: random.Random) -> Iterator[tuple[Graph, Node]]:
+    """Rows of a table that learns, by a sample's indices or by constants, some of them again and again."""
+    count, size, columns = 5, rng.choice((4, 6)), rng.choice((2, 6))
+    table, picked, attrs = (size, columns), (count, columns), {"axis": 0}
+    rows: dict[str, AttrValue] = {"rows": tuple(rng.choices(range(size), k=count))}
+    by = {"index": (count,)}
+    grad: dict[str, AttrValue] = {**attrs, "shape": table}
+    yield node_of("Gather", {"x": table, **by}, {**attrs, "shape": picked})
+    yield node_of("Gather", {"x": table}, {**attrs, "shape": picked, **rows})
+    yield node_of("GatherGrad", {**by, "dy": picked}, grad)
+    yield node_of("GatherGradSgd", {"w": table, **by, "dy": picked, "rate": (1,)}, grad)
+    yield node_of("GatherGradSgd", {"w": table, "dy": picked, "rate": (1,)}, {**grad, **rows})
+    adam: dict[str, AttrValue] = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+    states = {"w": table, "m": table, "v": table, **by, "dy": picked, "rate": (1,), "step": (1,)}
+    yield node_of("GatherGradAdam", states, {**grad, **adam})
 
 
 def drawn_streams(rng: random.Random, graph: Graph, node: Node, candidates: set[str]) -> Streams:
@@ -464,6 +485,9 @@ def test_programs_give_the_bits_of_the_whole_op(
         values: dict[str, np.ndarray[Any, Any]] = {
             name: rng.standard_normal(graph.tensors[name].shape).astype(np.float32) for name in node.inputs
         }
+        if "index" in values:
+            rows = graph.tensors[node.outputs[0] if node.op == "GatherGrad" else node.inputs[0]].shape[0]
+            values["index"] = rng.integers(-rows, rows, values["index"].shape).astype(np.int32)
         if "step" in values:
             values["step"] = np.array([3], np.int32)
             values |= {name: np.abs(values[name]) for name in ("v", "b_v") if name in values}

@@ -304,6 +304,57 @@ def test_frozen_weights_may_be_pages_that_are_never_written(
             device.train(0.05)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "ram_bytes"),
+    [(DEFAULT_RECIPE, 1600), (Recipe(optimizer=Optimizer.ADAM), 2400), (Recipe(momentum=0.9, accumulate=2), 2400)],
+    ids=["sgd", "adam", "momentum by 2"],
+)
+def test_an_embedding_larger_than_memory_trains(
+    recipe: Recipe, ram_bytes: int, make_model: Maker, tmp_path: Path
+) -> None:
+    """Words by a sample's indices, some of them twice, and places by constants: 96 x 16 and 12 x 16 of them."""
+    rng = np.random.default_rng(8)
+    weights: dict[str, np.ndarray[Any, Any]] = {
+        name: rng.standard_normal(shape).astype(np.float32)
+        for name, shape in {"words": (96, 16), "places": (12, 16), "w": (5, 64)}.items()
+    }
+    nodes = [
+        helper.make_node("Gather", ["words", "x"], ["a"], "pick"),
+        helper.make_node("Gather", ["places", "first"], ["b"], "place"),
+        helper.make_node("Add", ["a", "b"], ["c"], "sum"),
+        helper.make_node("Flatten", ["c"], ["d"], "flat"),
+        helper.make_node("Gemm", ["d", "w"], ["y"], "classifier", transB=1),
+    ]
+    model = make_model(nodes, [1, 4], weights | {"first": np.array([[3, 0, 3, 11]], np.int64)})
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    samples = np.array([[[7, 95, 7, 0]], [[0, 7, -1, 40]], [[-96, 40, 40, 40]], [[5, 6, 7, 8]]], np.int32)
+
+    def train(plan: Plan, folder: Path) -> tuple[list[str], dict[str, bytes], bytes]:
+        with device_of(plan, folder) as device:
+            losses = []
+            for sample in samples:
+                device.write_sample(sample, np.array([1]))
+                losses.append(device.train(0.05).loss_bits)
+            device.write_input(samples[0])
+            answer = device.infer().tobytes()
+            return losses, {name: value.tobytes() for name, value in device.read_params().items()}, answer
+
+    def plan(ram: int, home: Home, technique: str) -> Plan:
+        request = make_request(path, BOARD, ram, None, home, recipe, technique, 0)
+        return make_plan(request, path, threads=1, time_limit_s=3)
+
+    small = plan(ram_bytes, Home.STORAGE, "both")
+    chosen = {
+        small.train.lowered.nodes[s.op].op
+        for s in small.train.schedule.steps
+        if isinstance(s, Compute) and (s.op, s.mode) in small.train.lowered.programs
+    }
+    assert "Gather" in chosen and any(op.startswith("GatherGrad") for op in chosen)
+    assert train(small, tmp_path / "small") == train(plan(PLENTY, Home.RAM, "keep"), tmp_path / "keep")
+
+
 def test_power_cuts_in_the_middle_of_tiled_updates_lose_no_bit(
     make_model: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from poet_codegen.tiling.program import (
     Index,
     Loop,
     Move,
+    Number,
     Operand,
     Pick,
     Program,
@@ -58,7 +59,9 @@ def tiled_block(
             terms.append(f"{turn} % 2u * {at.copy.distance_bytes}u")
         return f"ARENA({' + '.join(terms)})"
 
-    def operand(item: Operand) -> str:
+    def operand(item: Operand | Number) -> str:
+        if isinstance(item, Number):
+            return _text(item.at)
         if item.tensor is None:
             return tile(item.at)
         return _plus(layout.argument(item.tensor, offsets), item.at)

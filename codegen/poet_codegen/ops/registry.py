@@ -91,6 +91,9 @@ class Kernel:
 WORKSPACE = "*workspace*"
 """In a kernel's arguments: memory that it needs while it runs, no tensor."""
 
+FIRST_UNIT = "*first unit*"
+"""In the arguments of a part's kernel: the number of the part's first unit of the first axis, a uint32_t."""
+
 
 @dataclass(frozen=True)
 class Variant:

@@ -18,6 +18,7 @@ from poet_codegen.tiling.program import (
     Copy,
     Loop,
     Move,
+    Number,
     Operand,
     Pick,
     Program,
@@ -147,7 +148,7 @@ class _Chains:
         if isinstance(one, Pick):
             return replace(one, target=operand(one.target))
         assert isinstance(one, Call)
-        return replace(one, operands=tuple(operand(item) for item in one.operands))
+        return replace(one, operands=tuple(i if isinstance(i, Number) else operand(i) for i in one.operands))
 
     def copy_of(self, at: int, variable: str | None, number: int) -> tuple[int, Copy | None]:
         """Where what was at `at` of the workspace is in a turn of the chain, or from turn `number` on in a loop."""
@@ -231,7 +232,8 @@ def _uses(one: Statement) -> Iterator[tuple[int, bool]]:
     elif isinstance(one, Pick) and one.target.tensor is None:
         yield one.target.at.start, True
     elif isinstance(one, Call):
-        yield from ((item.at.start, False) for item in one.operands if item.tensor is None)
+        places = (item for item in one.operands if isinstance(item, Operand))
+        yield from ((item.at.start, False) for item in places if item.tensor is None)
 
 
 def _next_turn(move: Move, variable: str) -> Move:

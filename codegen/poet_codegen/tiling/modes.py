@@ -232,10 +232,10 @@ class Tiler:
         key = (node.op, tuple(sorted(node.attrs.items())), tuple(names[name] for name in every), tensors)
         if key not in self._kernels:
             kernel, work = kernel_of(graph, node)
-            self._kernels[key] = replace(kernel, arguments=tuple(str(names[name]) for name in kernel.arguments)), work
+            self._kernels[key] = replace(kernel, arguments=tuple(str(names.get(n, n)) for n in kernel.arguments)), work
         kernel, work = self._kernels[key]
-        own = tuple(names)
-        return replace(kernel, arguments=tuple(own[int(position)] for position in kernel.arguments)), work
+        own = {str(number): name for name, number in names.items()}
+        return replace(kernel, arguments=tuple(own.get(n, n) for n in kernel.arguments)), work
 
     def _told(self, graph: Graph, node: Node) -> tuple[Kernel, Work]:
         """Of a matrix product without its kernel."""

@@ -9,11 +9,11 @@ from math import prod
 
 from poet_codegen.graph import Graph, Node
 from poet_codegen.ops import registry
-from poet_codegen.ops.registry import Kernel, Work
+from poet_codegen.ops.registry import FIRST_UNIT, Kernel, Work
 from poet_codegen.ops.split import CONTINUES, Blocks, Dims, Part, part_of
 from poet_codegen.tiling import nest
 from poet_codegen.tiling.nest import Where
-from poet_codegen.tiling.program import FLOAT_BYTES, Call, Index, Move, Operand, Program, Shape, Statement
+from poet_codegen.tiling.program import FLOAT_BYTES, Call, Index, Move, Number, Operand, Program, Shape, Statement
 
 CallOf = Callable[[Graph, Node], tuple[Kernel, Work]]
 """The kernel of a part, and what it does."""
@@ -169,10 +169,12 @@ def part_program(
 
     def call(one: Node, small: Part, where: Where) -> Statement:
         kernel, work = call_of(*part_of(graph, one, small))
-        places = []
+        places: list[Operand | Number] = []
         for name in kernel.arguments:
             box = boxes.get(name)
-            if name in buffers:
+            if name == FIRST_UNIT:
+                places.append(Number(where[VARIABLES[0]].index(cut.units[0])))
+            elif name in buffers:
                 places.append(Operand(None, Index(buffers[name])))
             else:
                 places.append(Operand(name, box.at(where) if box else Index()))

@@ -79,12 +79,19 @@ class Operand:
 
 
 @dataclass(frozen=True)
+class Number:
+    """What a kernel is given by value: which unit of an axis comes first, counted as a position is."""
+
+    at: Index
+
+
+@dataclass(frozen=True)
 class Call:
     """One kernel."""
 
     kernel: Kernel
     work: Work
-    operands: tuple[Operand, ...]
+    operands: tuple[Operand | Number, ...]
     """One for each of the kernel's arguments."""
 
 
@@ -228,7 +235,7 @@ def _renamed(body: tuple[Statement, ...], names: Mapping[str, str]) -> tuple[Sta
         if isinstance(step, Pick):
             index = step.index and names[step.index]
             return replace(step, table=names[step.table], index=index, target=moved(step.target))
-        places = tuple(moved(operand) for operand in step.operands)
+        places = tuple(item if isinstance(item, Number) else moved(item) for item in step.operands)
         # A part's tensors that the node does not have, such as a gradient in a tile, keep their names.
         arguments = tuple(names.get(name, name) for name in step.kernel.arguments)
         return replace(step, kernel=replace(step.kernel, arguments=arguments), operands=places)
