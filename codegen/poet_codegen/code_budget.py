@@ -21,7 +21,7 @@ from poet_codegen.render import render
 _INSTRUCTION_BYTES = 4
 _C_LINE_BYTES = 10
 _FUNCTION_BYTES = 60
-_FIRMWARE_BYTES = 48 * 1024
+FIRMWARE_BYTES = 48 * 1024
 """Of everything but kernels, weights and the schedule."""
 _OP_BYTES = 100
 """Of a step of the schedule, in training and in inference."""
@@ -52,7 +52,7 @@ def budget_of(board: Board, graph: Graph) -> int:
     weights = sum(tensor.size_bytes for tensor in graph.of_kind(Kind.PARAM, Kind.CONSTANT))
     if not weights_fit(board, weights):
         weights = 0  # they come with the storage image
-    return board.flash.size_bytes - _FIRMWARE_BYTES - _OP_BYTES * len(graph.nodes) - weights
+    return board.flash.size_bytes - FIRMWARE_BYTES - _OP_BYTES * len(graph.nodes) - weights
 
 
 def choose_forms(

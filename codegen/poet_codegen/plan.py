@@ -25,6 +25,7 @@ from poet_codegen.by_feature import with_rows_by_feature
 from poet_codegen.code_budget import budget_of, choose_forms
 from poet_codegen.cost_model import CostModel
 from poet_codegen.costs import Costs, costs_to_json, read_costs
+from poet_codegen.emit.nests import StepsCode, steps_code
 from poet_codegen.emit.pages import Pages, check_room, checkpoint_bytes, place_pages, ring_units
 from poet_codegen.emit.project import BuildInput, Pass, check_inputs
 from poet_codegen.errors import BoardError
@@ -52,6 +53,12 @@ class Plan:
     train: Pass
     infer: Pass
     costs: CostModel
+
+    @property
+    def steps_code(self) -> StepsCode:
+        """What the steps take of flash, and whether those that are alike share their loops."""
+        both = [(one.lowered, one.schedule) for one in (self.train, self.infer)]
+        return steps_code(self.board, self.train.graph, both)
 
     def build_input(self) -> BuildInput:
         """What the emitter takes."""

@@ -304,11 +304,23 @@ def _plan_facts(plan: Plan, keep: Schedule) -> list[tuple[str, str]]:
         ),
         ("Time", f"{si(schedule.time_s, 's')} a step (modelled)"),
         *_wear_fact(plan),
+        *_code_fact(plan),
         ("Proof", escape(quality)),
         ("Costs", escape(plan.costs.source)),
         *(("Warning", f"[yellow]{escape(note)}[/]") for note in plan.costs.notes(graph)),
         *(("Note", escape(note)) for note in (*_softmax_notes(plan), *_sharing_notes(plan), *schedule.notes)),
     ]
+
+
+def _code_fact(plan: Plan) -> list[tuple[str, str]]:
+    """How steps in tiles are written, where there are any."""
+    code = plan.steps_code
+    if not code.tiled:
+        return []
+    words = f"about {size(code.unrolled_bytes)} of the {size(code.room_bytes)} that flash leaves for steps"
+    if code.is_shared:
+        return [("Code", f"steps that are alike share their loops: each by itself would take {words}")]
+    return [("Code", f"each step by itself, {words}")]
 
 
 def _wear_fact(plan: Plan) -> list[tuple[str, str]]:

@@ -27,6 +27,7 @@ from poet_codegen.emit.layout import (
     input_name,
     tensor_names,
 )
+from poet_codegen.emit.nests import Nest, Nests, steps_code
 from poet_codegen.emit.pages import Pages
 from poet_codegen.emit.steps import EmittedStep, emit_steps, kernels_of
 from poet_codegen.emit.wrap import prototype, wrap_kernel
@@ -108,6 +109,8 @@ class Emission:
     kernels: tuple[str, ...]
     """Rendered kernel functions."""
     prototypes: tuple[str, ...]
+    nests: tuple[Nest, ...]
+    """Loops that steps share."""
     steps: tuple[EmittedStep, ...]
     infer_steps: tuple[EmittedStep, ...]
     total_steps: int
@@ -139,6 +142,9 @@ def emit_project(build: BuildInput) -> dict[str, bytes]:
         "src/poet_weights.c": render("c/poet_weights.c.j2", e=emission, values=weights),
         "manifest.json": json.dumps(_manifest(build, emission), indent=1) + "\n",
     }
+    if emission.nests:
+        files["include/poet_nests.h"] = render("c/poet_nests.h.j2", e=emission)
+        files["src/poet_nests.c"] = render("c/poet_nests.c.j2", e=emission)
     encoded = {path: text.encode() for path, text in files.items()}
     if emission.on_storage:
         digest = bytes.fromhex(emission.model_digest)
@@ -155,8 +161,20 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
     layout = build_layout(build.board, train.graph, [(train.lowered, train.schedule), (infer.lowered, infer.schedule)])
     train_layout = PassLayout("AT", train.graph, train.lowered, train.schedule, names)
     infer_layout = PassLayout("INFER", infer.graph, infer.lowered, infer.schedule, names)
-    steps = emit_steps(train.graph, train.lowered, train.schedule, train_layout, layout.pages[0], 0)
-    infer_steps = emit_steps(infer.graph, infer.lowered, infer.schedule, infer_layout, layout.pages[1], len(steps))
+
+    def every_step(nests: Nests | None) -> tuple[tuple[EmittedStep, ...], tuple[EmittedStep, ...]]:
+        first = emit_steps(train.graph, train.lowered, train.schedule, train_layout, layout.pages[0], 0, nests)
+        return first, emit_steps(
+            *(infer.graph, infer.lowered, infer.schedule, infer_layout, layout.pages[1], len(first), nests)
+        )
+
+    nests = None
+    both = [(train.lowered, train.schedule), (infer.lowered, infer.schedule)]
+    if steps_code(build.board, train.graph, both).is_shared:
+        alike = Nests()
+        every_step(alike)
+        nests = Nests(alike.seen)
+    steps, infer_steps = every_step(nests)
     kernels = _kernels([train, infer])
     sources = tuple(wrap_kernel(kernel_source(kernel, build.board, build.numerics)) for kernel in kernels)
     model = model_digest(train.graph, build.weights, build.numerics)
@@ -182,6 +200,7 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
         pages=_unique_pages(layout),
         kernels=sources,
         prototypes=tuple(prototype(source) for source in sources),
+        nests=nests.nests if nests is not None else (),
         steps=steps,
         infer_steps=infer_steps,
         total_steps=len(steps) + len(infer_steps),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from poet_solver.schedule import Compute, Free, Home, PageIn, PageOut, Schedule
 
 from poet_codegen.emit.layout import Constant, PassLayout
+from poet_codegen.emit.nests import Names, Nests, Places
 from poet_codegen.emit.tiles import tiled_block
 from poet_codegen.emit.wrap import wrap_call
 from poet_codegen.forms import Form, in_form
@@ -75,8 +76,12 @@ def emit_steps(
     layout: PassLayout,
     pages: Mapping[str, Constant],
     first_index: int,
+    nests: Nests | None = None,
 ) -> tuple[EmittedStep, ...]:
-    """Turn a schedule into marked steps, numbered from `first_index`. Frees and homes leave no trace in C."""
+    """Turn a schedule into marked steps, numbered from `first_index`. Frees and homes leave no trace in C.
+
+    `nests` takes the loops that steps in tiles share; None: each has its own.
+    """
     problem = lowered.problem
     root_names = {position: name for name, position in lowered.index.items()}
     offsets = {lowered.index[name]: offset for name, offset in lowered.ram_homes(schedule).items()}
@@ -117,7 +122,11 @@ def emit_steps(
                 workspace = ""
                 if step.workspace_offset is not None:
                     workspace = layout.workspace(step.workspace_offset, mode.workspace_bytes)
-                statement = tiled_block(program, graph, lowered, layout, pages, offsets, workspace, column)
+                names = Names(layout, lowered, pages, offsets, workspace)
+                places = Places(names)
+                text = tiled_block(program, graph, places, _INDENT) if nests is not None else ""
+                called = nests.call(program.title, text, places.row) if nests is not None else None
+                statement = called or tiled_block(program, graph, names, column)
             for old, _ in mode.in_place:
                 offsets.pop(old, None)
             keep = _keep(graph, lowered, step, pages) if is_update else ()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from poet_codegen.emit.layout import Constant, PassLayout
+from poet_codegen.emit.nests import Names, Places
 from poet_codegen.emit.wrap import wrap_call
 from poet_codegen.graph import Graph
-from poet_codegen.lower import Lowered
 from poet_codegen.tiling.program import (
     FLOAT_BYTES,
     Call,
@@ -30,30 +27,17 @@ _ROWS = "rows"
 """Array of the rows that are picked, where they are constant."""
 
 
-def tiled_block(
-    program: Program,
-    graph: Graph,
-    lowered: Lowered,
-    layout: PassLayout,
-    pages: Mapping[str, Constant],
-    offsets: Mapping[int, int],
-    workspace: str,
-    column: int,
-) -> str:
-    """A block of statements that starts at `column`; the first line is not indented.
-
-    `offsets` says where each tensor of the problem is right now, `workspace` is the name of the tiles' offset.
-    """
+def tiled_block(program: Program, graph: Graph, names: Names | Places, column: int) -> str:
+    """A block of statements that starts at `column`; the first line is not indented."""
     inner = column + _INDENT
     lines = []
     for tensor, is_written in program.streams():
         size = graph.tensors[tensor].size_bytes
-        name = _stream(layout, tensor, is_written)
-        page = pages[lowered.root[tensor]].name
-        lines.append(f"poet_stream_t {name} = poet_stream({page}, {size}u);")
+        stream_name = names.stream(tensor, is_written)
+        lines.append(f"poet_stream_t {stream_name} = poet_stream({names.page(tensor)}, {size}u);")
 
     def tile(at: Index) -> str:
-        terms = [workspace, *([_text(at)] if at.start or at.steps else [])]
+        terms = [names.workspace(), *([_text(at)] if at.start or at.steps else [])]
         if at.copy is not None:
             turn = f"({at.copy.variable} + {at.copy.turn}u)" if at.copy.turn else at.copy.variable
             terms.append(f"{turn} % 2u * {at.copy.distance_bytes}u")
@@ -64,7 +48,7 @@ def tiled_block(
             return _text(item.at)
         if item.tensor is None:
             return tile(item.at)
-        return _plus(layout.argument(item.tensor, offsets), item.at)
+        return _plus(names.argument(item.tensor), item.at)
 
     def shape(step: Move) -> str:
         numbers = (step.shape.run_bytes, step.shape.runs, step.shape.stride_bytes, step.shape.again_bytes)
@@ -72,26 +56,26 @@ def tiled_block(
 
     def stream(do: str, step: Move, at: int) -> str:
         place = tile(Index(step.buffer, copy=step.copy))
-        arguments = [f"&{_stream(layout, step.tensor, step.to_tensor)}", place, _text(step.at), shape(step)]
+        arguments = [f"&{names.stream(step.tensor, step.to_tensor)}", place, _text(step.at), shape(step)]
         return wrap_call(f"POET_TRY(poet_stream_{do}", arguments, at, ");")
 
     def move(step: Move, at: int) -> str:
         if step.streamed:
             return stream("write" if step.to_tensor else "read", step, at)
-        place, here = _plus(layout.argument(step.tensor, offsets), step.at), tile(Index(step.buffer, copy=step.copy))
+        place, here = _plus(names.argument(step.tensor), step.at), tile(Index(step.buffer, copy=step.copy))
         if step.to_tensor:
             return wrap_call("poet_tile_scatter", [place, here, shape(step)], at, ";")
         return wrap_call("poet_tile_gather", [here, place, shape(step)], at, ";")
 
     def pick(step: Pick, at: int) -> str:
-        index = _plus(layout.argument(step.index, offsets) if step.index else _ROWS, step.at)
+        index = _plus(names.argument(step.index) if step.index else _ROWS, step.at)
         if not step.streamed:
-            table = layout.argument(step.table, offsets)
+            table = names.argument(step.table)
             numbers = [f"{step.rows}u", f"{step.row_bytes}u"]
             return wrap_call(
                 "poet_tile_rows", [operand(step.target), table, *numbers, index, f"{step.count}u"], at, ";"
             )
-        page = pages[lowered.root[step.table]].name
+        page = names.page(step.table)
         arguments = [page, f"{step.rows}u", f"{step.row_bytes}u", index, f"{step.count}u", operand(step.target)]
         return wrap_call("POET_TRY(poet_page_rows", arguments, at, ");")
 
@@ -130,10 +114,6 @@ def tiled_block(
     # Lines that wrap_call broke are indented already.
     text = "\n".join(" " * inner + line for line in lines)
     return "{\n" + text + "\n" + " " * column + "}"
-
-
-def _stream(layout: PassLayout, tensor: str, is_written: bool) -> str:
-    return f"{layout.c_name(tensor)}_{'out' if is_written else 'in'}"
 
 
 def _text(index: Index) -> str:
