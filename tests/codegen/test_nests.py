@@ -15,7 +15,7 @@ from poet_codegen.recipe import DEFAULT_RECIPE
 
 from .test_on_host import BOARD, Maker, run
 
-LAYERS, WIDTH = 6, 24
+LAYERS, WIDTH = 4, 24
 
 
 def stack(make_model: Maker) -> onnx.ModelProto:
