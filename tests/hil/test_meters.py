@@ -14,6 +14,7 @@ from poet_hil.energy import KINDS, mean_of, record, student_t
 from poet_hil.errors import MeterError, TargetMissing
 from poet_hil.manifest import Manifest
 from poet_hil.meters.choose import make_meter
+from poet_hil.meters.joulescope import Joulescope
 from poet_hil.meters.meter import StepEnergy, Trace, cut
 from poet_hil.meters.ppk2 import RATE_HZ, Ppk2
 from poet_hil.meters.switch import CommandSwitch, SwitchedTarget
@@ -162,7 +163,7 @@ def test_an_unknown_meter_is_an_error() -> None:
 class FakeDriver:
     """pyjoulescope_driver.Driver, as far as it is used: its topics, its blocks of samples with numbers.
 
-    USB cannot be played on a pty, so that this stands in at the library's boundary, not at the wire.
+    USB cannot be played on a pty, and the driver has libusb inside, so that this stands in at the library's boundary.
     """
 
     paths = ("u/js220/000123",)
@@ -193,18 +194,17 @@ class FakeDriver:
         self.subscribed[topic] = callback
 
     def unsubscribe(self, topic: str, callback: Any) -> None:
-        assert self.subscribed.pop(topic) == callback
+        assert self.subscribed.pop(topic) is callback, "the driver knows functions by their addresses"
 
     def play(self, power_w: np.ndarray[Any, Any], marker: np.ndarray[Any, Any]) -> None:
         """Blocks of unequal sizes; sample numbers count at twice the rate, as a JS220's do."""
-        for topic, data, block in (("p", power_w.astype(np.float32), 700), ("gpi/0", marker, 1024)):
+        for topic, data, block in (("p", power_w.astype(np.float32), 700), ("gpi/0", marker, 1001)):
             for start in range(0, len(data), block):
                 part = data[start : start + block]
                 value = {
                     "sample_id": 2 * (5000 + start + (self.drop if start else 0)),
                     "decimate_factor": 2,
                     "sample_rate": 2_000_000,
-                    "element_count": len(part),
                     "data": np.packbits(part, bitorder="little") if topic == "gpi/0" else part,
                 }
                 self.subscribed[f"{self.paths[0]}/s/{topic}/!data"](topic, value)
@@ -256,6 +256,46 @@ def test_a_joulescope_that_loses_samples_is_an_error(joulescope: Any, manifest: 
 
     with make_meter("joulescope", 3.3) as meter, pytest.raises(MeterError, match="lost 3 samples"):
         meter.watch(device, train)
+
+
+def test_a_joulescope_is_what_its_driver_expects(monkeypatch: pytest.MonkeyPatch, manifest: Manifest) -> None:
+    """With the driver's own publishing and subscribing, of which only the instrument is played."""
+    package = pytest.importorskip("pyjoulescope_driver", reason="pip install 'poet-mcu[joulescope]'")
+
+    class Driver(FakeDriver):
+        def __init__(self) -> None:
+            super().__init__()
+            self.real = package_driver()
+
+        def finalize(self) -> None:
+            self.real.finalize()
+
+        def publish(self, topic: str, value: object) -> None:
+            self.real.publish(topic, value, timeout=0)  # no instrument answers
+
+        def subscribe(self, topic: str, flags: list[str], callback: Any) -> None:
+            super().subscribe(topic, flags, callback)
+            self.real.subscribe(topic, flags, callback)
+
+        def unsubscribe(self, topic: str, callback: Any) -> None:
+            super().unsubscribe(topic, callback)
+            self.real.unsubscribe(topic, callback)
+
+    package_driver = package.Driver
+    with pytest.raises(MeterError, match=r"0 of \d+ Joulescopes fit 'none of these'"):
+        make_meter("joulescope:none of these", 3.3).open()
+    monkeypatch.setattr(package, "Driver", Driver)
+    trace = trace_of([(9, 0.002, False), (0.1, 0.012, True), (9, 0.002, False)], 1_000_000.0)
+    device: Any = TimedDevice(manifest, [0.003] * 4)
+    with Joulescope("000123") as meter:
+
+        def train() -> int:
+            meter._driver.play(trace.power_w, trace.marker)
+            return 12_000
+
+        for _ in range(2):
+            assert meter.watch(device, train).energy_j == pytest.approx([0.0003] * 4, rel=1e-5)
+        meter.power(False)
 
 
 @pytest.mark.parametrize(("paths", "name"), [((), "joulescope"), (("u/js220/1", "u/js220/2"), "joulescope")])

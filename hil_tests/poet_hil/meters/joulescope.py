@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from poet_hil.meters.meter import Trace, TraceMeter
 
 _SETTLE_S = 0.05
 _WAIT_S = 2.0  # for the last samples of a recording to come
+_BITS = 8  # of a byte, in which inputs come
 
 
 class _Signal:
@@ -27,7 +29,7 @@ class _Signal:
         step = int(value["decimate_factor"])
         data = np.array(value["data"], copy=True)
         if self._packed:
-            data = np.unpackbits(data, bitorder="little")[: int(value.get("element_count", 8 * len(data)))]
+            data = np.unpackbits(data, bitorder="little")
         self.rate_hz = float(value["sample_rate"]) / step
         self.blocks.append((int(value["sample_id"]) // step, data))
 
@@ -39,13 +41,19 @@ class _Signal:
         if not self.blocks:
             raise MeterError(f"{name} sent no samples of {what}. Unplug it and plug it in again.")
         due = self.blocks[0][0]
+        joined: list[Any] = []
         for first, data in self.blocks:
+            if self._packed and due - _BITS < first < due:
+                # The driver does not say where in its last byte a block ends.
+                joined[-1] = joined[-1][: first - due]
+                due = first
             if first != due:
                 raise MeterError(
                     f"{name} lost {first - due} samples of {what}: this machine read too slowly. Measure again."
                 )
             due = first + len(data)
-        return self.blocks[0][0], np.concatenate([data for _, data in self.blocks])
+            joined.append(data)
+        return self.blocks[0][0], np.concatenate(joined)
 
 
 class Joulescope(TraceMeter):
@@ -60,6 +68,7 @@ class Joulescope(TraceMeter):
         self._lock = threading.Lock()
         self._power = _Signal(packed=False)
         self._marker = _Signal(packed=True)
+        self._subscriptions: list[tuple[str, Callable[[str, dict[str, Any]], None]]] = []
 
     def open(self) -> None:
         """Open the instrument and let current through."""
@@ -101,8 +110,11 @@ class Joulescope(TraceMeter):
     def start(self) -> None:
         """Begin to record."""
         self._power, self._marker = _Signal(packed=False), _Signal(packed=True)
-        self._driver.subscribe(f"{self._path}/s/p/!data", ["pub"], self._on_power)
-        self._driver.subscribe(f"{self._path}/s/gpi/0/!data", ["pub"], self._on_marker)
+        # The driver knows a function by its address, and a bound method is another one each time it is asked for.
+        topics = (("s/p/!data", self._on_power), ("s/gpi/0/!data", self._on_marker))
+        self._subscriptions = [(f"{self._path}/{topic}", take) for topic, take in topics]
+        for topic, take in self._subscriptions:
+            self._driver.subscribe(topic, ["pub"], take)
         for topic in self._controls():
             self._publish(topic, 1)
         time.sleep(_SETTLE_S)
@@ -117,8 +129,8 @@ class Joulescope(TraceMeter):
             time.sleep(_SETTLE_S)
         for topic in self._controls():
             self._publish(topic, 0)
-        self._driver.unsubscribe(f"{self._path}/s/p/!data", self._on_power)
-        self._driver.unsubscribe(f"{self._path}/s/gpi/0/!data", self._on_marker)
+        for topic, take in self._subscriptions:
+            self._driver.unsubscribe(topic, take)
         with self._lock:
             power_at, power = self._power.joined("power", self.name)
             marker_at, marker = self._marker.joined("input 0", self.name)
