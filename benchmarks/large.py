@@ -93,7 +93,7 @@ def make(name: str, case: Case, time_limit_s: float, out: Path) -> Built:
     request = make_request(
         model, case.board, case.arena_bytes, None, Home.STORAGE, Recipe(train=case.train), "both", 0, case.ram_bytes
     )
-    plan = make_plan(request, model, threads=1, time_limit_s=time_limit_s)
+    plan = make_plan(request, model, threads=2, time_limit_s=time_limit_s)
     save_plan(plan, model, folder)
     return Built(begin, plan, folder, build(plan, folder))
 

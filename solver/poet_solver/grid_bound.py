@@ -63,7 +63,7 @@ _MOST_LP_ROUNDS = 3
 _LEAST_ROUND_GAIN = 0.02
 """Of the distance to the incumbent, that a round of finer cells must close to be followed by another."""
 
-_LP_SHARE = 0.08
+_LP_SHARE = 0.12
 """Of the time left, that a round may take to be followed by another: each takes several times as long."""
 
 _MIP_GAP = 1e-5
@@ -426,6 +426,10 @@ class Grid:
                 if sum(x[one.var] for one in cell) > 1e-4:
                     yield k, c
 
+    def reruns_before(self, x: Floats) -> list[tuple[int, int]]:
+        """(first run that ends the cell, op) of every rerun in a point."""
+        return [(self.points[self.net.outputs[k][0]][c], k) for k, c in self.reruns(x)]
+
     def refined(self, x: Floats, so_far: Refinement) -> Refinement:
         """Finer cells and rows of memory for the reruns of a point."""
         net = self.net
@@ -466,10 +470,13 @@ def bound_by_grids(
     incumbent_j: Callable[[], float],
     recompute: bool = True,
     page: bool = True,
+    on_reruns: Callable[[list[tuple[int, int]]], None] = lambda _: None,
 ) -> None:
     """Every better bound in joules goes to `on_bound`, until `deadline` (monotonic), or it meets the best schedule's.
 
     `incumbent_j` says what that is by now: the bound holds for schedules that take less, and so goes no higher.
+    `on_reruns` is told (first run, op) of what points run again, and before which first run: of use to who looks for
+    schedules.
     """
     refinement = Refinement()
     best, lp_rounds = net.least_energy_j, 0
@@ -486,6 +493,7 @@ def bound_by_grids(
         known = incumbent_j()
         gain, best = bound - best, max(bound, best)
         on_bound(min(best, known))
+        on_reruns(grid.reruns_before(point))
         if best >= known:
             return
         finer = grid.refined(point, refinement)
@@ -502,6 +510,8 @@ def bound_by_grids(
         objective, best_point, is_optimal = whole
         best = max(best, min(known, net.least_energy_j + safe_objective(objective) / unit))
         on_bound(best)
+        if best_point is not None:
+            on_reruns(grid.reruns_before(best_point))
         finer = refinement if best_point is None else grid.refined(best_point, refinement)
         if not is_optimal or finer == refinement or best >= known:
             return

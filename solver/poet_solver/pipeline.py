@@ -36,10 +36,11 @@ from poet_solver.memory import memory_of, tighten
 from poet_solver.model import Freedom, Model, Row, build_model
 from poet_solver.net import Net, build_net
 from poet_solver.order import Reordered, in_given_order, search_orders
-from poet_solver.pack import actions_of_steps
+from poet_solver.pack import actions_of_steps, layout_of, peak_bytes
 from poet_solver.place import PACK_S, check_floor, infeasible, or_start, place
 from poet_solver.plan import Action, actions_of_plan, complete, plan_of_point, point_of_plan
 from poet_solver.problem import Place, Problem
+from poet_solver.repeats import repeats_of, spread, with_fewer_blocks
 from poet_solver.schedule import Schedule
 from poet_solver.slots import LISTED, MANDATORY, PAGING_ONLY, WIDE, Family, count_slots
 
@@ -220,6 +221,8 @@ class _Run:
         self.anchors: tuple[Anchor, ...] = ()
         self.genes: Genes | None = None
         self.lock = threading.Lock()
+        self.slots: set[tuple[int, int]] = set()
+        """(stage, op): runs again that the bound on all schedules makes use of."""
         self.slot_s = 0.0
         """Seconds for building models, a slot, as last measured: what cannot be interrupted."""
         self.is_small = count_slots(search.net, WIDE) <= _SMALL_SLOTS
@@ -289,14 +292,18 @@ class _Run:
         search = self.search
         search.reported.add(freedom_of(self.technique, PAGING_ONLY).describe())
         if self.threads < 2:
+            self.start_from_fewer_blocks(0.2 * search.left_s)
             self.explore(PAGING_ONLY, search.left_s * 0.4, lp_share=0.4)
             self.bound_modes(0.6)
+            self.follow_bound(0.4 * search.left_s)
             self.grow_families(time.monotonic() + 0.4 * search.left_s)
             self.prove(1.0)
             return
 
         def stream_and_prove() -> None:
+            self.start_from_fewer_blocks(0.3 * search.left_s)
             self.explore(PAGING_ONLY, search.left_s * 0.4, lp_share=0.4)
+            self.follow_bound(0.4 * search.left_s)
             self.prove(1.0)
 
         def bound_and_grow() -> None:
@@ -307,6 +314,36 @@ class _Run:
         with ThreadPoolExecutor(2) as pool:
             for future in [pool.submit(stream_and_prove), pool.submit(bound_and_grow)]:
                 future.result()
+
+    def start_from_fewer_blocks(self, time_s: float) -> None:
+        """Where blocks repeat, a few of them solved without recomputation give a start for all.
+
+        Small tensors that live on from block to block add up with more of them: where they do not fit, fewer bytes do.
+        """
+        search = self.search
+        repeats = repeats_of(search.net)
+        if not repeats:
+            return
+        search.enter("fewer blocks")
+        until = time.monotonic() + time_s
+        budget = search.net.ram_bytes
+        for share in (0.5, 0.5, 1.0):
+            fewer = with_fewer_blocks(search.net, repeats, budget)
+            left = until - time.monotonic()
+            if left < 0.5 or fewer is None or fewer.net.floor_bytes(fewer.net.largest_op()) > budget:
+                return
+            inner = Search(fewer.net, time.monotonic() + share * left, search.interrupt)
+            for actions in streamed_starts(fewer.net):
+                inner.offer_actions(actions)
+            _Run(inner, self.technique, self.seed, 1, False).explore(PAGING_ONLY, inner.left_s, lp_share=0.4)
+            start = None if inner.plan is None else spread(search.net, fewer, inner.plan)
+            if start is None:
+                return
+            over = peak_bytes(layout_of(search.net, start).rectangles) - search.net.ram_bytes
+            if over <= 0:
+                search.offer_actions(start)
+                return
+            budget -= over
 
     def bound_modes(self, share: float) -> None:
         """The bound on all schedules of a net whose ops have several modes."""
@@ -319,7 +356,23 @@ class _Run:
             search.interrupt,
             lambda: search.energy_j,
             page=self.technique is Technique.BOTH,
+            on_reruns=self.slots.update,
         )
+
+    def follow_bound(self, time_s: float) -> None:
+        """Better schedules that run again what the bound on all schedules makes use of running again."""
+        search = self.search
+        slots = sorted({(stage, 0, k) for stage, k in list(self.slots)})
+        if not slots or not search.actions:
+            return
+
+        def offer(actions: tuple[Action, ...]) -> None:
+            search.offer_actions(actions)
+
+        inner = Search(search.net, min(search.deadline, time.monotonic() + time_s), search.interrupt, on_better=offer)
+        inner.offer_actions(search.actions)
+        run = _Run(inner, self.technique, self.seed, 1, False)
+        run.explore(replace(PAGING_ONLY, extra=tuple(slots)), inner.left_s, lp_share=0.4)
 
     def evolve(self, time_s: float, most: int, addresses: bool = False) -> None:
         """Greedy starts, evolved; they run every op in its first mode."""
