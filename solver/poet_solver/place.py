@@ -18,6 +18,9 @@ from poet_solver.schedule import Bound, Schedule, Status
 OPTIMAL_GAP = 1e-4
 """Relative gap in total energy at which a schedule is called optimal."""
 
+_SAME = 1e-12
+"""Relative: sums of energies in another order."""
+
 _DEADLINE_SLACK = 1e-9
 """Relative: sums of times in another order differ in their last bits."""
 
@@ -81,23 +84,27 @@ def place(
 
 
 def or_start(problem: Problem, found: Schedule | None, starts: Sequence[Schedule]) -> Schedule | None:
-    """`found`, or a start of this very problem that needs less energy: what is better than it may have no addresses."""
-    for start in starts:
-        if start.problem_digest != problem.digest() or (found is not None and start.energy_j >= found.energy_j):
-            continue
-        replay(problem, start)
-        if found is not None:
-            is_proven = start.energy_j - found.lower_bound_j <= OPTIMAL_GAP * start.energy_j
-            start = replace(
-                start,
-                status=Status.OPTIMAL if is_proven else Status.FEASIBLE,
-                lower_bound_j=found.lower_bound_j,
-                bound_family=found.bound_family,
-                other_bounds=found.other_bounds,
-                solve_s=found.solve_s,
-            )
-        found = start
-    return found
+    """`found`, or the best start of this very problem where that needs no more energy.
+
+    What is better than a start may have no addresses. What is as good may be the start itself with other addresses, for
+    which the code may be an instruction longer: then the start's own are kept.
+    """
+    own = [start for start in starts if start.problem_digest == problem.digest()]
+    start = min(own, key=lambda known: known.energy_j, default=None)
+    if start is None or (found is not None and found.energy_j < start.energy_j * (1 - _SAME)):
+        return found
+    replay(problem, start)
+    if found is None:
+        return start
+    bound_j = min(found.lower_bound_j, start.energy_j)
+    return replace(
+        start,
+        status=Status.OPTIMAL if start.energy_j - bound_j <= OPTIMAL_GAP * start.energy_j else Status.FEASIBLE,
+        lower_bound_j=bound_j,
+        bound_family=found.bound_family,
+        other_bounds=found.other_bounds,
+        solve_s=found.solve_s,
+    )
 
 
 def check_floor(problem: Problem, net: Net) -> None:

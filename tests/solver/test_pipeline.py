@@ -80,11 +80,16 @@ def test_techniques_are_ordered_by_freedom() -> None:
 
 
 def test_a_search_begins_with_what_is_known() -> None:
-    """Without time it is not worse than a schedule that took some, of its own budget or of a larger one's."""
+    """Without time it is not worse than a schedule that took some, of its own budget or of a larger one's.
+
+    What it cannot beat it gives back as it was, addresses and all.
+    """
     problem = squeezed(training(14), 0.55)
     known = solve(problem, time_limit_s=4)
     late = solve(problem, time_limit_s=0.01, starts=[known])
     assert late.energy_j <= known.energy_j
+    assert known.status is not Status.OPTIMAL or late.steps == known.steps
+    assert solve(problem, time_limit_s=0.01, starts=[late, known]).steps == late.steps
     with_more = solve(squeezed(training(14), 0.7), time_limit_s=2)
     assert solve(problem, time_limit_s=0.01, starts=[with_more]).arena_bytes <= (problem.ram_bytes or 0)
 
