@@ -19,7 +19,8 @@ STORAGE_TIMEOUT_S = 15.0  # storage may have to erase before it answers
 RUN_TIMEOUT_S = 5.0  # on top of what the longest schedule step may take, which sends no heartbeat
 RUN_TIMEOUT_FACTOR = 4.0  # of its planned time: the plan may be off, an emulator slow
 HELLO_TIMEOUT_S = 0.2
-HELLO_TRIES = 30
+BOOT_S = 6.0
+EMULATED_BOOT_S = 30.0  # boot is work of this machine, which may be busy
 BOOT_BYTES_PER_S = 200_000  # at least, as boot reads the parameters of a checkpoint on storage
 
 
@@ -35,7 +36,8 @@ class DeviceClient:
         self.manifest = manifest
         longest_s = max((step.time_s for step in manifest.steps), default=0.0)
         read = sum(p.bytes for p in manifest.params if p.home == "storage")
-        self._hello_tries = HELLO_TRIES + round(read / BOOT_BYTES_PER_S / HELLO_TIMEOUT_S)
+        boot_s = (EMULATED_BOOT_S if manifest.board.kind == "qemu" else BOOT_S) + read / BOOT_BYTES_PER_S
+        self._hello_tries = round(boot_s / HELLO_TIMEOUT_S)
         self._run_timeout_s = RUN_TIMEOUT_S + RUN_TIMEOUT_FACTOR * longest_s
 
     def hello(self, at_least_s: float = 0.0) -> protocol.Hello:
