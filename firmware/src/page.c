@@ -160,12 +160,6 @@ poet_status_t poet_page_init(void)
     if (poet_model.storage_bytes > info->size_bytes) {
         return POET_ERR_STORAGE_FULL;
     }
-#ifdef POET_STORAGE_OVERLAPS
-    /* The schedule's times are those of a driver that reads while the core computes. */
-    if (info->ahead == NULL) {
-        return POET_ERR_WRONG_DEVICE;
-    }
-#endif
     if (poet_model.page_stride == 0u) {
         return info->erase_bytes > 1u && poet_model.page_units > 0u ? POET_ERR_WRONG_DEVICE : POET_OK;
     }

@@ -6,6 +6,7 @@ import random
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import onnx
 import pytest
@@ -13,15 +14,20 @@ from poet_codegen.board import Board, load_board
 from poet_codegen.build import write_project
 from poet_codegen.cli.measure_command import metered
 from poet_codegen.cost_model import CostModel
+from poet_codegen.costs import Costs, KernelCost
+from poet_codegen.emit.kernel_source import kernels_digest
+from poet_codegen.errors import BoardError
 from poet_codegen.lower import Home
+from poet_codegen.numerics import Numerics
 from poet_codegen.ops.registry import Work
 from poet_codegen.plan import make_plan, make_request
 from poet_codegen.platformio.firmware import build_firmware
 from poet_codegen.platformio.host import build_host
+from poet_codegen.platformio.skeleton import project_skeleton
 from poet_codegen.recipe import DEFAULT_RECIPE
 from poet_codegen.resources import data_dir
 from poet_codegen.tiling.ahead import MOST_STARTS, read_ahead
-from poet_codegen.tiling.price import cost, transfers
+from poet_codegen.tiling.price import Cost, cost, device_cost, overlap, transfers
 from poet_codegen.tiling.program import Call, Check, Loop, Move, Start, StartNext, Statement, Wait
 from poet_hil.device import DeviceClient
 from poet_hil.link import Link
@@ -115,6 +121,44 @@ def test_time_and_energy_are_those_of_a_device_beside_the_core(tmp_path: Path) -
         assert price.wear_bytes == plain.wear_bytes
         faster.append(saved_s / plain.time_s)
     assert len(faster) > 40 and max(faster) > 0.25
+
+
+def test_a_profile_of_the_whole_op_prices_it(tmp_path: Path) -> None:
+    """What a board's clock saw is the time; fewer cycles of the core than planned hide less, in proportion."""
+    board = load_board(with_dma(BOARD, tmp_path))
+    table = CostModel(board)
+    drawn = ((graph, node, read_ahead(p)) for graph, node, _, p in programs(random.Random(3)) if IN_TURN not in p.title)
+    graph, node, program = next(
+        (graph, node, program)
+        for graph, node, program in drawn
+        if program is not None and not any(written for _, written in program.streams())
+    )
+    sizes = {name: graph.tensors[name].size_bytes for name in (*node.inputs, *node.outputs)}
+    device, at_once = device_cost(program, board, sizes), overlap(program, table, sizes)
+    digest = kernels_digest(program.kernels, board, Numerics.SEPARATE)
+
+    def price(source: Literal["measured", "modelled"], time_s: float) -> Cost:
+        cycles = time_s * board.cpu.clock_hz
+        entry = KernelCost(program.profile_name, digest, node.op, source, cycles, 0.0, 1)
+        costs = Costs(1, "", board.name, board.cpu.core, board.cpu.clock_hz, board.storage.models, "", (entry,), ())
+        return cost(program, CostModel(board, costs), sizes)
+
+    device_j, run_w = device.time_s * board.storage.read_power_w.value, board.power.run_w.value
+    seen_s = 1.3 * cost(program, table, sizes).time_s
+    assert price("measured", seen_s).time_s == pytest.approx(seen_s)
+    assert price("measured", seen_s).energy_j == pytest.approx(seen_s * run_w + device_j)
+    for share in (0.5, 1.0, 2.0):
+        busy_s = share * at_once.processor_s
+        expected_s = busy_s + device.time_s - min(1.0, share) * at_once.hidden_s
+        assert price("modelled", busy_s).time_s == pytest.approx(expected_s)
+
+
+def test_a_driver_that_polls_is_refused(tmp_path: Path) -> None:
+    board = load_board(with_dma(BOARD, tmp_path))
+    assert "-DPOET_STORAGE_OVERLAPS=1u" in project_skeleton(board)["platformio.ini"].decode()
+    polls = replace(board, storage_devices=(replace(board.storage, driver="sd_spi"),))
+    with pytest.raises(BoardError, match="'sd_spi' waits for every byte"):
+        project_skeleton(polls)
 
 
 def test_the_firmware_takes_as_many_starts() -> None:

@@ -13,7 +13,7 @@ import typer
 from poet_solver.errors import InfeasibleError, PoetError
 from poet_solver.incumbent import Progress
 from poet_solver.pipeline import Technique, solve
-from poet_solver.schedule import Schedule, Status
+from poet_solver.schedule import Compute, Schedule, Status
 from poet_solver.schedule_io import step_counts
 from rich.markup import escape
 
@@ -35,6 +35,7 @@ from poet_codegen.parts import layers_of
 from poet_codegen.plan import Plan, load_plan, make_plan, make_request, save_plan
 from poet_codegen.recipe import DEFAULT_RECIPE, BatchNorm, Dropouts, Loss, Optimizer, Recipe
 from poet_codegen.report import write_report
+from poet_codegen.tiling.ahead import WORDS
 
 _DEFAULT = DEFAULT_RECIPE
 Folder = Annotated[Path, typer.Option("--dir", help="Build folder: what the commands leave for each other.")]
@@ -304,12 +305,22 @@ def _plan_facts(plan: Plan, keep: Schedule) -> list[tuple[str, str]]:
         ),
         ("Time", f"{si(schedule.time_s, 's')} a step (modelled)"),
         *_wear_fact(plan),
+        *_ahead_fact(plan),
         *_code_fact(plan),
         ("Proof", escape(quality)),
         ("Costs", escape(plan.costs.source)),
         *(("Warning", f"[yellow]{escape(note)}[/]") for note in plan.costs.notes(graph)),
         *(("Note", escape(note)) for note in (*_softmax_notes(plan), *_sharing_notes(plan), *schedule.notes)),
     ]
+
+
+def _ahead_fact(plan: Plan) -> list[tuple[str, str]]:
+    """How often tiles are read while kernels compute, where storage lets them."""
+    if plan.board.storage.overlaps is None:
+        return []
+    ops, steps = plan.train.lowered.problem.ops, plan.train.schedule.steps
+    titles = [ops[step.op].modes[step.mode].name for step in steps if isinstance(step, Compute)]
+    return [("Read ahead", f"tiles of {sum(WORDS in title for title in titles)} of {len(titles)} computations")]
 
 
 def _code_fact(plan: Plan) -> list[tuple[str, str]]:

@@ -14,6 +14,8 @@ from poet_codegen.resources import data_dir
 
 HOST_STORAGE = "host_file"
 """The storage driver of the host build."""
+_OVERLAPS = b"POET_STORAGE_OVERLAPS"
+"""What a driver looks at that can read while the core computes."""
 CORE_PORT = "cortexm"
 """The part that all ports but the host's share: start-up, ticks, the linker script."""
 
@@ -48,7 +50,14 @@ def project_skeleton(board: Board) -> dict[str, bytes]:
         files |= _tree(firmware, Path(part), _LIBRARY)
     for part in parts:
         files |= _tree(firmware, Path("port") / part, _LIBRARY)
-    files |= _driver(firmware, board.storage.driver, _LIBRARY, board.name)
+    driver = _driver(firmware, board.storage.driver, _LIBRARY, board.name)
+    if board.storage.overlaps and not any(_OVERLAPS in source for source in driver.values()):
+        raise BoardError(
+            f"Board '{board.name}' says that its storage overlaps with computing, but the driver "
+            f"'{board.storage.driver}' waits for every byte. Leave 'overlaps' out of the board's file, or give the "
+            "driver what poet/storage.h says of it."
+        )
+    files |= driver
     files |= _tree(firmware, Path("port/host"), "host/src")
     files |= _driver(firmware, HOST_STORAGE, "host/src", board.name)
     return dict(sorted(files.items()))

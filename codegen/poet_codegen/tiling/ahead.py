@@ -31,6 +31,9 @@ from poet_codegen.tiling.program import (
 MOST_STARTS = 8
 """POET_STORAGE_AHEAD_MOST of firmware/include/poet/storage.h; tests compare the two."""
 
+WORDS = ", the next read meanwhile"
+"""In the titles of such programs."""
+
 
 def read_ahead(program: Program) -> Program | None:
     """The program with two copies of the tiles that are read ahead; None where there are none.
@@ -43,7 +46,7 @@ def read_ahead(program: Program) -> Program | None:
     body = chains.body(program.body)
     if not chains.distance:
         return None
-    return Program(f"{program.title}, the next read meanwhile", chains.top, body)
+    return Program(program.title + WORDS, chains.top, body)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@
 
 /*
  * At boot, after poet_storage_init(): find out where the window was, and go on from there. POET_ERR_STORAGE_FULL when
- * the device is too small, POET_ERR_WRONG_DEVICE when its erase unit is not the one that the schedule was made for, or
- * when its driver does not read while the core computes, as the board's file says it does.
+ * the device is too small, POET_ERR_WRONG_DEVICE when its erase unit is not the one that the schedule was made for.
  */
 poet_status_t poet_page_init(void);
 

@@ -40,7 +40,7 @@ typedef struct {
 
 /*
  * What a driver has, beside all others below, whose device brings bytes to RAM while the core computes (DMA). A board's
- * schedule counts on it where its file says `overlaps`; all other schedules do without.
+ * schedule counts on it where its file says `overlaps`; then POET_STORAGE_OVERLAPS is defined. All others do without.
  */
 typedef struct {
     /* Begin to read. Until the wait, `data` is the device's: nobody else looks at it, or writes there. */
