@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _OF = "of_rows"
 """Attribute of a part: the rows of the whole table."""
+_SIZES = 24
+"""Of rows and of columns that are tried: where columns are cut, each row is a transfer, so that wide tiles pay."""
 
 
 class Gather(Op):
@@ -166,7 +168,8 @@ def _blocks(graph: Graph, node: Node, table: str, picked: str, copies: bool) -> 
         return Part(small, {"shape": small[picked if copies else table], _OF: size})
 
     axes = (Axis("row", size, sums=copies), Axis("column", columns))
-    return (Blocks(axes, {table: ((size, 0), (columns, 1)), picked: ((count, None), (columns, 1))}, part),)
+    dims = {table: ((size, 0), (columns, 1)), picked: ((count, None), (columns, 1))}
+    return (Blocks(axes, dims, part, sizes=_SIZES),)
 
 
 def _kernel(stem: str, node: Node, x: Shape, y: Shape, arguments: tuple[str, ...]) -> Kernel:

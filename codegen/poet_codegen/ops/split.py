@@ -50,6 +50,8 @@ class Blocks:
     """What is not named, every part reads whole, or adds to."""
     part: Callable[[tuple[int, ...]], Part]
     """For a number of units of each axis."""
+    sizes: int | None = None
+    """So many of each axis are tried; None: as many as is usual for so many axes."""
 
     def for_update(self, gradient: str, versions: Sequence[str]) -> Blocks:
         """Of the update that is fused with a gradient: its versions of the parameter are cut as the gradient is."""
@@ -59,7 +61,7 @@ class Blocks:
             return replace(small, shapes={**small.shapes, **dict.fromkeys(versions, small.shapes[gradient])})
 
         dims = {name: dims for name, dims in self.dims.items() if name != gradient}
-        return Blocks(self.axes, {**dims, **dict.fromkeys(versions, self.dims[gradient])}, part)
+        return replace(self, dims={**dims, **dict.fromkeys(versions, self.dims[gradient])}, part=part)
 
 
 def by_axes(

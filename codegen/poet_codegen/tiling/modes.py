@@ -133,7 +133,7 @@ class Tiler:
             return self._ways_back(rule, node)
         ways = []
         for blocks in rule.splits(graph, node):
-            most = _SIZES[min(sum(axis.count > 1 for axis in blocks.axes), len(_SIZES) - 1)]
+            most = blocks.sizes or _SIZES[min(sum(axis.count > 1 for axis in blocks.axes), len(_SIZES) - 1)]
             sizes = self._in_room(node, partial(_cuts, blocks, most))
             ways.append(_Way(frozenset(blocks.dims), sizes, partial(part_program, graph, node, blocks)))
         conv = conv_of(graph, node)
