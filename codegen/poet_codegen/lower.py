@@ -150,12 +150,12 @@ def lower(
         used = {root[name] for name in names} & in_arena
         return ram_bytes is not None and sum(graph.tensors[name].size_bytes for name in used) > _TILED_FROM * ram_bytes
 
-    # What is elementwise joins a layer only where that may run in tiles. In RAM it costs a few cycles an element
-    # either way, and schedules keep more freedom with ops of their own.
-    merged = merge_chains(graph, is_large)
+    merged = graph.nodes
     if home is Home.STORAGE:
+        # What is elementwise joins a layer only where that may run in tiles. In RAM it costs a few cycles an element
+        # either way, and schedules keep more freedom with ops of their own.
         merged = merge_backward(
-            replace(graph, nodes=merged),
+            replace(graph, nodes=merge_chains(graph, is_large)),
             lambda first, update: is_large(first) and is_large(update) and has_one_pass(graph, (first, update)),
         )
     inside = {name for node in graph.nodes for name in node.outputs} - {n for node in merged for n in node.outputs}

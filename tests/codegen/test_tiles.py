@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -193,9 +193,9 @@ def node_of(op: str, inputs: dict[str, tuple[int, ...]], attrs: dict[str, AttrVa
     return Graph("g", tensors, (node,), node.outputs), node
 
 
-def convolutions(rng: random.Random) -> Iterator[tuple[Graph, Node]]:
+def convolutions(rng: random.Random, inputs_of: Sequence[int] = (2, 4)) -> Iterator[tuple[Graph, Node]]:
     """Of one random shape: forward, input gradient, and weight gradient with two optimizers."""
-    channels, filters = rng.choice((2, 4)), rng.choice((2, 3, 6))
+    channels, filters = rng.choice(inputs_of), rng.choice((2, 3, 6))
     k, s = rng.choice(((3, 1), (3, 2), (1, 1), (1, 2), (5, 1), (2, 2)))
     pad = rng.choice((0, (k - 1) // 2, k - 1)) if k > 1 else 0
     height, width = rng.choice((4, 6, 8, 12)), max(rng.choice((4, 5, 7)), k - 2 * pad)
@@ -365,7 +365,7 @@ def chains(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program]]
 def layers_back(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program]]:
     """Input gradient, with a chain behind it or without, and updates of a convolution as one op: in one pass over the
     weights, and one after the other."""
-    drawn = list(convolutions(rng))
+    drawn = list(convolutions(rng, (4, 6)))
     first_graph, first = drawn[1]
     for graph, update in drawn[2:]:
         dx = Tensor("dx", first_graph.tensors[first.outputs[0]].shape)
@@ -386,16 +386,19 @@ def layers_back(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Prog
             streams = drawn_streams(rng, both, node, candidates)
             channels = rng.choice(list(channel_sizes(convs[1], streams, PLENTY)))
             yield whole, node, streams, pass_program(both, parts, convs[1], channels, streams, kernel_of)
-            programs = [
-                conv_program(both, conv, rng.choice(list(tile_sizes(conv, some, PLENTY))), some, kernel_of)
-                for part, conv in zip(parts, convs, strict=False)
-                if conv and (some := streams_of(part, streams))
-            ]
+            programs = []
+            for part, conv in zip(parts, convs, strict=False):
+                some = streams_of(part, streams)
+                sizes = [*tile_sizes(conv, some, PLENTY)] if conv else []
+                programs.append(
+                    conv_program(both, conv, rng.choice(sizes), some, kernel_of) if conv and sizes else None
+                )
             for bias in parts[2:]:
                 (blocks,) = registry.get(bias.op).splits(both, bias)
                 some = streams_of(bias, streams)
                 programs.append(part_program(both, bias, blocks, next(iter(cuts(blocks, 4))), some, kernel_of))
-            assert all(programs)
+            if not all(programs):
+                continue
             yield whole, node, streams, in_turn(*(program for program in programs if program))
             yield whole, node, streams, in_turn(*(read_ahead(part) or part for part in programs if part))
 

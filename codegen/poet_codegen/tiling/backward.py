@@ -7,7 +7,7 @@ channel, row, column) for dx; a weight's gradient is whole in one call.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -22,6 +22,8 @@ from poet_codegen.tiling.parts import CallOf, Streams, thinned
 from poet_codegen.tiling.program import FLOAT_BYTES, Call, Index, Move, Operand, Program, Shape, Statement
 
 _MOST_SIZES = 8
+_MOST_UNEVEN = 7
+"""Tiles of input channels that may be of two sizes; more are finely enough cut by divisors."""
 _TILE_WORDS = (("o", "output channel"), ("c", "input channel"))
 
 
@@ -38,12 +40,21 @@ def channel_sizes(conv: Conv, streams: Streams, room_bytes: int) -> Iterator[Cha
     x, y = (prod(shape[2:]) * FLOAT_BYTES for shape in (conv.x_shape, conv.y_shape))
     x *= (conv.x in streams.inputs) + len(streams.outputs - streams.old_version.keys())
     y *= conv.y in streams.inputs
+    some_inputs = {*thinned(conv.w_shape[1], _MOST_SIZES), *_uneven(conv.w_shape[1])}
     for outputs in thinned(conv.w_shape[0], _MOST_SIZES):
-        for inputs in thinned(conv.w_shape[1], _MOST_SIZES):
+        for inputs in sorted(some_inputs):
             weights = len(streams.old_version) * outputs * inputs * conv.taps
             is_cut = outputs < conv.w_shape[0] or inputs < conv.w_shape[1]
             if is_cut and weights + inputs * x + outputs * y <= room_bytes:
                 yield Channels(outputs, inputs)
+
+
+def _uneven(count: int) -> Iterator[int]:
+    """Even numbers of which so many are no whole number: tiles that are as large as possible for how many there are."""
+    for tiles in range(2, _MOST_UNEVEN + 1):
+        units = 2 * -(-count // (2 * tiles))
+        if count % units and -(-count // units) == tiles:
+            yield units
 
 
 def pass_program(
@@ -53,8 +64,12 @@ def pass_program(
     whole_first, update, *biases = parts
     first, besides = first_of(whole_first), operands_behind(whole_first)
     extent = {"o": (size.outputs, conv.w_shape[0]), "c": (size.inputs, conv.w_shape[1])}
+    count, rest = -(-conv.w_shape[1] // size.inputs), conv.w_shape[1] % size.inputs or size.inputs
     # A bias is updated with the first tile of input channels.
-    axes = [Axis(name, extent[name][1] // extent[name][0], peeled=name == "o" or bool(biases)) for name in "co"]
+    axes = [
+        Axis("c", count, peeled=bool(biases), is_uneven=rest < size.inputs),
+        Axis("o", conv.w_shape[0] // size.outputs, peeled=True),
+    ]
     top = 0
 
     def take(size_bytes: int) -> int:
@@ -62,18 +77,30 @@ def pass_program(
         top += size_bytes
         return top - size_bytes
 
+    def inputs(where: Where) -> int:
+        tile = where["c"]
+        return rest if tile.first == count - 1 and tile.variable is None else size.inputs
+
     def image(name: str, shape: tuple[int, ...], axis: str, streamed: bool) -> _Tile:
-        tile = Shape(extent[axis][0] * prod(shape[2:]) * FLOAT_BYTES)
-        return _Tile(name, axis, {axis: tile.size_bytes}, tile, take(tile.size_bytes) if streamed else None, streamed)
+        plane = prod(shape[2:]) * FLOAT_BYTES
+
+        def tile(where: Where) -> Shape:
+            return Shape((inputs(where) if axis == "c" else size.outputs) * plane)
+
+        step = extent[axis][0] * plane
+        return _Tile(name, axis, {axis: step}, tile, take(step) if streamed else None, streamed)
 
     def weights(name: str) -> _Tile:
         streamed = name in streams.old_version
         row, window = conv.w_shape[1] * conv.taps, size.inputs * conv.taps
         is_run = size.inputs == conv.w_shape[1]
-        tile = Shape(size.outputs * row) if is_run else Shape(window, size.outputs, row)
+
+        def tile(where: Where) -> Shape:
+            return Shape(size.outputs * row) if is_run else Shape(inputs(where) * conv.taps, size.outputs, row)
+
         steps = {"o": size.outputs * row, "c": window}
-        has_tile = streamed or not is_run
-        return _Tile(name, "oc", steps, tile, take(tile.size_bytes) if has_tile else None, streamed)
+        buffer = take(size.outputs * window) if streamed or not is_run else None
+        return _Tile(name, "oc", steps, tile, buffer, streamed)
 
     dx = first.outputs[0]
     x = image(conv.x, conv.x_shape, "c", conv.x in streams.inputs)
@@ -81,12 +108,14 @@ def pass_program(
     gradient = image(dx, conv.x_shape, "c", dx in streams.outputs)
     versions = [weights(name) for name in update.outputs]
     tiles = {tile.name: tile for tile in (x, dy, gradient, *versions)} | {conv.node.inputs[0]: versions[0]}
-    plane, filter_shape = conv.x_shape[2:], (size.outputs, size.inputs, *conv.w_shape[2:])
-    shapes = dict.fromkeys((*update.inputs[: len(versions)], *update.outputs), filter_shape)
-    shapes |= dict.fromkeys((conv.x, dx), (1, size.inputs, *plane))
-    shapes[conv.y] = (1, size.outputs, *conv.y_shape[2:])
+    plane = conv.x_shape[2:]
     vectors = {name for bias in biases for name in (*bias.inputs[: len(bias.outputs)], *bias.outputs)}
-    shapes |= dict.fromkeys(vectors, (size.outputs,))
+
+    def shapes(where: Where) -> dict[str, tuple[int, ...]]:
+        filter_shape = (size.outputs, inputs(where), *conv.w_shape[2:])
+        found = dict.fromkeys((*update.inputs[: len(versions)], *update.outputs), filter_shape)
+        found |= dict.fromkeys((conv.x, dx), (1, inputs(where), *plane))
+        return found | {conv.y: (1, size.outputs, *conv.y_shape[2:])} | dict.fromkeys(vectors, (size.outputs,))
 
     def place(name: str, where: Where) -> Operand:
         if name in vectors:
@@ -94,7 +123,7 @@ def pass_program(
         return tiles[name].place(where) if name in tiles else Operand(name, Index())
 
     def call(node: Node, attrs: Mapping[str, AttrValue], where: Where) -> Statement:
-        small_graph, small = part_of(graph, node, Part(shapes, attrs))
+        small_graph, small = part_of(graph, node, Part(shapes(where), attrs))
         kernel, work = call_of(small_graph, small)
         return Call(kernel, work, tuple(place(name, where) for name in kernel.arguments))
 
@@ -107,13 +136,13 @@ def pass_program(
     loads += [tile.move(streams.old_version.get(tile.name, tile.name), False) for tile in versions]
     stores = [tile.move(tile.name, True) for tile in (*versions, gradient)]
     moved = ([one for one in some if one is not None] for some in (loads, stores))
-    pieces = pieces_of(size.inputs, plane[0], *plane)
     own = [name for name in besides if name != conv.x]
-    buffers = {name: take(pieces.size_bytes) for name in own if name in streams.inputs}
+    piece_bytes = max(pieces_of(units, plane[0], *plane).size_bytes for units in (size.inputs, rest))
+    buffers = {name: take(piece_bytes) for name in own if name in streams.inputs}
 
     def after(where: Where) -> list[Statement]:
         """The tile of dx is whole: what a chain does to it. A mask of x has it beside it."""
-        at = gradient.at(where)
+        at, pieces = gradient.at(where), pieces_of(inputs(where), plane[0], *plane)
         places = {dx: gradient.place(where), conv.x: x.place(where)}
         places |= {name: Operand(name, at) for name in own if name not in buffers}
         beside = {name: Beside(at, buffer, True) for name, buffer in buffers.items()}
@@ -161,7 +190,7 @@ class _Tile:
     along: str
     steps: Mapping[str, int]
     """Axis -> bytes from a tile to the next in the tensor."""
-    shape: Shape
+    shape: Callable[[Where], Shape]
     buffer: int | None
     streamed: bool
 
@@ -177,6 +206,6 @@ class _Tile:
             return None
 
         def one(where: Where) -> Move:
-            return Move(tensor, self.at(where), self.shape, buffer, to_tensor, self.streamed)
+            return Move(tensor, self.at(where), self.shape(where), buffer, to_tensor, self.streamed)
 
         return nest.Operand(self.along, one)

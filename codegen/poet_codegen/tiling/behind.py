@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from poet_codegen.graph import Graph, Node
 from poet_codegen.ops.split import Part, part_of
@@ -36,11 +37,13 @@ class Pieces:
         return self.shape.size_bytes
 
 
+@cache
 def pieces_of(channels: int, rows: int, height: int, width: int) -> Pieces:
     """Of a tile of some channels' rows; it lies in one piece in the tensor where these are all rows."""
     unit = 1 if rows == height else rows * width
     units = channels * rows * width // unit
-    size = max(n for n in range(1, units + 1) if units % n == 0 and (n == 1 or n * unit * FLOAT_BYTES <= _PIECE_BYTES))
+    most = _PIECE_BYTES // (unit * FLOAT_BYTES)
+    size = max((n for n in range(1, min(units, most) + 1) if units % n == 0), default=1)
     elements = size * unit
     if rows == height:
         return Pieces(units // size, (elements,), Shape(elements * FLOAT_BYTES), elements * FLOAT_BYTES)

@@ -173,13 +173,20 @@ class Tiler:
             options[2:] = [found[len(found) // 2 :][:1] for found in options[2:]]
             return product(*options)
 
+        sketches: dict[object, Program | None] = {}
+
+        def made(number: int, choice: tuple[int, object] | None, streams: Streams, call_of: CallOf) -> Program:
+            some = streams_of(parts[number], streams)
+            key = (number, choice, some.inputs, some.outputs)
+            program = sketches.get(key) if call_of is _sketch else None
+            if program is None and choice is not None:
+                program = ways[number][choice[0]].make(choice[1], some, call_of)
+            if call_of is _sketch:
+                sketches[key] = program  # the same in many combinations
+            return program or whole_calls(graph, parts[number], call_of)
+
         def in_parts(choices: Any, streams: Streams, call_of: CallOf) -> Program:
-            done: list[Program] = []
-            for part, own, choice in zip(parts, ways, choices, strict=True):
-                some = streams_of(part, streams)
-                program = own[choice[0]].make(choice[1], some, call_of) if choice else None
-                done.append(program or whole_calls(graph, part, call_of))
-            return in_turn(*done)
+            return in_turn(*(made(number, choice, streams, call_of) for number, choice in enumerate(choices)))
 
         passes = []
         if conv is not None:

@@ -49,6 +49,8 @@ class Axis:
     bands: tuple[Bands, ...] = ()
     peeled: bool = False
     """The first tile is apart from the others."""
+    is_uneven: bool = False
+    """The last tile is smaller than the others, and apart from them."""
 
     def pieces(self) -> list[tuple[int, int, Bands | None]]:
         """(first, count, bands) of tiles for which the loop's body is the same."""
@@ -57,6 +59,9 @@ class Axis:
         first, count, bands = pieces[0]
         if self.peeled and count > 1:
             pieces[:1] = [(first, 1, bands), (first + 1, count - 1, bands)]
+        first, count, bands = pieces[-1]
+        if self.is_uneven and count > 1:
+            pieces[-1:] = [(first, count - 1, bands), (first + count - 1, 1, bands)]
         return pieces
 
 

@@ -177,10 +177,10 @@ def cost(program: Program, costs: CostModel, size_bytes: Mapping[str, int]) -> C
     all the time, for it waits awake.
     """
     board = costs.board
-    device = device_cost(program, board, size_bytes)
     both_at_once = overlap(program, costs, size_bytes)
     hidden_s, profiled = both_at_once.hidden_s, None
     if costs.costs is not None:
+        device = device_cost(program, board, size_bytes)
         # A board's clock saw of the transfers what was not hidden.
         profiled = costs.program_cycles(program.profile_name, program.kernels, device.time_s - hidden_s)
     if profiled is not None:
