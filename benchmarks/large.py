@@ -37,6 +37,7 @@ from poet_codegen.emit.project import Pass
 from poet_codegen.folder import BuildFolder
 from poet_codegen.graph import Kind
 from poet_codegen.lower import Home
+from poet_codegen.ops import registry
 from poet_codegen.plan import Plan, make_plan, make_request, save_plan
 from poet_codegen.platformio.host import build_host
 from poet_codegen.recipe import Recipe
@@ -254,7 +255,9 @@ def compulsory_j(plan: Plan) -> float:
     """Energy of computing once, and of reading all weights that learn twice and writing them once."""
     graph = plan.train.graph
     learned = [t for t in graph.of_kind(Kind.PARAM) if t.name in graph.learned()]
-    compute_j = sum(op.modes[0].energy_j for op in plan.train.lowered.problem.ops)
+    nodes = (node for node in graph.nodes if not registry.get(node.op).is_view)
+    whole = (registry.get(node.op).variants(graph, node)[0] for node in nodes)
+    compute_j = plan.board.energy_per_cycle_j * sum(plan.costs.kernel_cycles(one.kernel, one.work) for one in whole)
     return compute_j + sum(
         2 * plan.board.page_in_cost(t.size_bytes).energy_j + plan.board.page_out_cost(t.size_bytes).energy_j
         for t in learned

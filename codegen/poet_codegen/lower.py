@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -27,6 +27,7 @@ from poet_codegen.graph import DType, Graph, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
 from poet_codegen.ops.backward import merge_backward
 from poet_codegen.ops.chain import merge_chains
+from poet_codegen.panels import has_panels, panel_choices, with_panels, with_states
 from poet_codegen.tiling.modes import Place as TilingPlace
 from poet_codegen.tiling.modes import ProgramOf, Tiler, footprint_bytes, has_one_pass
 from poet_codegen.tiling.program import Program
@@ -85,6 +86,8 @@ class Lowered:
     """(op, mode) of every mode that calls kernels several times, or streams operands -> what runs then."""
     forms: Mapping[str, Form]
     """Kernel name -> form, of those that are not in their fastest one."""
+    panels: Mapping[str, int]
+    """Weights and states that lie in panels (poet_codegen.panels) -> how many."""
 
     def ram_homes(self, schedule: Schedule) -> dict[str, int]:
         """Parameter with its home in RAM -> the arena offset where `schedule` has it between steps."""
@@ -130,13 +133,15 @@ def lower(
     deadline_factor: float | None,
     wear_budget_bytes: float | None = None,
     stored_inputs: frozenset[str] = frozenset(),
+    panels: Mapping[str, int] | None = None,
 ) -> Lowered:
     """Build the scheduling problem of a graph on the board of `costs`.
 
     `learned` names the parameters that training updates: they live at `home`, all others in flash, or on storage where
     that has no room for them. An inference graph
     has no updates, yet its parameters are where training left them: `ram_homes` says where (None: the solver chooses).
-    `stored_inputs` are on storage instead of in static buffers (`large_inputs`).
+    `stored_inputs` are on storage instead of in static buffers (`large_inputs`). `panels` says which weights lie so
+    (None: what is cheapest is chosen).
     `deadline_factor` bounds the time to so many times the compute time of one pass, `wear_budget_bytes` what a pass may
     erase.
     """
@@ -150,6 +155,12 @@ def lower(
         used = {root[name] for name in names} & in_arena
         return ram_bytes is not None and sum(graph.tensors[name].size_bytes for name in used) > _TILED_FROM * ram_bytes
 
+    on_storage = {p.name for p in graph.params() if p.name in in_pages or (home is Home.STORAGE and p.name in learned)}
+    if panels is None and ram_bytes is not None:
+        everything = {name: number for number, name in enumerate(sorted(in_arena))}
+        place = _tiling_place(graph, root, everything, {}, in_pages)
+        panels = _choose_panels(graph, Tiler(graph, costs, ram_bytes, place), ram_bytes, on_storage)
+    graph = with_panels(graph, panels or {})
     merged = graph.nodes
     if home is Home.STORAGE:
         # What is elementwise joins a layer only where that may run in tiles. In RAM it costs a few cycles an element
@@ -172,7 +183,7 @@ def lower(
     ops: list[ProblemOp] = []
     for k, node in enumerate(nodes):
         rule = registry.get(node.op)
-        own = [tiler.whole(node)] if node.stands_for else []
+        own = [tiler.whole(node)] if node.stands_for or has_panels(node) else []
         plain = [] if own else _plain_modes(node, graph, costs, root, index, reads)
         outputs = tuple(index[root[name]] for name in node.outputs if root[name] in index)
         whole = own[0][0] if own else plain[0]
@@ -198,7 +209,30 @@ def lower(
     )
     if deadline_factor is not None:
         problem = replace(problem, deadline_s=deadline_factor * problem.compute_time_s())
-    return Lowered(problem, nodes, root, index, homes, in_pages, Programs(programs), costs.forms)
+    return Lowered(problem, nodes, root, index, homes, in_pages, Programs(programs), costs.forms, panels or {})
+
+
+def _choose_panels(graph: Graph, tiler: Tiler, ram_bytes: int, on_storage: Collection[str]) -> dict[str, int]:
+    """Weights, and the optimizer's states of them -> panels, where a layer's steps from and to storage get cheaper."""
+    known: dict[object, int] = {}
+    found = {}
+    for choice in panel_choices(graph, ram_bytes, on_storage):
+        name = choice.weights
+
+        def energy_j(count: int, name: str = name) -> float:
+            nodes = tuple(node for node in graph.nodes if name in node.inputs)
+            own = with_panels(replace(graph, nodes=nodes), {name: count} if count > 1 else {})
+            return sum(tiler.least_energy_j(node) for node in merge_backward(own, lambda *_: True))
+
+        attrs = tuple(sorted(choice.forward.attrs.items()))
+        shapes = tuple(graph.tensors[other].shape for other in choice.forward.inputs[:2])
+        learns = sum(name in node.inputs for node in graph.nodes)
+        key = (attrs, shapes, learns)
+        if key not in known:
+            known[key] = min(choice.counts, key=energy_j)
+        if known[key] > 1:
+            found[name] = known[key]
+    return with_states(graph, found)
 
 
 def least_in_tiles(lowered: Lowered, graph: Graph, costs: CostModel) -> tuple[str, int]:

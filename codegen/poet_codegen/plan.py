@@ -38,6 +38,7 @@ from poet_codegen.numerics import Numerics
 from poet_codegen.onnx_import import Model, import_onnx, read_model
 from poet_codegen.onnx_prepare import prepare
 from poet_codegen.ops.winograd import with_winograd
+from poet_codegen.panels import stored
 from poet_codegen.recipe import Recipe
 from poet_codegen.selection import select_trainable
 from poet_codegen.wear import Wear, as_least_wear, wear_budget_bytes, wear_of
@@ -77,8 +78,8 @@ class Plan:
     @property
     def stored_weights(self) -> dict[str, Array]:
         """The model's weights as they lie on the device."""
-        tensors = self.train.graph.tensors
-        return {n: w.T if n in tensors and tensors[n].is_transposed else w for n, w in self.model.weights.items()}
+        graph, panels = self.train.graph, self.train.lowered.panels
+        return {name: stored(name, array, graph, panels) for name, array in self.model.weights.items()}
 
     @cached_property
     def pages(self) -> Pages:
@@ -321,6 +322,7 @@ def lower_inference(
         ram_bytes=request.ram_bytes,
         deadline_factor=None,
         stored_inputs=_stored_inputs(request, costs.board, infer),
+        panels=train_low.panels,
     )
 
 

@@ -152,9 +152,12 @@ class DeviceClient:
             return protocol.request_param_span(param.index, offset, length)
 
         data = self.link.read(Command.READ_PARAM, head, param.bytes)
-        if param.transposed:
-            return np.ascontiguousarray(_unpacked(data, param.shape[::-1]).T)
-        return _unpacked(data, param.shape)
+        shape = param.shape[::-1] if param.transposed else param.shape
+        values = _unpacked(data, shape)
+        if param.panels > 1:
+            rows, columns = shape
+            values = values.reshape(param.panels, rows, columns // param.panels).swapaxes(0, 1).reshape(shape)
+        return values.T.copy() if param.transposed else values
 
     def write_params(self, values: Mapping[str, NDArray[np.float32]]) -> None:
         """Write parameters by name; all are checked before the first is sent. Frozen ones are refused."""
@@ -223,10 +226,12 @@ def _packed(value: NDArray[Any], array: Input | Param) -> bytes:
             f"{array.name!r} is {dtype} of shape {list(array.shape)}, but {value.dtype} of shape "
             f"{list(value.shape)} was given. Convert or reshape it."
         )
-    is_transposed = isinstance(array, Param) and array.transposed
-    return np.ascontiguousarray(
-        value.T if is_transposed else value, dtype="<i4" if dtype == "int32" else "<f4"
-    ).tobytes()
+    if isinstance(array, Param) and array.transposed:
+        value = value.T
+    if isinstance(array, Param) and array.panels > 1:
+        rows, columns = value.shape
+        value = value.reshape(rows, array.panels, columns // array.panels).swapaxes(0, 1)
+    return np.ascontiguousarray(value, dtype="<i4" if dtype == "int32" else "<f4").tobytes()
 
 
 def _unpacked(data: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:

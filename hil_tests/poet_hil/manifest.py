@@ -64,13 +64,15 @@ class Output(_Array):
 class Param(_Array):
     """A parameter, or `state` of its training; `home` is where it lives between steps.
 
-    `shape` is the model's. `transposed`: the device has it with its axes backwards.
+    `shape` is the model's. The device has it `transposed`, with its axes backwards, or not; and then its columns in so
+    many `panels`, one behind the other.
     """
 
     index: Annotated[int, Field(ge=0)]
     home: Literal["ram", "storage", "rom", "frozen"]
     state: bool = False
     transposed: bool = False
+    panels: Positive = 1
 
 
 class Label(_Array):

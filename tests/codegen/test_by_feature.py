@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from poet_codegen import onnx_import
+from poet_codegen import lower, onnx_import, panels
 from poet_codegen.autodiff import build_training_graph
 from poet_codegen.export import with_weights
 from poet_codegen.graph import Graph, Kind
@@ -84,13 +86,26 @@ def test_only_what_all_readers_can_read_is_stored_so(
     assert {name: which for name, which in layers(graph).items() if which} == expected
 
 
-def test_weights_have_rows_by_feature_on_the_device_alone(make_model: Maker, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ram_bytes", "technique"), [(60_000, "keep"), (3_000, "both")])
+def test_weights_lie_on_the_device_alone_as_its_tiles_want_them(
+    ram_bytes: int, technique: str, make_model: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The host reads and writes them as the model has them; a step changes them as it does without."""
     path = tmp_path / "m.onnx"
     onnx.save(transformer(make_model), path)
-    request = make_request(path, BOARD, 60_000, None, Home.STORAGE, DEFAULT_RECIPE, "keep", 0)
+    monkeypatch.setattr(panels, "_LEAST_ROWS", 50)
+    monkeypatch.setattr(panels, "_LEAST_WIDTH", 4)
+
+    def in_panels_at_any_price(*arguments: Any) -> list[panels.Choice]:
+        return [replace(choice, counts=choice.counts[-1:]) for choice in panels.panel_choices(*arguments)]
+
+    monkeypatch.setattr(lower, "panel_choices", in_panels_at_any_price)
+    request = make_request(path, BOARD, ram_bytes, None, Home.STORAGE, DEFAULT_RECIPE, technique, 0)
     plan = make_plan(request, path, threads=1, time_limit_s=3)
     graph, weights = plan.train.graph, plan.model.weights
+    in_panels = plan.train.lowered.panels
+    assert in_panels == plan.infer.lowered.panels
+    assert set(in_panels) == ({"wq", "wk", "wv", "wo", "w1", "w2"} if technique == "both" else set())
     assert {t.name for t in graph.params() if t.is_transposed} == {"wq", "wk", "wv", "w1"}
     assert graph.tensors["w1"].shape == (64, 16) and weights["w1"].shape == (16, 64)
     x = np.random.default_rng(1).standard_normal((1, 8, 16)).astype(np.float32)

@@ -15,9 +15,11 @@ from poet_codegen.graph import AttrValue, DType, Graph, Kind, Node, Role, Tensor
 from poet_codegen.ops import registry
 from poet_codegen.ops.backward import Backward, merge_backward
 from poet_codegen.ops.chain import merge_chains
+from poet_codegen.ops.dense import PANELS
 from poet_codegen.ops.update import Update
+from poet_codegen.panels import in_panels, with_panels
 from poet_codegen.tiling.ahead import MOST_STARTS, read_ahead
-from poet_codegen.tiling.backward import channel_sizes, in_turn, pass_program, streams_of
+from poet_codegen.tiling.backward import channel_sizes, in_turn, pass_program, streams_of, whole_calls
 from poet_codegen.tiling.conv import conv_of, conv_program, tile_sizes
 from poet_codegen.tiling.dense import layer_of, pass_cuts
 from poet_codegen.tiling.dense import pass_program as dense_pass
@@ -45,6 +47,7 @@ SEEDS = range(4)
 CASES_AN_OP = 4
 PLENTY = 1 << 20
 CASES_AN_AXIS = 1
+NO_STREAMS = Streams(frozenset(), frozenset(), {})
 IN_TURN = "; weights: "
 """In titles of programs that are two in turn."""
 
@@ -220,9 +223,14 @@ def others(rng: random.Random) -> Iterator[tuple[Graph, Node]]:
     w = (outputs, inputs) if transposed else (inputs, outputs)
     for rows in (1, 4):
         layout, x, y = matrices(rng, rows, inputs, outputs)
-        yield node_of("Dense", {"x": x, "w": w, "b": (outputs,)}, layer | layout)
-        yield node_of("DenseInputGrad", {"dy": y, "w": w}, layer | layout)
-        yield node_of("DenseWeightGradSgd", {"w": w, "x": x, "dy": y, "rate": (1,)}, layer | layout)
+        for op, shapes in {
+            "Dense": {"x": x, "w": w, "b": (outputs,)},
+            "DenseInputGrad": {"dy": y, "w": w},
+            "DenseWeightGradSgd": {"w": w, "x": x, "dy": y, "rate": (1,)},
+        }.items():
+            graph, node = node_of(op, shapes, layer | layout)
+            yield graph, node
+            yield graph, in_some_panels(graph).nodes[0]
         yield node_of("ConvBiasGradSgd", {"w": (outputs,), "dy": (rows, outputs), "rate": (1,)}, {})
     yield from sequences(rng)
     yield from embeddings(rng)
@@ -445,18 +453,33 @@ def dense_back(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Progr
         behind = Node("GeluGrad", ("h", "dx"), ("masked",), "behind", Role.BACKWARD)
         nodes, result = ((first, behind), "masked") if rng.random() < 0.5 else ((first,), "dx")
         both = Graph("g", tensors, (*nodes, update), (*update.outputs, result))
-        chained = replace(both, nodes=merge_chains(both, lambda _: True))
+        marked = in_some_panels(both) if rng.random() < 0.5 else both
+        chained = replace(marked, nodes=merge_chains(marked, lambda _: True))
         (node,) = merge_backward(chained, lambda *_: True)
         rule_of_both = registry.get(node.op)
         assert isinstance(rule_of_both, Backward)
         layer_back = layer_of(both, rule_of_both.halves(node))
         assert layer_back
+        yield both, node, NO_STREAMS, whole_calls(both, node, kernel_of)
         for _ in range(2 * CASES_AN_OP):
             streams = drawn_streams(rng, both, node, {*node.inputs, *node.outputs} - {"rate", "step"})
             cut = rng.choice(list(pass_cuts(layer_back, streams, PLENTY)))
             program = dense_pass(both, layer_back, cut, streams, kernel_of)
             assert program is not None
             yield both, node, streams, program
+
+
+def in_some_panels(graph: Graph) -> Graph:
+    """The graph, its layers' weights w in two or three panels."""
+    columns = graph.tensors["w"].shape[1]
+    return with_panels(graph, {"w": 2 if columns % 2 == 0 else 3})
+
+
+def as_laid(node: Node, name: str, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Weights and their states in the panels that a node says."""
+    parts = [part for whole in (node.stands_for or (node,)) for part in (whole.stands_for or (whole,))]
+    count = next((part.int(PANELS) for part in parts if PANELS in part.attrs), 1)
+    return in_panels(value, count) if count > 1 and name.removesuffix(".new") in ("w", "m", "v") else value
 
 
 def picks(rng: random.Random) -> Iterator[tuple[Graph, Node, Streams, Program]]:
@@ -498,9 +521,11 @@ def test_programs_give_the_bits_of_the_whole_op(
         twice = read_ahead(program) if number % 2 and IN_TURN not in program.title else None
         ahead += twice is not None
         for form in (program, *([twice] if twice else [])):
-            machine = Machine(kernels, graph, node, streams, {name: value.tobytes() for name, value in values.items()})
+            laid = {name: as_laid(node, name, value).tobytes() for name, value in values.items()}
+            machine = Machine(kernels, graph, node, streams, laid)
             machine.run(form)
             for name in node.outputs:
-                assert bytes(machine.memory[name]) == whole[name].tobytes(), (node.op, form.title, streams)
+                expected = as_laid(node, name, whole[name]).tobytes()
+                assert bytes(machine.memory[name]) == expected, (node.op, form.title, streams)
             assert form.streams() == program.streams()
     assert ahead > len(cases) // 6

@@ -50,8 +50,10 @@ class ParamRow:
     name: str
     c_name: str
     shape: tuple[int, ...]
-    """As it lies there; `is_transposed`: the model's, backwards."""
+    """Of the graph's tensor; `is_transposed`: the model's, backwards."""
     is_transposed: bool
+    panels: int
+    """That it lies in, one behind the other."""
     elements: int
     size_bytes: int
     is_state: bool
@@ -178,6 +180,7 @@ def build_layout(board: Board, graph: Graph, passes: Sequence[tuple[Lowered, Sch
                 names[param.name],
                 param.shape,
                 param.is_transposed,
+                lowered.panels.get(param.name, 1),
                 param.elements,
                 param.size_bytes,
                 param.kind is Kind.STATE,

@@ -296,6 +296,7 @@ def _manifest(build: BuildInput, e: Emission) -> dict[str, Any]:
                 "home": p.home,
                 "state": p.is_state,
                 "transposed": p.is_transposed,
+                "panels": p.panels,
             }
             for p in e.params
         ],

@@ -6,7 +6,7 @@ Layouts: x [N, I], w [O, I] when `transposed` (ONNX transB=1, PyTorch's Linear) 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isqrt, prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,8 @@ from poet_codegen.m4f.products import Operand, Product, Start
 from poet_codegen.ops.nest import broadcast
 from poet_codegen.ops.product import ProductForm, gradient_form, product_form
 from poet_codegen.ops.registry import Kernel, Op, Part, Shape, Work, register
-from poet_codegen.ops.split import CONTINUES, Axis, Blocks, by_axes
+from poet_codegen.ops.split import CONTINUES, Axis, Blocks, Dims
+from poet_codegen.ops.split import Part as SplitPart
 from poet_codegen.ops.update import Gradient, Sink, register_gradient
 
 if TYPE_CHECKING:
@@ -112,12 +113,7 @@ class Dense(Op):
     def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """By rows, outputs, and inputs, whose terms add up."""
         (x, w, *bias), (y,) = node.inputs, node.outputs
-        rows, inputs = _rows_first(node, "x", graph.tensors[x].shape)
-        _, outputs = _rows_first(node, "y", graph.tensors[y].shape)
-        axes = (Axis("row", rows), Axis("output", outputs), Axis("input", inputs, sums=True))
-        weights = (1, 2) if node.int("transposed") else (2, 1)
-        dims = {x: _in_layout(node, "x", 0, 2), w: weights, y: _in_layout(node, "y", 0, 1)}
-        return (by_axes(graph, node, axes, dims | dict.fromkeys(bias, (1,))),)
+        return (_blocks(graph, node, {x: "x", w: "w", y: "y"} | dict.fromkeys(bias, "b"), "noi", "i"),)
 
 
 class DenseInputGrad(Op):
@@ -156,12 +152,7 @@ class DenseInputGrad(Op):
     def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """By rows, inputs, and outputs, whose terms add up."""
         (dy, w), (dx,) = node.inputs, node.outputs
-        rows, outputs = _rows_first(node, "y", graph.tensors[dy].shape)
-        _, inputs = _rows_first(node, "x", graph.tensors[dx].shape)
-        axes = (Axis("row", rows), Axis("input", inputs), Axis("output", outputs, sums=True))
-        weights = (2, 1) if node.int("transposed") else (1, 2)
-        dims = {dy: _in_layout(node, "y", 0, 2), w: weights, dx: _in_layout(node, "x", 0, 1)}
-        return (by_axes(graph, node, axes, dims),)
+        return (_blocks(graph, node, {dy: "y", w: "w", dx: "x"}, "nio", "o"),)
 
 
 class DenseWeightGrad(Gradient):
@@ -200,12 +191,56 @@ class DenseWeightGrad(Gradient):
     def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """By outputs and inputs."""
         (x, dy), (dw,) = node.inputs, node.outputs
-        _, inputs = _rows_first(node, "x", graph.tensors[x].shape)
-        _, outputs = _rows_first(node, "y", graph.tensors[dy].shape)
-        axes = (Axis("output", outputs), Axis("input", inputs))
-        weights = (0, 1) if node.int("transposed") else (1, 0)
-        dims = {x: _in_layout(node, "x", None, 1), dy: _in_layout(node, "y", None, 0), dw: weights}
-        return (by_axes(graph, node, axes, dims),)
+        return (_blocks(graph, node, {x: "x", dy: "y", dw: "w"}, "oi", ""),)
+
+
+_UNITS = {"n": "row", "o": "output", "i": "input"}
+
+
+def _blocks(graph: Graph, node: Node, tensors: Mapping[str, str], axes: str, sums: str) -> Blocks:
+    """By rows, outputs and inputs, in the order of `axes`; the terms of `sums` add up. `tensors`: name -> what it is.
+
+    Of weights in panels a part has one panel, as a matrix of its own.
+    """
+    panels, cut = panels_of(node), "i" if node.int("transposed") else "o"
+    letters = {"x": _in_layout(node, "x", "n", "i"), "y": _in_layout(node, "y", "n", "o"), "b": ("o",)}
+    letters["w"] = ("o", "i") if node.int("transposed") else ("i", "o")
+    sizes: dict[str, int] = {}
+    for name, what in tensors.items():
+        sizes |= zip(letters[what], graph.tensors[name].shape, strict=True)
+    units = {letter: sizes[letter] // panels if letter == cut else 1 for letter in sizes}
+    number = {letter: position for position, letter in enumerate(axes)}
+
+    def dims(what: str) -> Dims:
+        found: list[tuple[int, int | None]] = []
+        for letter in letters[what]:
+            is_cut = panels > 1 and letter == cut
+            found.append((sizes[letter] // units[letter] if is_cut else sizes[letter], number.get(letter)))
+            if is_cut:
+                found.append((units[letter], None))
+        return (found[1], found[0], found[2]) if panels > 1 and what == "w" else tuple(found)
+
+    def part(count: tuple[int, ...]) -> SplitPart:
+        small = sizes | {letter: count[n] * (units[letter] if panels > 1 else 1) for letter, n in number.items()}
+        shapes = {name: tuple(small[letter] for letter in letters[what]) for name, what in tensors.items()}
+        return SplitPart(shapes, {PANELS: 1} if panels > 1 else {})
+
+    def axis(letter: str) -> Axis:
+        if panels > 1 and letter == cut:
+            return Axis(f"panel of {units[letter]} {_UNITS[letter]}s", panels, letter in sums, most=1)
+        return Axis(_UNITS[letter], sizes[letter], letter in sums)
+
+    return Blocks(tuple(axis(a) for a in axes), {name: dims(what) for name, what in tensors.items()}, part)
+
+
+PANELS = "panels"
+"""Attribute of a node that lowering gave weights in so many panels: groups of columns, one behind the other, so that a
+tile of rows and of a panel's columns is one piece. There is no kernel for them: nodes run a panel at a time."""
+
+
+def panels_of(node: Node) -> int:
+    """1 where the weights are not in panels."""
+    return node.int(PANELS) if PANELS in node.attrs else 1
 
 
 _T = TypeVar("_T")

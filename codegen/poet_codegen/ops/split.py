@@ -35,6 +35,8 @@ class Axis:
     count: int
     sums: bool = False
     """Outputs are whole in every part; parts run in ascending order, all but the first with CONTINUES."""
+    most: int | None = None
+    """Units that a part may have."""
 
 
 Dims: TypeAlias = tuple[tuple[int, int | None], ...]

@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from poet_codegen.graph import AttrValue, Graph, Node
+from poet_codegen.ops import registry
 from poet_codegen.ops.chain import first_of, operands_behind
+from poet_codegen.ops.dense import panels_of
 from poet_codegen.ops.split import CONTINUES, Part, part_of
 from poet_codegen.tiling import nest
 from poet_codegen.tiling.behind import Beside, behind, pieces_of
 from poet_codegen.tiling.conv import Conv
 from poet_codegen.tiling.nest import Axis, Where, add
-from poet_codegen.tiling.parts import CallOf, Streams, thinned
+from poet_codegen.tiling.parts import CallOf, Cut, Streams, part_program, thinned
 from poet_codegen.tiling.program import FLOAT_BYTES, Call, Index, Move, Operand, Program, Shape, Statement
 
 _MOST_SIZES = 8
@@ -169,7 +171,15 @@ def whole_calls(graph: Graph, node: Node, call_of: CallOf) -> Program:
     """A node by its kernel, or by those of the nodes that it stands for, with all operands in RAM."""
     if node.stands_for:
         parts = [whole_calls(graph, part, call_of) for part in node.stands_for]
-        return Program("", 0, tuple(call for part in parts for call in part.body))
+        top = max(part.workspace_bytes for part in parts)
+        return Program("", top, tuple(call for part in parts for call in part.body))
+    if panels_of(node) > 1:
+        (blocks,) = registry.get(node.op).splits(graph, node)
+        order = sorted(range(len(blocks.axes)), key=lambda number: blocks.axes[number].most == 1)
+        cut = Cut(tuple(axis.most or axis.count for axis in blocks.axes), tuple(order))
+        program = part_program(graph, node, blocks, cut, Streams(frozenset(), frozenset(), {}), call_of)
+        assert program is not None, node.label
+        return replace(program, title="")
     kernel, work = call_of(graph, node)
     return Program("", 0, (Call(kernel, work, tuple(Operand(name, Index()) for name in kernel.arguments)),))
 

@@ -73,8 +73,9 @@ def pass_cuts(layer: Layer, streams: Streams, room_bytes: int) -> Iterator[Cut]:
     """Those that are tried: tiles of streamed operands fit into `room_bytes`."""
     streamed = (*streams.inputs, *streams.outputs)
     counts = tuple(axis.count for axis in layer.blocks.axes)
-    for outputs in thinned(counts[_OUTPUT], _MOST_SIZES):
-        for inputs in thinned(counts[_INPUT], _MOST_SIZES):
+    sizes = [thinned(axis.most or axis.count, _MOST_SIZES) for axis in layer.blocks.axes]
+    for outputs in sizes[_OUTPUT]:
+        for inputs in sizes[_INPUT]:
             cut = Cut((outputs, inputs), (_INPUT, _OUTPUT))
             if cut.units != counts and tile_bytes(layer.blocks, cut, streamed) <= room_bytes:
                 yield cut

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -121,6 +122,12 @@ class Tiler:
         for streams in _patterns(node, frozenset(name for way in ways for name in way.operands), self._place):
             found += self._best(node, ways, streams)
         return found
+
+    def least_energy_j(self, node: Node) -> float:
+        """Of the best mode with all operands on storage that can be there; infinite where there is none."""
+        ways = self._ways(node)
+        *_, streams = _patterns(node, frozenset(name for way in ways for name in way.operands), self._place)
+        return min((mode.energy_j for mode, _ in self._best(node, ways, streams)), default=math.inf)
 
     def whole(self, node: Node) -> tuple[Mode, ProgramOf]:
         """The nodes that a node stands for by their kernels, with all operands in RAM."""

@@ -52,7 +52,7 @@ class Cut:
 
 def cuts(blocks: Blocks, most: int) -> Iterator[Cut]:
     """Every way that is tried: up to `most` sizes an axis, and all orders of the loops."""
-    sizes = (thinned(axis.count, most if axis.count > _FEW else min(most, 3)) for axis in blocks.axes)
+    sizes = (thinned(axis.most or axis.count, most if axis.count > _FEW else min(most, 3)) for axis in blocks.axes)
     for units in product(*sizes):
         loops = [n for n, axis in enumerate(blocks.axes) if units[n] < axis.count]
         if not loops:
@@ -193,5 +193,5 @@ def part_program(
 def cut_title(blocks: Blocks, cut: Cut) -> str:
     """In words: '4 tiles of 8 outputs'."""
     cuts = [(axis, units) for axis, units in zip(blocks.axes, cut.units, strict=True) if units < axis.count]
-    words = (f"{units} {axis.unit}{'s' if units > 1 else ''}" for axis, units in cuts)
+    words = (axis.unit if axis.most == 1 else f"{units} {axis.unit}{'s' if units > 1 else ''}" for axis, units in cuts)
     return f"{prod(axis.count // units for axis, units in cuts)} tiles of {' x '.join(words)}"
