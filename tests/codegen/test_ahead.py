@@ -60,8 +60,10 @@ class Clock:
             elif isinstance(step, Start):
                 self.start(step.move)
             elif isinstance(step, StartNext):
-                for move in step.moves if where[step.variable] < step.last else step.after:
-                    self.start(move)
+                if where[step.variable] < step.last:
+                    self.run(tuple(map(Start, step.moves)), where)
+                else:
+                    self.run(step.after, where)
             elif isinstance(step, Wait):
                 self.wait()
             elif isinstance(step, Check):

@@ -93,8 +93,10 @@ class Machine:
             elif isinstance(step, Start):
                 self.start(step.move, where)
             elif isinstance(step, StartNext):
-                for move in step.moves if where[step.variable] < step.last else step.after:
-                    self.start(move, where)
+                if where[step.variable] < step.last:
+                    self.walk(tuple(map(Start, step.moves)), where)
+                else:
+                    self.walk(step.after, where)
             elif isinstance(step, Wait):
                 self.wait()
             elif isinstance(step, Check):
@@ -169,7 +171,7 @@ def at(index: Index, where: dict[str, int]) -> int:
 
 
 def behind(copy: Copy | None, where: dict[str, int]) -> int:
-    return (where[copy.variable] + copy.turn) % 2 * copy.distance_bytes if copy else 0
+    return (sum(map(where.__getitem__, copy.variables)) + copy.turn) % 2 * copy.distance_bytes if copy else 0
 
 
 def in_tile(step: Move, where: dict[str, int]) -> int:

@@ -39,7 +39,8 @@ def tiled_block(program: Program, graph: Graph, names: Names | Places, column: i
     def tile(at: Index) -> str:
         terms = [names.workspace(), *([_text(at)] if at.start or at.steps else [])]
         if at.copy is not None:
-            turn = f"({at.copy.variable} + {at.copy.turn}u)" if at.copy.turn else at.copy.variable
+            turns = [*at.copy.variables, *(["1u"] if at.copy.turn else [])]
+            turn = f"({' + '.join(turns)})" if len(turns) > 1 else turns[0]
             terms.append(f"{turn} % 2u * {at.copy.distance_bytes}u")
         return f"ARENA({' + '.join(terms)})"
 
@@ -103,7 +104,7 @@ def tiled_block(program: Program, graph: Graph, names: Names | Places, column: i
                 write(tuple(map(Start, step.moves)), at + _INDENT)
                 if step.after:
                     lines.append(f"{pad}}} else {{")
-                    write(tuple(map(Start, step.after)), at + _INDENT)
+                    write(step.after, at + _INDENT)
                 lines.append(f"{pad}}}")
             elif isinstance(step, Wait):
                 lines.append(f"{pad}POET_TRY(poet_page_wait());")

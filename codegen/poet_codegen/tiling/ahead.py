@@ -1,13 +1,13 @@
 """Double buffering: while kernels work on one tile, the storage device reads the next one into a second copy of it.
 
-A *chain* is what stands in one body of a program: computations on tiles, single or as a loop, one after the other. The
-tiles that they read lie alternately in the first and in the second copy, across the ends of loops, too. That is so of a
-tile which every computation of the chain that uses its place reads anew; what stays for several is read as without.
+A program is a sequence of *turns*: tiles are read, and used. The tiles of turns lie alternately in the first and in the
+second copy, through all loops. That is so of a tile which every turn that uses its place reads anew; what stays for
+several turns is read as without.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TypeGuard
@@ -18,7 +18,6 @@ from poet_codegen.tiling.program import (
     Copy,
     Loop,
     Move,
-    Number,
     Operand,
     Pick,
     Program,
@@ -41,12 +40,25 @@ def read_ahead(program: Program) -> Program | None:
     What is never moved, such as sums, has bytes of the workspace to itself. Of programs that run in turn (`in_turn`)
     each is rewritten before.
     """
+    places = _places(program.body)
     written = {tensor for tensor, is_written in program.streams() if is_written}
-    chains = _Chains(_places(program.body), written, program.workspace_bytes)
-    body = chains.body(program.body)
-    if not chains.distance:
+    every = [*_turns(_steps(program.body, _is_read))]
+    renewed = [place for place in places if _is_renewed(place, every, written)]
+
+    def is_ahead(one: Statement) -> bool:
+        return _is_read(one) and any(one.buffer in place for place in renewed)
+
+    steps = _steps(program.body, is_ahead)
+    reading = [turn for turn in _turns(steps) if turn.loads]
+    if not reading or _count(steps) < 2 or any(len(turn.loads) > MOST_STARTS for turn in reading):
         return None
-    return Program(program.title + WORDS, chains.top, body)
+    top, distance = program.workspace_bytes, {}
+    for place in renewed:
+        distance[place] = top - place.start
+        top += place.end - place.start
+    writer = _Writer(distance)
+    first = map(Start, writer.first(steps, _Number()))
+    return Program(program.title + WORDS, top, (*first, *writer.write(steps, _Number(), ())))
 
 
 @dataclass(frozen=True)
@@ -56,133 +68,141 @@ class _Place:
     start: int
     end: int
 
+    def __contains__(self, at: int) -> bool:
+        return self.start <= at < self.end
 
-@dataclass(eq=False)
-class _Step:
-    """Of a chain: tiles are read, and used; again in each turn of the loop of `variable`."""
 
-    loads: list[Move] = field(default_factory=list)
-    work: list[Statement] = field(default_factory=list)
-    variable: str | None = None
-    turns: int = 1
+@dataclass(frozen=True)
+class _Number:
+    """Of a turn, as far as it matters: odd where `variables` + `start` are."""
+
+    variables: tuple[str, ...] = ()
+    start: int = 0
+
+    def later(self, turns: int) -> _Number:
+        return replace(self, start=(self.start + turns) % 2)
 
 
 @dataclass
-class _Chains:
-    """Rewrites the chains of a program."""
+class _Turn:
+    """`loads` come first, then `work`; without loads it is what stands between turns."""
 
-    places: Sequence[_Place]
-    written: set[str]
-    top: int
-    distance: dict[_Place, int] = field(default_factory=dict)
+    loads: list[Move] = field(default_factory=list)
+    work: list[Statement] = field(default_factory=list)
+
+
+@dataclass
+class _Loop:
+    """Turns again and again."""
+
+    variable: str
+    count: int
+    steps: list[_Turn | _Loop]
+
+
+def _count(steps: Iterable[_Turn | _Loop]) -> int:
+    """Turns that load."""
+    return sum(step.count * _count(step.steps) if isinstance(step, _Loop) else bool(step.loads) for step in steps)
+
+
+def _turns(steps: Iterable[_Turn | _Loop]) -> Iterator[_Turn]:
+    for step in steps:
+        if isinstance(step, _Loop):
+            yield from _turns(step.steps)
+        else:
+            yield step
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes turns as statements."""
+
+    distance: Mapping[_Place, int]
     """Place -> how far behind the first copy the second one is."""
 
-    def body(self, body: Iterable[Statement]) -> tuple[Statement, ...]:
-        """A loop that is no step of a chain has chains of its own."""
-        found: list[Statement] = []
-        flat: list[Statement] = []
-        for one in body:
-            if isinstance(one, Loop) and _any_of(one, _is_read) and not _is_step(one):
-                found += [*self.chain(flat), replace(one, body=self.body(one.body))]
-                flat = []
+    def write(
+        self, steps: Sequence[_Turn | _Loop], number: _Number, after: tuple[Start | StartNext, ...]
+    ) -> Iterator[Statement]:
+        """Steps of which the first turn has that number; in the last one what comes behind them is started."""
+        for position, step in enumerate(steps):
+            turns = _count([step])
+            behind = steps[position + 1 :]
+            following = tuple(map(Start, self.first(behind, number.later(turns)))) if _count(behind) else after
+            if isinstance(step, _Loop):
+                yield Loop(step.variable, 0, step.count, tuple(self.loop(step, number, following)))
+            elif step.loads:
+                yield from self.turn(step, number, following)
             else:
-                flat.append(one)
-        return (*found, *self.chain(flat))
+                yield from step.work
+            number = number.later(turns)
 
-    def chain(self, flat: list[Statement]) -> list[Statement]:
-        every = _steps(flat, _is_read)
-        renewed = {place for place in self.places if self.is_renewed(place, every)}
+    def loop(self, loop: _Loop, number: _Number, after: tuple[Start | StartNext, ...]) -> Iterator[Statement]:
+        turns = _count(loop.steps)
+        inside = replace(number, variables=(*number.variables, loop.variable)) if turns % 2 else number
+        moves = (_next_turn(move, loop.variable) for move in self.first(loop.steps, inside.later(turns)))
+        following = StartNext(loop.variable, loop.count - 1, tuple(moves), after)
+        return self.write(loop.steps, inside, (following,) if turns else ())
 
-        steps = _steps(flat, lambda one: _is_read(one) and self.place_of(one.buffer) in renewed)
-        reading = [step for step in steps if step.loads]
-        if sum(step.turns for step in reading) < 2 or any(len(step.loads) > MOST_STARTS for step in reading):
-            return flat
-        used = {self.place_of(load.buffer) for step in reading for load in step.loads}
-        for place in self.places:
-            if place in used and place not in self.distance:
-                self.distance[place] = self.top - place.start
-                self.top += place.end - place.start
-        found: list[Statement] = []
-        number = 0
+    def turn(self, turn: _Turn, number: _Number, after: tuple[Start | StartNext, ...]) -> Iterator[Statement]:
+        polled = sum(1 for _ in _leading_moves(turn.work))
+        yield Wait()
+        yield from turn.work[:polled]
+        yield from after
+        yield from (Check(self.move(load, number)) for load in turn.loads)
+        yield from (self.in_copy(one, number) for one in turn.work[polled:])
+
+    def first(self, steps: Iterable[_Turn | _Loop], number: _Number) -> tuple[Move, ...]:
+        """The loads of the first turn, loops in their first turn."""
         for step in steps:
-            if not step.loads:
-                found += step.work
-                continue
-            if number == 0:
-                found += map(Start, self.first_loads(step, 0))
-            left = reading[reading.index(step) + 1 :]
-            following = self.first_loads(left[0], number + step.turns) if left else ()
-            found += self.step(step, number, following)
-            number += step.turns
-        return found
+            if isinstance(step, _Loop) and _count(step.steps):
+                return tuple(_first_turn(move, step.variable) for move in self.first(step.steps, number))
+            if isinstance(step, _Turn) and step.loads:
+                return tuple(self.move(load, number) for load in step.loads)
+        return ()
 
-    def step(self, step: _Step, number: int, following: tuple[Move, ...]) -> list[Statement]:
-        """The step whose first turn is the chain's turn `number`; while it computes, `following` is read in the end."""
-        loads = [self.move(load, step.variable, number) for load in step.loads]
-        polled = sum(1 for _ in _leading_moves(step.work))
-        work = [self.in_copy(one, step.variable, number) for one in step.work[polled:]]
-        own = [*map(Check, loads), *work]
-        if step.variable is None:
-            return [Wait(), *step.work[:polled], *map(Start, following), *own]
-        ahead = [self.move(_next_turn(load, step.variable), step.variable, number + 1) for load in step.loads]
-        starts = StartNext(step.variable, step.turns - 1, tuple(ahead), following)
-        return [Loop(step.variable, 0, step.turns, (Wait(), *step.work[:polled], starts, *own))]
-
-    def first_loads(self, step: _Step, number: int) -> tuple[Move, ...]:
-        return tuple(self.move(_first_turn(load, step.variable), None, number) for load in step.loads)
-
-    def move(self, move: Move, variable: str | None, number: int) -> Move:
-        buffer, copy = self.copy_of(move.buffer, variable, number)
+    def move(self, move: Move, number: _Number) -> Move:
+        buffer, copy = self.copy_of(move.buffer, number)
         return replace(move, buffer=buffer, copy=copy)
 
-    def in_copy(self, one: Statement, variable: str | None, number: int) -> Statement:
-        """A statement whose tiles are those of a turn of the chain."""
+    def in_copy(self, one: Statement, number: _Number) -> Statement:
+        """A statement whose tiles are those of a turn."""
 
         def operand(item: Operand) -> Operand:
             if item.tensor is not None:
                 return item
-            start, copy = self.copy_of(item.at.start, variable, number)
+            start, copy = self.copy_of(item.at.start, number)
             return replace(item, at=replace(item.at, start=start, copy=copy))
 
         if isinstance(one, Loop):
-            return replace(one, body=tuple(self.in_copy(inner, variable, number) for inner in one.body))
+            return replace(one, body=tuple(self.in_copy(inner, number) for inner in one.body))
         if isinstance(one, Move):
-            return self.move(one, variable, number)
+            return self.move(one, number)
         if isinstance(one, Pick):
             return replace(one, target=operand(one.target))
         assert isinstance(one, Call)
-        return replace(one, operands=tuple(i if isinstance(i, Number) else operand(i) for i in one.operands))
+        return replace(one, operands=tuple(operand(o) if isinstance(o, Operand) else o for o in one.operands))
 
-    def copy_of(self, at: int, variable: str | None, number: int) -> tuple[int, Copy | None]:
-        """Where what was at `at` of the workspace is in a turn of the chain, or from turn `number` on in a loop."""
-        place = self.place_of(at)
-        if place is None or place not in self.distance:
+    def copy_of(self, at: int, number: _Number) -> tuple[int, Copy | None]:
+        """Where what was at `at` of the workspace is in a turn."""
+        distance = next((bytes_ for place, bytes_ in self.distance.items() if at in place), None)
+        if distance is None:
             return at, None
-        if variable is None:
-            return at + number % 2 * self.distance[place], None
-        return at, Copy(variable, number % 2, self.distance[place])
+        if number.variables:
+            return at, Copy(number.variables, number.start, distance)
+        return at + number.start * distance, None
 
-    def place_of(self, at: int) -> _Place | None:
-        return next((place for place in self.places if place.start <= at < place.end), None)
 
-    def is_renewed(self, place: _Place, steps: Sequence[_Step]) -> bool:
-        """Whether each step that uses the place reads all that it uses of it."""
-
-        def is_here(at: int) -> bool:
-            return place.start <= at < place.end
-
-        is_read = False
-        for step in steps:
-            tiles = sorted((m.buffer, m.buffer + m.shape.size_bytes) for m in step.loads if is_here(m.buffer))
-            is_read |= bool(tiles)
-            if any(end > after for (_, end), (after, _) in pairwise(tiles)):
+def _is_renewed(place: _Place, turns: Sequence[_Turn], written: Container[str]) -> bool:
+    """Whether each turn that uses the place reads all that it uses of it."""
+    for turn in turns:
+        loads = [load for load in turn.loads if load.buffer in place]
+        tiles = sorted((load.buffer, load.buffer + load.shape.size_bytes) for load in loads)
+        if any(end > after for (_, end), (after, _) in pairwise(tiles)) or any(m.tensor in written for m in loads):
+            return False
+        for at, is_new in (use for one in turn.work for use in _uses(one) if use[0] in place):
+            if is_new or not any(start <= at < end for start, end in tiles):
                 return False
-            if any(is_here(m.buffer) and m.tensor in self.written for m in step.loads):
-                return False
-            for at, is_new in (use for one in step.work for use in _uses(one) if is_here(use[0])):
-                if is_new or not any(start <= at < end for start, end in tiles):
-                    return False
-        return is_read
+    return any(load.buffer in place for turn in turns for load in turn.loads)
 
 
 def _is_read(one: Statement) -> TypeGuard[Move]:
@@ -200,29 +220,23 @@ def _leading_moves(body: Iterable[Statement]) -> Iterator[Move]:
         yield one
 
 
-def _is_step(loop: Loop) -> bool:
-    """Whether a loop reads at the start of each turn, and nowhere else."""
-    later = loop.body[sum(1 for _ in _leading_moves(loop.body)) :]
-    return loop.first == 0 and not any(_any_of(one, _is_read) for one in later)
-
-
-def _steps(flat: Iterable[Statement], is_load: Callable[[Statement], bool]) -> list[_Step]:
-    """The steps of a chain; what comes before the first load, or behind a loop, is a step without loads."""
-    steps = [_Step()]
-    for one in flat:
+def _steps(body: Iterable[Statement], is_load: Callable[[Statement], bool]) -> list[_Turn | _Loop]:
+    """The turns of a body; what comes before the first load, or behind a loop, is one without loads."""
+    steps: list[_Turn | _Loop] = []
+    last = _Turn()
+    for one in body:
         if isinstance(one, Loop) and _any_of(one, is_load):
-            loads = [inner for inner in one.body if isinstance(inner, Move) and is_load(inner)]
-            work = [inner for inner in one.body if not is_load(inner)]
-            steps += [_Step(loads, work, one.variable, one.end), _Step()]
+            assert one.first == 0
+            steps += [last, _Loop(one.variable, one.end, _steps(one.body, is_load))]
+            last = _Turn()
         elif isinstance(one, Move) and is_load(one):
-            last = steps[-1]
             if not last.loads or len(last.work) > sum(1 for _ in _leading_moves(last.work)):
-                last = _Step()
                 steps.append(last)
+                last = _Turn()
             last.loads.append(one)
         else:
-            steps[-1].work.append(one)
-    return [step for step in steps if step.loads or step.work]
+            last.work.append(one)
+    return [step for step in (*steps, last) if isinstance(step, _Loop) or step.loads or step.work]
 
 
 def _uses(one: Statement) -> Iterator[tuple[int, bool]]:
@@ -244,7 +258,7 @@ def _next_turn(move: Move, variable: str) -> Move:
     return replace(move, at=replace(move.at, start=move.at.start + sum(s for v, s in move.at.steps if v == variable)))
 
 
-def _first_turn(move: Move, variable: str | None) -> Move:
+def _first_turn(move: Move, variable: str) -> Move:
     """The move of a loop's first turn, before the loop."""
     return replace(move, at=replace(move.at, steps=tuple(step for step in move.at.steps if step[0] != variable)))
 

@@ -111,27 +111,38 @@ def overlap(program: Program, costs: CostModel, size_bytes: Mapping[str, int]) -
     return Overlap(hidden_s, cycles * costs.board.seconds_per_cycle + max(0.0, time_s - device_s))
 
 
-def _at_once(
-    body: Sequence[Statement], times: int, behind: Sequence[Statement] = ()
-) -> Iterator[tuple[int, tuple[Move, ...], Sequence[Statement]]]:
-    """(how often, tiles that are read, statements up to the next use of the device) of each start.
+_Levels = tuple[tuple[Sequence[Statement], Sequence[Statement]], ...]
+"""(body, what follows the loop) of each loop round a statement, the innermost first."""
+_AtOnce = Iterator[tuple[int, tuple[Move, ...], Sequence[Statement]]]
 
-    `behind` is what follows the last turn of a loop of which this is the body.
-    """
-    started: tuple[Move, ...] = ()
+
+def _at_once(body: Sequence[Statement], times: int, levels: _Levels = ()) -> _AtOnce:
+    """(how often, tiles that are read, statements up to the next use of the device) of each start."""
+    started: list[Start] = []
     for position, step in enumerate(body):
         rest = body[position + 1 :]
         if isinstance(step, Loop):
-            yield from _at_once(step.body, times * (step.end - step.first), rest)
+            yield from _at_once(step.body, times * (step.end - step.first), ((step.body, rest), *levels))
         elif isinstance(step, Start):
-            started += (step.move,)
+            started.append(step)
             if not isinstance(rest[0], Start):
-                yield times, started, _without_device(rest)
-                started = ()
+                yield from _started(started, times, rest, levels)
+                started = []
         elif isinstance(step, StartNext):
+            yield from _started([step], times, rest, levels)
+
+
+def _started(steps: Sequence[Start | StartNext], times: int, rest: Sequence[Statement], levels: _Levels) -> _AtOnce:
+    """Of starts that `rest` follows, up to the end of the innermost loop's body."""
+    moves = tuple(step.move for step in steps if isinstance(step, Start))
+    if moves:
+        yield times, moves, _without_device(rest)
+    for step in steps:
+        if isinstance(step, StartNext):
+            (body, behind), *outer = levels
             turns = times // (step.last + 1)
-            yield times - turns, step.moves, _without_device(rest)
-            yield turns, step.after, _without_device((*rest, *behind))
+            yield times - turns, step.moves, _without_device((*rest, *body))
+            yield from _started(step.after, turns, (*rest, *behind), tuple(outer))
 
 
 def _without_device(steps: Sequence[Statement]) -> list[Statement]:

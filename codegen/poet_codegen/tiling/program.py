@@ -7,7 +7,7 @@ code that runs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -20,9 +20,9 @@ ROW_CRC_BYTES = 4
 
 @dataclass(frozen=True)
 class Copy:
-    """Which of a tile's two copies: the second, `distance_bytes` behind the first, where `variable` + `turn` is odd."""
+    """Which of a tile's two copies: the second, `distance_bytes` behind the first, where variables + `turn` are odd."""
 
-    variable: str
+    variables: tuple[str, ...]
     turn: int
     distance_bytes: int
 
@@ -140,7 +140,7 @@ class StartNext:
     last: int
     """Value of the variable in the last turn; 0 in the first."""
     moves: tuple[Move, ...]
-    after: tuple[Move, ...]
+    after: tuple[Start | StartNext, ...]
 
 
 @dataclass(frozen=True)
@@ -200,14 +200,14 @@ class Program:
         return found
 
 
-def _counted(body: tuple[Statement, ...], times: int) -> Iterator[tuple[Move | Call | Pick, int]]:
+def _counted(body: Sequence[Statement], times: int) -> Iterator[tuple[Move | Call | Pick, int]]:
     for step in body:
         if isinstance(step, Loop):
             yield from _counted(step.body, times * (step.end - step.first))
         elif isinstance(step, StartNext):
             turns = times // (step.last + 1)
             yield from ((move, times - turns) for move in step.moves)
-            yield from ((move, turns) for move in step.after)
+            yield from _counted(step.after, turns)
         elif isinstance(step, Start):
             yield step.move, times
         elif not isinstance(step, Wait | Check):
@@ -221,15 +221,20 @@ def _renamed(body: tuple[Statement, ...], names: Mapping[str, str]) -> tuple[Sta
     def moved(operand: Operand) -> Operand:
         return operand if operand.tensor is None else replace(operand, tensor=names[operand.tensor])
 
+    def start(step: Start | StartNext) -> Start | StartNext:
+        if isinstance(step, Start):
+            return replace(step, move=of_move(step.move))
+        return replace(step, moves=tuple(map(of_move, step.moves)), after=tuple(map(start, step.after)))
+
     def one(step: Statement) -> Statement:
         if isinstance(step, Loop):
             return replace(step, body=_renamed(step.body, names))
         if isinstance(step, Move):
             return of_move(step)
-        if isinstance(step, Start | Check):
+        if isinstance(step, Start | StartNext):
+            return start(step)
+        if isinstance(step, Check):
             return replace(step, move=of_move(step.move))
-        if isinstance(step, StartNext):
-            return replace(step, moves=tuple(map(of_move, step.moves)), after=tuple(map(of_move, step.after)))
         if isinstance(step, Wait):
             return step
         if isinstance(step, Pick):
