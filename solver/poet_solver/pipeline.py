@@ -362,7 +362,8 @@ class _Run:
     def follow_bound(self, time_s: float) -> None:
         """Better schedules that run again what the bound on all schedules makes use of running again."""
         search = self.search
-        slots = sorted({(stage, 0, k) for stage, k in list(self.slots)})
+        search.enter("what the bound runs again")
+        slots = sorted({(stage, 0, k) for stage, k in tuple(self.slots)})
         if not slots or not search.actions:
             return
 
