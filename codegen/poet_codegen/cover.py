@@ -23,67 +23,66 @@ _PRICE = 1e-3
 """Of a mode that is to be run, where all others have 1 to 2."""
 
 
-def modes(plan: Plan, most: float = math.inf) -> frozenset[str]:
-    """Names, as a profile has them, of the modes of every op of a training step.
+class Cover:
+    """The modes of a plan's training step, by the names that they have in a profile, and schedules that run them."""
 
-    Only of those that take at most `most` times as long as the quickest mode of their op.
-    """
-    return frozenset(
-        _name(plan, k, m)
-        for k, op in enumerate(plan.train.lowered.problem.ops)
-        for m, mode in enumerate(op.modes)
-        if mode.time_s <= most * min(other.time_s for other in op.modes)
-    )
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        ops = plan.train.lowered.problem.ops
+        self._names = [[_name(plan, k, m) for m in range(len(op.modes))] for k, op in enumerate(ops)]
 
-
-def covered(plan: Plan) -> frozenset[str]:
-    """Those that the plan's schedule runs."""
-    return frozenset(_name(plan, s.op, s.mode) for s in plan.train.schedule.steps if isinstance(s, Compute))
-
-
-def effort(plan: Plan, left: frozenset[str]) -> tuple[int, float]:
-    """(schedules that run all modes of these names, at least; seconds that their builds and runs take, roughly).
-
-    An emulator needs about the board's own time for instructions, and less for transfers.
-    """
-    alike: Counter[frozenset[str]] = Counter()
-    time_s: dict[str, float] = {}
-    for k, op in enumerate(plan.train.lowered.problem.ops):
-        names = [_name(plan, k, m) for m in range(len(op.modes))]
-        time_s |= {name: mode.time_s for name, mode in zip(names, op.modes, strict=True) if name in left}
-        alike[left.intersection(names)] += 1
-    passes = max((math.ceil(len(names) / ops) for names, ops in alike.items()), default=0)
-    return passes, passes * _BUILD_S + sum(time_s.values())
-
-
-def next_cover(plan: Plan, left: frozenset[str], turn: int, time_limit_s: float) -> Plan | None:
-    """The same plan with a schedule, within the same memory, that runs modes whose names are in `left`.
-
-    Ops that are alike run different ones; `turn` says which of its own each begins with. None when none was found
-    that runs any. Its energies are not those of the board: it is there to be run, not kept.
-    """
-    lowered = plan.train.lowered
-    ops = []
-    taken: set[str] = set()
-    for k, op in enumerate(lowered.problem.ops):
-        names = [_name(plan, k, m) for m in range(len(op.modes))]
-        fresh = sorted(left.difference(taken).intersection(names))
-        wanted = fresh[turn % len(fresh)] if fresh else ""
-        taken.add(wanted)
-        dearest_s = max(mode.time_s for mode in op.modes) or 1.0
-        priced = tuple(
-            replace(mode, energy_j=_PRICE if name == wanted else 1.0 + mode.time_s / dearest_s)
+    def modes(self, most: float = math.inf) -> frozenset[str]:
+        """Of every op; only those that take at most `most` times as long as the quickest one of their op."""
+        return frozenset(
+            name
+            for names, op in zip(self._names, self._plan.train.lowered.problem.ops, strict=True)
             for name, mode in zip(names, op.modes, strict=True)
+            if mode.time_s <= most * min(other.time_s for other in op.modes)
         )
-        ops.append(replace(op, modes=priced))
-    problem = replace(lowered.problem, ops=tuple(ops), deadline_s=None, wear_budget_bytes=None, idle_power_w=0.0)
-    changed = replace(lowered, problem=problem)
-    try:
-        schedule = solve(problem, time_limit_s=time_limit_s)
-    except InfeasibleError:
-        return None
-    found = _with_schedule(plan, changed, schedule, time_limit_s)
-    return found if covered(found) & left else None
+
+    def run_by(self, plan: Plan) -> frozenset[str]:
+        """Those that a schedule runs: of the plan itself, or of one that `next` found."""
+        return frozenset(self._names[s.op][s.mode] for s in plan.train.schedule.steps if isinstance(s, Compute))
+
+    def effort(self, left: frozenset[str]) -> tuple[int, float]:
+        """(schedules that run all modes of these names, at least; seconds that their builds and runs take, roughly).
+
+        An emulator needs about the board's own time for instructions, and less for transfers.
+        """
+        alike: Counter[frozenset[str]] = Counter()
+        time_s: dict[str, float] = {}
+        for names, op in zip(self._names, self._plan.train.lowered.problem.ops, strict=True):
+            time_s |= {name: mode.time_s for name, mode in zip(names, op.modes, strict=True) if name in left}
+            alike[left.intersection(names)] += 1
+        passes = max((math.ceil(len(names) / ops) for names, ops in alike.items()), default=0)
+        return passes, passes * _BUILD_S + sum(time_s.values())
+
+    def next(self, left: frozenset[str], turn: int, time_limit_s: float) -> Plan | None:
+        """The plan with a schedule, within the same memory, that runs modes whose names are in `left`.
+
+        Ops that are alike run different ones; `turn` says which of its own each begins with. None when none was found
+        that runs any. Its energies are not those of the board: it is there to be run, not kept.
+        """
+        lowered = self._plan.train.lowered
+        ops = []
+        taken: set[str] = set()
+        for names, op in zip(self._names, lowered.problem.ops, strict=True):
+            fresh = sorted(left.difference(taken).intersection(names))
+            wanted = fresh[turn % len(fresh)] if fresh else ""
+            taken.add(wanted)
+            dearest_s = max(mode.time_s for mode in op.modes) or 1.0
+            priced = tuple(
+                replace(mode, energy_j=_PRICE if name == wanted else 1.0 + mode.time_s / dearest_s)
+                for name, mode in zip(names, op.modes, strict=True)
+            )
+            ops.append(replace(op, modes=priced))
+        problem = replace(lowered.problem, ops=tuple(ops), deadline_s=None, wear_budget_bytes=None, idle_power_w=0.0)
+        try:
+            schedule = solve(problem, time_limit_s=time_limit_s)
+        except InfeasibleError:
+            return None
+        found = _with_schedule(self._plan, replace(lowered, problem=problem), schedule, time_limit_s)
+        return found if self.run_by(found) & left else None
 
 
 def _with_schedule(plan: Plan, lowered: Lowered, schedule: Schedule, time_limit_s: float) -> Plan:

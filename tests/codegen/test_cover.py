@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from poet_codegen.cover import NEAR, covered, effort, modes, next_cover
+from poet_codegen.cover import NEAR, Cover
 from poet_codegen.lower import Home
 from poet_codegen.plan import Plan, make_plan, make_request
 from poet_codegen.recipe import DEFAULT_RECIPE
@@ -30,26 +30,26 @@ def wide(make_model: Callable[..., onnx.ModelProto], tmp_path_factory: pytest.Te
 
 
 def test_passes_run_every_mode(wide: Plan) -> None:
-    """In hardly more schedules than the op with most modes needs, each of them legal."""
-    left = modes(wide) - covered(wide)
-    dear = left - modes(wide, NEAR)
+    """However dear it is, several ops' at once, each schedule legal."""
+    cover = Cover(wide)
+    left = cover.modes() - cover.run_by(wide)
+    dear = left - cover.modes(NEAR)
     assert dear, "the model was chosen for its modes"
-    passes, seconds = effort(wide, left)
+    passes, seconds = cover.effort(left)
     assert passes > 1 and seconds > passes
     begun = len(left)
     for turn in range(8):
-        other = next_cover(wide, left, turn, 2.0)
+        other = cover.next(left, turn, 2.0)
         assert other is not None
         replay(other.train.lowered.problem, other.train.schedule)
         replay(other.infer.lowered.problem, other.infer.schedule)
-        assert covered(other) <= modes(wide)
-        left -= covered(other)
+        left -= cover.run_by(other)
     assert begun - len(left) >= 2 * 8
     for name in sorted(dear)[:2]:
-        other = next_cover(wide, frozenset({name}), 0, 2.0)
-        assert other is not None and name in covered(other)
+        other = cover.next(frozenset({name}), 0, 2.0)
+        assert other is not None and name in cover.run_by(other)
 
 
 def test_there_is_no_pass_for_what_has_run(wide: Plan) -> None:
-    assert next_cover(wide, frozenset(), 0, 1.0) is None
-    assert effort(wide, frozenset()) == (0, 0.0)
+    assert Cover(wide).next(frozenset(), 0, 1.0) is None
+    assert Cover(wide).effort(frozenset()) == (0, 0.0)

@@ -26,9 +26,9 @@ from poet_codegen.cli.batches import batches
 from poet_codegen.cli.build_commands import Folder
 from poet_codegen.cli.console import console, facts, next_step
 from poet_codegen.costs import Costs, Runs, costs_to_json, gather
-from poet_codegen.cover import NEAR, covered, effort, modes, next_cover
+from poet_codegen.cover import NEAR, Cover
 from poet_codegen.folder import BuildFolder, write_atomic
-from poet_codegen.plan import Plan, load_plan
+from poet_codegen.plan import load_plan
 from poet_codegen.platformio.firmware import build_firmware
 
 _RATE = 1e-3
@@ -46,9 +46,9 @@ class Reach(StrEnum):
     NEAR = "near"
     ALL = "all"
 
-    def names(self, plan: Plan) -> frozenset[str]:
+    def names(self, cover: Cover, used: frozenset[str]) -> frozenset[str]:
         """Those modes, by their names in a profile."""
-        return covered(plan) if self is Reach.USED else modes(plan, NEAR) if self is Reach.NEAR else modes(plan)
+        return used if self is Reach.USED else cover.modes(NEAR) if self is Reach.NEAR else cover.modes()
 
 
 def register(app: typer.Typer) -> None:
@@ -100,15 +100,17 @@ def profile_command(
         task = bar.add_task("training steps", total=runs)
         with profiled(build) as (clock, device):
             rows = _take_runs(build, clock, device, samples, lambda done: bar.update(task, completed=done))
-        wanted = (reach or _default_reach(plan, is_emulated)).names(plan)
-        further = bar.add_task("further modes", total=len(wanted - covered(plan)), visible=bool(wanted - covered(plan)))
+        cover = Cover(plan)
+        used = cover.run_by(plan)
+        wanted = (reach or _default_reach(cover, used, is_emulated)).names(cover, used) - used
+        further = bar.add_task("further modes", total=len(wanted), visible=bool(wanted))
 
         def progress(left: int, words: str) -> None:
-            bar.update(further, completed=len(wanted - covered(plan)) - left, description=words)
+            bar.update(further, completed=len(wanted) - left, description=words)
 
-        more, seen, builds = _other_modes(plan, wanted, samples[:1], progress)
+        more, left, builds = _other_modes(cover, wanted, samples[:1], progress)
         rows += more
-    offered = modes(plan)
+    seen, offered = used | (wanted - left), cover.modes()
     costs = costs_of(build, clock, rows, f"{len(seen)} of {len(offered)} modes of ops")
     path = out or folder.costs
     write_atomic(path, costs_to_json(costs))
@@ -126,7 +128,7 @@ def profile_command(
                     "Pages",
                     f"{len(costs.pages)} sizes and directions" if costs.pages else "none: the schedule pages nothing",
                 ),
-                ("Modes", _modes_run(plan, seen, offered, builds, is_emulated)),
+                ("Modes", _modes_run(cover, seen, builds, is_emulated)),
                 ("Costs", escape(str(path))),
             ]
         )
@@ -190,21 +192,22 @@ def _take_runs(
     return rows + _rows(manifest.infer_steps, profile_steps(clock, device, manifest.infer_steps, infer, 1))
 
 
-def _default_reach(plan: Plan, is_emulated: bool) -> Reach:
+def _default_reach(cover: Cover, used: frozenset[str], is_emulated: bool) -> Reach:
     """As many modes as take no more than `_MOST_S`."""
     for reach in (Reach.ALL, Reach.NEAR) if is_emulated else ():
-        if effort(plan, reach.names(plan) - covered(plan))[1] <= _MOST_S:
+        if cover.effort(reach.names(cover, used) - used)[1] <= _MOST_S:
             return reach
     return Reach.USED
 
 
-def _modes_run(plan: Plan, seen: frozenset[str], offered: frozenset[str], builds: int, is_emulated: bool) -> str:
+def _modes_run(cover: Cover, seen: frozenset[str], builds: int, is_emulated: bool) -> str:
     """What was run of what there is, and what the rest would take."""
+    offered = cover.modes()
     text = f"{len(seen)} of {len(offered)}" + (f", in {builds} further builds" if builds else "")
     left = offered - seen
     if not left:
         return text
-    passes, seconds = effort(plan, left)
+    passes, seconds = cover.effort(left)
     how = f"; --modes all takes {passes} builds or more, about {_minutes(seconds)}" if is_emulated else ""
     return f"{text}; the others keep the cycle table's costs{how}"
 
@@ -214,25 +217,24 @@ def _minutes(seconds: float) -> str:
 
 
 def _other_modes(
-    plan: Plan, wanted: frozenset[str], samples: Sequence[Batch], progress: Callable[[int, str], None]
+    cover: Cover, left: frozenset[str], samples: Sequence[Batch], progress: Callable[[int, str], None]
 ) -> tuple[list[Runs], frozenset[str], int]:
     """What modes take that the plan's schedule does not run, in builds of their own.
 
-    Returns their runs, the names of all modes that have run, and the number of builds. `progress` gets how many are
-    left, and words.
+    Returns their runs, the names of those that no schedule could run, and the number of builds. `progress` gets how
+    many are left, and words.
     """
-    seen = covered(plan)
     rows: list[Runs] = []
     builds = turn = vain = 0
-    while (left := wanted - seen) and vain < _VAIN:
-        passes, seconds = effort(plan, left)
+    while left and vain < _VAIN:
+        passes, seconds = cover.effort(left)
         progress(len(left), f"{len(left)} further modes, {passes} builds or more, about {_minutes(seconds)}")
-        other = next_cover(plan, left, turn, _COVER_LIMIT_S)
+        other = cover.next(left, turn, _COVER_LIMIT_S)
         turn += 1
         if other is None:
             vain += 1
             continue
-        seen |= covered(other)
+        left -= cover.run_by(other)
         builds, vain = builds + 1, 0
         with tempfile.TemporaryDirectory(prefix="poet-profile-") as temporary:
             project = Path(temporary) / "project"
@@ -241,7 +243,7 @@ def _other_modes(
             build = load_build(Path(temporary))
             with profiled(build) as (clock, device):
                 rows += _take_runs(build, clock, device, samples)
-    return rows, seen, builds
+    return rows, left, builds
 
 
 def _rows(steps: Sequence[Step], cycles: NDArray[Any]) -> list[Runs]:
