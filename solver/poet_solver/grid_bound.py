@@ -36,9 +36,11 @@ from __future__ import annotations
 
 import datetime
 import math
+import threading
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -68,6 +70,9 @@ _LP_SHARE = 0.12
 
 _MIP_GAP = 1e-5
 """Of the objective: what ops take beyond their cheapest modes."""
+
+_POLL_S, _GRACE_S = 0.1, 1.0
+"""Between looks at whether branch and cut is still wanted; that it may overrun its time."""
 
 _LONG = 3
 """Terms of S, above which it is a variable of its own."""
@@ -530,10 +535,20 @@ def _branch(
     model = mathopt.Model.from_model_proto(message)
     left = datetime.timedelta(seconds=max(0.05, deadline - time.monotonic()))
     parameters = mathopt.SolveParameters(time_limit=left, relative_gap_tolerance=_MIP_GAP)
-    try:
-        result = mathopt.solve(model, mathopt.SolverType.HIGHS, params=parameters, interrupter=interrupt.linear)
-    except AttributeError:
-        return None  # as in LinearSolver
+    done: list[mathopt.SolveResult] = []
+
+    def run() -> None:
+        with suppress(AttributeError):  # as in LinearSolver
+            done.append(mathopt.solve(model, mathopt.SolverType.HIGHS, params=parameters))
+
+    # HiGHS heeds no interrupt in branch and cut: a thread that nobody waits for any more ends at its time limit.
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive() and not interrupt.stop and time.monotonic() < deadline + _GRACE_S:
+        thread.join(_POLL_S)
+    if not done:
+        return None
+    result = done[0]
     reason = result.termination.reason
     if reason is mathopt.TerminationReason.INFEASIBLE:
         return INF, None, True

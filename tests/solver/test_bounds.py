@@ -123,6 +123,20 @@ def test_the_bound_by_grids_never_passes_the_optimum_and_mostly_meets_it() -> No
     assert seen > 20 and met > 0.8 * seen
 
 
+def test_an_interrupt_ends_branch_and_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt = Interrupt()
+
+    def slow(*_args: object, **_more: object) -> None:
+        interrupt.set()
+        time.sleep(20)
+
+    monkeypatch.setattr("poet_solver.grid_bound.mathopt.solve", slow)
+    problem = random_problem(random.Random(61), 6, features=True)
+    began = time.monotonic()
+    bound_by_grids(build_net(problem), began + 60, lambda _: None, interrupt, lambda: float("inf"))
+    assert interrupt.stop and time.monotonic() - began < 10
+
+
 def test_a_run_again_needs_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(61)
     problem = random_problem(rng, rng.randint(5, 7), features=True)
