@@ -20,7 +20,7 @@ _FLOAT_BYTES = 4
 _LEAST_ROWS = 8
 """Of a tile of whole rows."""
 _LEAST_WIDTH = 8
-_SHARES = (0.2, 0.4, 0.8)
+_SHARES = (0.2, 0.4, 0.9)
 """Of RAM, for tiles of the matrices whose features are a panel's columns: panels so wide are tried."""
 
 
