@@ -61,11 +61,11 @@ _DEPTH = 1
 _LEAST_SHARE = 1000
 """Tensors of less than one part in so many of the budget count in no row of memory."""
 
-_MOST_LP_ROUNDS = 3
+_MOST_LP_ROUNDS = 2
 _LEAST_ROUND_GAIN = 0.02
 """Of the distance to the incumbent, that a round of finer cells must close to be followed by another."""
 
-_LP_SHARE = 0.12
+_LP_SHARE = 0.3
 """Of the time left, that a round may take to be followed by another: each takes several times as long."""
 
 _MIP_GAP = 1e-5
