@@ -22,10 +22,14 @@ from poet_codegen.verify import verify
 
 _Positions = np.ndarray[Any, Any]
 
+_MOST_ELEMENTS = 1 << 24
+"""Of a result that is looked at: its positions take eight bytes each, and no board has storage for many more."""
+
 
 def by_feature(graph: Graph) -> Graph:
     """All such results, one after the other."""
-    for name in [node.outputs[0] for node in graph.nodes if node.op in ("Dense", "MatMul")]:
+    made = [node.outputs[0] for node in graph.nodes if node.op in ("Dense", "MatMul")]
+    for name in [name for name in made if graph.tensors[name].elements <= _MOST_ELEMENTS]:
         graph = _Transposed(graph, name).graph() or graph
     return graph
 

@@ -58,7 +58,8 @@ def test_both_exporters_write_the_same_training(name: str, nets: dict[str, Any],
             assert not unread_gradients(build_graphs(model, replace(recipe, train=chosen))[0])
         train, _ = build_graphs(model, recipe)
         assert not unread_gradients(train)
-        learned = {t.name: t.shape for t in train.of_kind(Kind.PARAM) if t.name in train.learned()}
+        parameters = [t for t in train.of_kind(Kind.PARAM) if t.name in train.learned()]
+        learned = {t.name: t.shape[::-1] if t.is_transposed else t.shape for t in parameters}
         assert {key: shape for key, shape in learned.items() if ".running_" not in key} == trained
         ops.append(sorted(node.op for node in train.nodes if node.op != "Reshape"))
     assert ops[0] == ops[1]
