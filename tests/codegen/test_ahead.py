@@ -39,8 +39,8 @@ from tests.firmware.builds import target_tool
 
 from .boards import with_dma
 from .test_on_host import Maker
-from .test_tiles import IN_TURN, programs
 from .test_tiles_on_host import layers
+from .tile_cases import IN_TURN, programs
 
 BOARD = "qemu_mps2_an386"
 
