@@ -24,9 +24,11 @@ def training(layers: int, page_energy: float = 3.0) -> Problem:
     tensors: list[Tensor] = []
     ops: list[Op] = []
 
-    def tensor(name: str, size: int, **kwargs: object) -> int:
+    def tensor(
+        name: str, size: int, start: Place = Place.NONE, end: Place = Place.NONE, home_offset: int | None = None
+    ) -> int:
         page = PageCost(0.5, page_energy)
-        tensors.append(Tensor(name, size, page, page, **kwargs))  # type: ignore[arg-type]
+        tensors.append(Tensor(name, size, page, page, start, end, home_offset))
         return len(tensors) - 1
 
     weights = [tensor(f"w{i}", 8, start=Place.RAM, home_offset=8 * i) for i in range(layers)]

@@ -25,8 +25,10 @@ def layers(count: int, ram_bytes: int) -> Problem:
     tensors: list[Tensor] = []
     ops: list[Op] = []
 
-    def tensor(name: str, size: int, **kwargs: object) -> int:
-        tensors.append(Tensor(name, size, PAGE, PAGE, **kwargs))  # type: ignore[arg-type]
+    def tensor(
+        name: str, size: int, start: Place = Place.NONE, end: Place = Place.NONE, home_of: int | None = None
+    ) -> int:
+        tensors.append(Tensor(name, size, PAGE, PAGE, start, end, home_of=home_of))
         return len(tensors) - 1
 
     def run(name: str, out: int, reads: tuple[int, ...], *more: Mode, repeatable: bool = True) -> None:
