@@ -52,7 +52,7 @@ _MOST_UNITS = 200
 class _Blocks:
     """Variables of the relaxation; index -1 stands for a variable that does not exist (and is 0)."""
 
-    def __init__(self, net: Net, block: list[int], recompute: bool, page: bool) -> None:
+    def __init__(self, net: Net, block: list[int], page: bool) -> None:
         self.net = net
         self.block = block
         self.count = block[-1] + 1
@@ -68,11 +68,10 @@ class _Blocks:
         self.first_mode: list[list[int]] = []
         """Of every op the variables of its usable modes; none where there is one mode."""
         self.always = [net.sure_reads(k) for k in range(n)]
-        self.last_read = self._last_reads()
         for k in range(n):
-            if recompute and net.repeatable[k] and net.outputs[k]:
+            if net.repeatable[k] and net.outputs[k]:
                 cost = [min(getattr(m, key) for m in net.usable[k]) for key in ("energy_j", "time_s", "wear_bytes")]
-                last = max(self.last_read[v] for v in net.outputs[k])
+                last = max(net.wanted_until[v] for v in net.outputs[k])
                 for b in range(block[k], block[last] + 1 if last >= 0 else 0):
                     self.rerun[k, b] = self._variable(*cost)
         for modes in net.usable:
@@ -82,12 +81,12 @@ class _Blocks:
             self.first_mode.append([self._variable(*cost) for cost in row])
         for v in range(tensors):
             out = net.page_out[v]
-            is_out = net.ends_on_storage[v] or (page and self.last_read[v] >= 0)
+            is_out = net.ends_on_storage[v] or (page and net.wanted_until[v] >= 0)
             if out is not None and is_out and not net.starts_on_storage[v]:
                 self.out[v] = self._variable(out.energy_j, out.time_s, out.wear_bytes)
-            if self.last_read[v] < 0:
+            if net.wanted_until[v] < 0:
                 continue
-            made, until = block[net.producer[v]], block[self.last_read[v]]
+            made, until = block[net.producer[v]], block[net.wanted_until[v]]
             for b in range(made + 1, until + 1):
                 self.held[v, b] = self._variable(0.0, 0.0, 0.0)
             back = net.page_in[v]
@@ -101,18 +100,6 @@ class _Blocks:
         self.time.append(seconds)
         self.wear.append(wear)
         return len(self.energy) - 1
-
-    def _last_reads(self) -> list[int]:
-        """For every tensor the last op before or at which it can still be wanted; -1 when nothing reads it."""
-        net = self.net
-        latest = list(range(net.n_ops))
-        wanted = [-1] * len(net.size)
-        for k in range(net.n_ops - 1, -1, -1):
-            if net.repeatable[k]:
-                latest[k] = max([k, *(wanted[v] for v in net.outputs[k])])
-            for v in net.operands[k]:
-                wanted[v] = max(wanted[v], latest[k])
-        return wanted
 
     def sources(self, v: int, b: int) -> list[tuple[int, float]]:
         """Terms of B + R + P of tensor v in block b."""
@@ -302,11 +289,10 @@ def bound_all_schedules(
     interrupt: Interrupt,
     goal_j: float = INF,
     most_blocks: int = 150,
-    recompute: bool = True,
     page: bool = True,
 ) -> float:
     """The bound in joules; every improvement goes to `on_bound`. Stops at `deadline` (monotonic) or at `goal_j`."""
-    blocks = _Blocks(net, blocks_of(net, most_blocks), recompute, page)
+    blocks = _Blocks(net, blocks_of(net, most_blocks), page)
     base = net.least_energy_j
     unit = OBJECTIVE_SCALE / max(base, 1e-3 * sum(blocks.energy), 1e-300)
     if time.monotonic() > deadline:

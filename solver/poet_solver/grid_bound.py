@@ -104,9 +104,8 @@ class _Again:
 class Grid:
     """Variables and rows of the relaxation; index -1 stands for a variable that does not exist (and is 0)."""
 
-    def __init__(self, net: Net, refinement: Refinement, recompute: bool = True, page: bool = True) -> None:
-        self.net = net
-        self.recompute, self.page = recompute, page
+    def __init__(self, net: Net, refinement: Refinement, page: bool = True) -> None:
+        self.net, self.page = net, page
         self.energy: list[float] = []
         self.time: list[float] = []
         self.wear: list[float] = []
@@ -117,7 +116,6 @@ class Grid:
             for v in net.operands[k]:
                 self.readers[v].append(k)
         self.large = [v for v, size in enumerate(net.size) if size * _LEAST_SHARE >= net.ram_bytes]
-        self.wanted = self._wanted()
         self.points = self._points(refinement)
         count = len(net.size)
         self.first: list[list[int]] = [self._first_runs(modes) for modes in net.usable]
@@ -161,20 +159,8 @@ class Grid:
             total[j] = total.get(j, 0.0) + c
         self.rows.append(Row(tuple(total), tuple(total.values()), lo, hi))
 
-    def _wanted(self) -> list[int]:
-        """For every tensor the last op before or at which it can still be wanted; -1 when nothing reads it."""
-        net = self.net
-        latest = list(range(net.n_ops))
-        wanted = [-1] * len(net.size)
-        for k in range(net.n_ops - 1, -1, -1):
-            if self._may_rerun(k):
-                latest[k] = max(k, *(wanted[v] for v in net.outputs[k]))
-            for v in net.operands[k]:
-                wanted[v] = max(wanted[v], latest[k])
-        return wanted
-
     def _may_rerun(self, k: int) -> bool:
-        return self.recompute and self.net.repeatable[k] and bool(self.net.outputs[k])
+        return self.net.repeatable[k] and bool(self.net.outputs[k])
 
     def _points(self, refinement: Refinement) -> list[list[int]]:
         net = self.net
@@ -183,7 +169,7 @@ class Grid:
         points: list[set[int]] = []
         for group in groups:
             own = {net.producer[v] for v in group}.union(*(self.readers[v] for v in group))
-            points.append(own | {self.wanted[v] for v in group if self.wanted[v] >= 0})
+            points.append(own | {net.wanted_until[v] for v in group if net.wanted_until[v] >= 0})
         for _ in range(_DEPTH):
             following = [set(own) for own in points]
             for g, group in enumerate(groups):
@@ -217,7 +203,7 @@ class Grid:
         if net.starts_on_storage[v] or direct is None:
             return None
         out = net.page_out[v]
-        is_out = net.ends_on_storage[v] or (self.page and self.wanted[v] >= 0)
+        is_out = net.ends_on_storage[v] or (self.page and net.wanted_until[v] >= 0)
         if out is not None and is_out and net.size[v] <= net.ram_bytes:
             direct.append((self.variable(out.energy_j, out.time_s, out.wear_bytes), 1.0))
         return direct
@@ -225,7 +211,7 @@ class Grid:
     def _add_reruns(self, k: int) -> None:
         """R and Q of op `k`, and what they add to S."""
         net = self.net
-        if not self._may_rerun(k) or max(self.wanted[v] for v in net.outputs[k]) < 0:
+        if not self._may_rerun(k) or max(net.wanted_until[v] for v in net.outputs[k]) < 0:
             return
         patterns: dict[tuple[frozenset[int], frozenset[int], frozenset[int]], list[NetMode]] = {}
         for mode in net.usable[k]:
@@ -271,7 +257,7 @@ class Grid:
             return
         back = net.page_in[v]
         stored = self.stored[v]
-        until = min(self.wanted[v], self._overwritten(v))
+        until = min(net.wanted_until[v], self._overwritten(v))
         for c in range(1, len(points)):
             before, here = points[c - 1], points[c]
             if before >= until:
@@ -473,7 +459,6 @@ def bound_by_grids(
     on_bound: Callable[[float], None],
     interrupt: Interrupt,
     incumbent_j: Callable[[], float],
-    recompute: bool = True,
     page: bool = True,
     on_reruns: Callable[[list[tuple[int, int]]], None] = lambda _: None,
 ) -> None:
@@ -487,7 +472,7 @@ def bound_by_grids(
     best, lp_rounds = net.least_energy_j, 0
     while not interrupt.stop and time.monotonic() < deadline:
         began = time.monotonic()
-        grid = Grid(net, refinement, recompute, page)
+        grid = Grid(net, refinement, page)
         unit = OBJECTIVE_SCALE / max(net.least_energy_j, 1e-3 * sum(grid.energy), 1e-300)
         lp, variables = build_lp([1.0] * len(grid.energy), [energy * unit for energy in grid.energy], grid.rows)
         result = LinearSolver(lp).solve(deadline, interrupt)

@@ -94,6 +94,18 @@ class Net:
         """Of the first runs of all ops, each in its cheapest mode: every schedule takes that much."""
         return sum(min(mode.energy_j for mode in modes) for modes in self.usable)
 
+    @cached_property
+    def wanted_until(self) -> tuple[int, ...]:
+        """For every tensor the last op before or at which it can still be wanted; -1 when nothing reads it."""
+        latest = list(range(self.n_ops))
+        wanted = [-1] * len(self.size)
+        for k in range(self.n_ops - 1, -1, -1):
+            if self.repeatable[k]:
+                latest[k] = max([k, *(wanted[v] for v in self.outputs[k])])
+            for v in self.operands[k]:
+                wanted[v] = max(wanted[v], latest[k])
+        return tuple(wanted)
+
     def sure_reads(self, op: int) -> set[int]:
         """Tensors that `op` reads in RAM whatever its mode."""
         return set.intersection(*(set(mode.resident) for mode in self.usable[op]))

@@ -162,7 +162,7 @@ def block_point(blocks: _Blocks, net: Net, actions: tuple[Action, ...]) -> NDArr
 def test_the_relaxation_of_all_schedules_holds_every_schedule(seed: int, most: int) -> None:
     found = case(seed)
     net = found.net
-    blocks = _Blocks(net, blocks_of(net, most), True, True)
+    blocks = _Blocks(net, blocks_of(net, most), True)
     rows = blocks.rows()
     cuts = [blocks.cut(anchor) for anchor in anchors_of(net, blocks.block)]
     for _, actions in found.feasible:
