@@ -4,19 +4,20 @@ The axis is cut into blocks of consecutive first runs. For a tensor w, its op k 
 
     B[w,b]  w is in RAM at the start of block b, right after the last first run of block b-1
     R[k,b]  k runs again at least once within b          P[w,b]  w is paged in at least once within b
-    O[w]    w is paged out                               Y[k,m]  the first run of k is in mode m
+    O[w]    w is paged out
 
-S[w] stands for "w is on storage at some time": 1, or the sum of O, of the Y of its op's modes that write it there, and
-of its op's R.
+S[w] stands for "w is on storage at some time": 1 where it may be there without a page-out, else O.
 
-    B[w,b+1] <= B[w,b] + R + P      a first run in b reads w made before b:  Y that do <= B[w,b] + R + P
-    R[k,b]   <= B[u,b] + R + P of every operand u made before b               P[w,b] <= S[w], Y that stream w <= S[w]
+    B[w,b+1] <= B[w,b] + R + P      a first run in b reads w made before b:  1 <= B[w,b] + R + P
+    R[k,b]   <= B[u,b] + R + P of every operand u made before b               P[w,b] <= S[w]
     memory at first run s of b:  working set of s + sum of bytes of what is surely held over it <= budget,
 
 where w is surely held over s if it is in RAM at the end of the block (right after s when s is the block's last), or
 read later within it, and was neither made nor paged in again meanwhile: at least B[w,b+1] - R - P, or 1 - R - P. Every
 schedule satisfies this with any number of passes; what is lost is the memory at recomputations. Anchor cuts
 (poet_solver.cuts) hold with blocks for stages.
+
+Of an op with several modes only what all of them share is in here; poet_solver.grid_bound bounds nets with such ops.
 
 Tensors are held whole, so that room for 2.8 of them is room for 2. Of every memory row there are rounded ones: for a
 divisor d of bytes, those of first run s over w are floor(bytes / d), and the budget is floor((budget - working set of
@@ -65,8 +66,6 @@ class _Blocks:
         self.paged = np.full(shape, -1, np.int64)
         self.rerun = np.full((n, self.count + 1), -1, np.int64)
         self.out = np.full(tensors, -1, np.int64)
-        self.first_mode: list[list[int]] = []
-        """Of every op the variables of its usable modes; none where there is one mode."""
         self.always = [net.sure_reads(k) for k in range(n)]
         for k in range(n):
             if net.repeatable[k] and net.outputs[k]:
@@ -74,11 +73,6 @@ class _Blocks:
                 last = max(net.wanted_until[v] for v in net.outputs[k])
                 for b in range(block[k], block[last] + 1 if last >= 0 else 0):
                     self.rerun[k, b] = self._variable(*cost)
-        for modes in net.usable:
-            keys = ("energy_j", "time_s", "wear_bytes") if len(modes) > 1 else ()
-            least = [min(getattr(m, key) for m in modes) for key in keys]
-            row = [[getattr(m, key) - low for key, low in zip(keys, least, strict=True)] for m in modes if keys]
-            self.first_mode.append([self._variable(*cost) for cost in row])
         for v in range(tensors):
             out = net.page_out[v]
             is_out = net.ends_on_storage[v] or (page and net.wanted_until[v] >= 0)
@@ -106,22 +100,11 @@ class _Blocks:
         found = (self.held[v, b], self.rerun[self.net.producer[v], b], self.paged[v, b])
         return [(int(var), 1.0) for var in found if var >= 0]
 
-    def uses(self, k: int, v: int, use: str, coef: float = 1.0) -> list[tuple[int, float]] | None:
-        """Terms of "the mode of k's first run names v in its field `use`"; None where that is sure."""
-        named = [v in getattr(mode, use) for mode in self.net.usable[k]]
-        if all(named):
-            return None
-        modes = zip(self.first_mode[k], named, strict=True) if any(named) else ()
-        return [(y, coef) for y, is_named in modes if is_named]
-
     def stored(self, v: int) -> list[tuple[int, float]] | None:
         """Terms of S of tensor v; None where it is 1."""
-        net, k = self.net, self.net.producer[v]
-        direct = self.uses(k, v, "to_storage")
-        if net.starts_on_storage[v] or direct is None:
+        if self.net.is_stored_unpaged(v):
             return None
-        again = self.rerun[k] if net.is_stored_unpaged(v) else ()
-        return [*direct, *((int(var), 1.0) for var in (self.out[v], *again) if var >= 0)]
+        return [(int(self.out[v]), 1.0)] if self.out[v] >= 0 else []
 
     def rows(self) -> list[Row]:
         """All rows but memory and cuts."""
@@ -132,31 +115,16 @@ class _Blocks:
 
         for v in range(len(net.size)):
             made = self.block[net.producer[v]]
-            first_in_ram = self.uses(net.producer[v], v, "to_ram")
+            may_begin_in_ram = any(v in mode.to_ram for mode in net.usable[net.producer[v]])
             stored = self.stored(v)
             for b in range(made, self.count):
                 after = int(self.held[v, b + 1])
-                if after >= 0 and (b > made or first_in_ram is not None):
-                    first = first_in_ram or [] if b == made else []
-                    add([*self.sources(v, b), *first, (after, -1.0)], 0.0)
+                if after >= 0 and (b > made or not may_begin_in_ram):
+                    add([*self.sources(v, b), (after, -1.0)], 0.0)
                 if stored is not None and self.paged[v, b] >= 0:
                     add([*stored, (int(self.paged[v, b]), -1.0)], 0.0)
             if net.ends_on_storage[v] and stored is not None:
                 add(stored, 1.0)
-        for k, variables in enumerate(self.first_mode):
-            if not variables:
-                continue
-            out.append(Row(tuple(variables), (1.0,) * len(variables), 1.0, 1.0))
-            for v in net.operands[k]:
-                b, stored = self.block[k], self.stored(v)
-                reads = self.uses(k, v, "resident", -1.0)
-                streams = self.uses(k, v, "streamed", -1.0)
-                if reads and self.block[net.producer[v]] < b:
-                    add([*self.sources(v, b), *reads], 0.0)
-                if stored is not None and streams:
-                    add([*stored, *streams], 0.0)
-                if stored is not None and streams is None:
-                    add(stored, 1.0)
         needs: set[tuple[int, int]] = set()
         for k in range(net.n_ops):
             for v in self.always[k]:
@@ -232,10 +200,9 @@ class _Blocks:
             chosen = np.nonzero((value > 1e-9) & (size > 0))[0]
             last_read[[v for v in self.always[s] if last_read[v] < 0]] = s
             room = net.ram_bytes - net.floor_bytes(s)
-            more, share = self._more_bytes(s), padded[np.array(self.first_mode[s], np.int64)]
             here: list[tuple[float, int, int, Ints, Ints]] = []
             for divisor, unit in zip(divisors, units, strict=True):
-                used = float(unit[chosen] @ value[chosen]) + float((more // divisor) @ share)
+                used = float(unit[chosen] @ value[chosen])
                 over = (used - room // divisor) * divisor / max(1, net.ram_bytes)
                 if over > 1e-6:
                     there = chosen[unit[chosen] > 0]
@@ -247,24 +214,13 @@ class _Blocks:
                 found = []
         return rows
 
-    def _more_bytes(self, s: int) -> Ints:
-        """What each usable mode of op `s` takes more than the one that takes least; nothing for one mode."""
-        modes = self.net.usable[s] if self.first_mode[s] else ()
-        return np.array([mode.footprint_bytes - self.net.floor_bytes(s) for mode in modes], np.int64)
-
     def _memory_row(self, s: int, divisor: int, held: Ints, sure: Ints) -> Row:
         """The row of first run `s`, in shares of the budget, over tensors that may be held, and over tensors that are
         if not brought again; bytes are divided by `divisor` and rounded down."""
         net, b = self.net, self.block[s]
         is_last = s + 1 >= net.n_ops or self.block[s + 1] > b
         scale = 1.0 / max(1, net.ram_bytes // divisor)
-        coef = {
-            y: scale * (more // divisor)
-            for y, more in zip(self.first_mode[s], self._more_bytes(s).tolist(), strict=True)
-            if more >= divisor
-        }
-        for v in held:
-            coef[int(self.held[v, b + 1])] = scale * (net.size[v] // divisor)
+        coef = {int(self.held[v, b + 1]): scale * (net.size[v] // divisor) for v in held}
         if not is_last:
             for v in (*held, *sure):
                 for var in (int(self.rerun[net.producer[v], b]), int(self.paged[v, b])):

@@ -142,8 +142,6 @@ def block_point(blocks: _Blocks, net: Net, actions: tuple[Action, ...]) -> NDArr
             mode = net.modes[what][m]
             if what <= done:
                 put(int(blocks.rerun[what, b]))
-            elif blocks.first_mode[what]:
-                put(blocks.first_mode[what][net.usable[what].index(mode)])
             held -= {old for old, _ in mode.in_place}
             held |= set(mode.to_ram)
             done = max(done, what)
