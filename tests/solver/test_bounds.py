@@ -147,7 +147,7 @@ def test_a_run_again_needs_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         return max(found)
 
     assert bound() == pytest.approx(exact_optimum(problem) or 0.0, rel=1e-5)
-    monkeypatch.setattr("poet_solver.grid_bound.Grid._limit_reruns", lambda *_: None)
+    monkeypatch.setattr("poet_solver.grid.Grid._limit_reruns", lambda *_: None)
     assert bound() == pytest.approx(113.0, rel=1e-5)
 
 
