@@ -25,6 +25,7 @@ from poet_codegen.tiling.program import (
     StartNext,
     Statement,
     Wait,
+    without_loops,
 )
 
 MOST_STARTS = 8
@@ -199,7 +200,7 @@ def _is_renewed(place: _Place, turns: Sequence[_Turn], written: Container[str]) 
         tiles = sorted((load.buffer, load.buffer + load.shape.size_bytes) for load in loads)
         if any(end > after for (_, end), (after, _) in pairwise(tiles)) or any(m.tensor in written for m in loads):
             return False
-        for at, is_new in (use for one in turn.work for use in _uses(one) if use[0] in place):
+        for at, is_new in (use for use in _uses(turn.work) if use[0] in place):
             if is_new or not any(start <= at < end for start, end in tiles):
                 return False
     return any(load.buffer in place for turn in turns for load in turn.loads)
@@ -207,10 +208,6 @@ def _is_renewed(place: _Place, turns: Sequence[_Turn], written: Container[str]) 
 
 def _is_read(one: Statement) -> TypeGuard[Move]:
     return isinstance(one, Move) and one.streamed and not one.to_tensor
-
-
-def _any_of(one: Statement, holds: Callable[[Statement], bool]) -> bool:
-    return any(_any_of(inner, holds) for inner in one.body) if isinstance(one, Loop) else holds(one)
 
 
 def _leading_moves(body: Iterable[Statement]) -> Iterator[Move]:
@@ -225,7 +222,7 @@ def _steps(body: Iterable[Statement], is_load: Callable[[Statement], bool]) -> l
     steps: list[_Turn | _Loop] = []
     last = _Turn()
     for one in body:
-        if isinstance(one, Loop) and _any_of(one, is_load):
+        if isinstance(one, Loop) and any(map(is_load, without_loops(one.body))):
             assert one.first == 0
             steps += [last, _Loop(one.variable, one.end, _steps(one.body, is_load))]
             last = _Turn()
@@ -239,18 +236,16 @@ def _steps(body: Iterable[Statement], is_load: Callable[[Statement], bool]) -> l
     return [step for step in (*steps, last) if isinstance(step, _Loop) or step.loads or step.work]
 
 
-def _uses(one: Statement) -> Iterator[tuple[int, bool]]:
+def _uses(body: Iterable[Statement]) -> Iterator[tuple[int, bool]]:
     """(byte of the workspace, whether something else is put there) where tiles are used."""
-    if isinstance(one, Loop):
-        for inner in one.body:
-            yield from _uses(inner)
-    elif isinstance(one, Move):
-        yield one.buffer, not one.to_tensor
-    elif isinstance(one, Pick) and one.target.tensor is None:
-        yield one.target.at.start, True
-    elif isinstance(one, Call):
-        places = (item for item in one.operands if isinstance(item, Operand))
-        yield from ((item.at.start, False) for item in places if item.tensor is None)
+    for one in without_loops(body):
+        if isinstance(one, Move):
+            yield one.buffer, not one.to_tensor
+        elif isinstance(one, Pick) and one.target.tensor is None:
+            yield one.target.at.start, True
+        elif isinstance(one, Call):
+            places = (item for item in one.operands if isinstance(item, Operand))
+            yield from ((item.at.start, False) for item in places if item.tensor is None)
 
 
 def _next_turn(move: Move, variable: str) -> Move:
@@ -264,18 +259,11 @@ def _first_turn(move: Move, variable: str) -> Move:
 
 
 def _places(body: Iterable[Statement]) -> list[_Place]:
+    moves = (one for one in without_loops(body) if isinstance(one, Move))
     found: list[_Place] = []
-    for start, end in sorted(_spans(body)):
+    for start, end in sorted((move.buffer, move.buffer + move.shape.size_bytes) for move in moves):
         if found and start < found[-1].end:
             found[-1] = _Place(found[-1].start, max(found[-1].end, end))
         else:
             found.append(_Place(start, end))
     return found
-
-
-def _spans(body: Iterable[Statement]) -> Iterator[tuple[int, int]]:
-    for one in body:
-        if isinstance(one, Loop):
-            yield from _spans(one.body)
-        elif isinstance(one, Move):
-            yield one.buffer, one.buffer + one.shape.size_bytes

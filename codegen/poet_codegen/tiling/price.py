@@ -24,6 +24,7 @@ from poet_codegen.tiling.program import (
     StartNext,
     Statement,
     Wait,
+    without_loops,
 )
 
 
@@ -153,9 +154,10 @@ def _without_device(steps: Sequence[Statement]) -> list[Statement]:
 
 
 def _uses_device(step: Statement) -> bool:
-    if isinstance(step, Loop):
-        return any(_uses_device(inner) for inner in step.body)
-    return isinstance(step, Start | StartNext | Wait) or (isinstance(step, Move | Pick) and step.streamed)
+    return any(
+        isinstance(one, Start | StartNext | Wait) or (isinstance(one, Move | Pick) and one.streamed)
+        for one in without_loops([step])
+    )
 
 
 def _work_s(step: Statement, costs: CostModel) -> float:

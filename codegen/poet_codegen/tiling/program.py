@@ -7,7 +7,7 @@ code that runs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -198,6 +198,15 @@ class Program:
                 key = (step.tensor, step.to_tensor)
                 found[key] = found.get(key, 0) + times * fresh
         return found
+
+
+def without_loops(body: Iterable[Statement]) -> Iterator[Statement]:
+    """Every statement once, in the order of the text; of a loop those of its body."""
+    for step in body:
+        if isinstance(step, Loop):
+            yield from without_loops(step.body)
+        else:
+            yield step
 
 
 def _counted(body: Sequence[Statement], times: int) -> Iterator[tuple[Move | Call | Pick, int]]:
