@@ -16,7 +16,7 @@ from poet_codegen.graph import Graph, Node, Tensor
 from poet_codegen.ops import registry
 from poet_codegen.ops.pointwise import Pointwise
 from poet_codegen.ops.registry import Kernel, Op, Shape, Variant, Work, register
-from poet_codegen.ops.split import Blocks, Part
+from poet_codegen.ops.split import Blocks
 
 _LEADERS = ("Conv", "ConvInputGrad", "Dense", "DenseInputGrad")
 
@@ -48,17 +48,7 @@ class Chain(Op):
         """As the first node is cut; what the others read beside the result, as the result is."""
         first, (y,) = node.stands_for[0], node.outputs
         others = operands_behind(node)
-
-        def with_others(blocks: Blocks) -> Blocks:
-            def part(units: tuple[int, ...]) -> Part:
-                small = blocks.part(units)
-                same = {name: small.shapes[y] for name in others if y in small.shapes}
-                return replace(small, shapes={**small.shapes, **same})
-
-            same = {name: blocks.dims[y] for name in others if y in blocks.dims}
-            return Blocks(blocks.axes, {**blocks.dims, **same}, part)
-
-        return tuple(with_others(blocks) for blocks in registry.get(first.op).splits(graph, first))
+        return tuple(blocks.alike(y, others) for blocks in registry.get(first.op).splits(graph, first))
 
 
 def operands_behind(node: Node) -> tuple[str, ...]:

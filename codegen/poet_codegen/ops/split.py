@@ -55,15 +55,22 @@ class Blocks:
     sizes: int | None = None
     """So many of each axis are tried; None: as many as is usual for so many axes."""
 
-    def for_update(self, gradient: str, versions: Sequence[str]) -> Blocks:
-        """Of the update that is fused with a gradient: its versions of the parameter are cut as the gradient is."""
+    def alike(self, name: str, others: Sequence[str]) -> Blocks:
+        """The same with `others` cut as the tensor `name` is, if that is cut."""
+        if name not in self.dims:
+            return self
 
         def part(units: tuple[int, ...]) -> Part:
             small = self.part(units)
-            return replace(small, shapes={**small.shapes, **dict.fromkeys(versions, small.shapes[gradient])})
+            return replace(small, shapes={**small.shapes, **dict.fromkeys(others, small.shapes[name])})
 
+        return replace(self, dims={**self.dims, **dict.fromkeys(others, self.dims[name])}, part=part)
+
+    def for_update(self, gradient: str, versions: Sequence[str]) -> Blocks:
+        """Of the update that is fused with a gradient: its versions of the parameter are cut as the gradient is."""
         dims = {name: dims for name, dims in self.dims.items() if name != gradient}
-        return replace(self, dims={**dims, **dict.fromkeys(versions, self.dims[gradient])}, part=part)
+        dims |= dict.fromkeys(versions, self.dims[gradient])
+        return replace(self.alike(gradient, versions), dims=dims)
 
 
 def by_axes(

@@ -7,13 +7,13 @@ whole kernel, and is whole before its tile is written; a weight's gradient is wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from poet_codegen.graph import AttrValue, Graph, Node
 from poet_codegen.ops import registry
 from poet_codegen.ops.chain import first_of, operands_behind
-from poet_codegen.ops.split import CONTINUES, Blocks, Dims, Shape, part_of
+from poet_codegen.ops.split import CONTINUES, Blocks, Dims, part_of
 from poet_codegen.tiling import nest
 from poet_codegen.tiling.nest import Where
 from poet_codegen.tiling.parts import VARIABLES, Box, CallOf, Cut, Streams, box_of, cut_title, thinned, tile_bytes
@@ -51,18 +51,9 @@ def layer_of(graph: Graph, halves: tuple[Node, Node]) -> Layer | None:
         return None
     (blocks,) = registry.get(update.op).splits(graph, update)
     x, dx = next(name for name in update.inputs if _is_cut_like_x(blocks.dims.get(name, ()))), first.outputs[0]
-    part = blocks.part
-    like_x = (dx, *operands_behind(first))
-    both = Blocks(
-        tuple(replace(axis, sums=number == _OUTPUT) for number, axis in enumerate(blocks.axes)),
-        {**blocks.dims, **dict.fromkeys(like_x, blocks.dims[x])},
-        lambda units: replace(part(units), shapes=_same(part(units).shapes, x, like_x)),
-    )
+    axes = tuple(replace(axis, sums=number == _OUTPUT) for number, axis in enumerate(blocks.axes))
+    both = replace(blocks.alike(x, (dx, *operands_behind(first))), axes=axes)
     return Layer(first, update, both)
-
-
-def _same(shapes: Mapping[str, Shape], x: str, others: Sequence[str]) -> dict[str, Shape]:
-    return {**shapes, **dict.fromkeys(others, shapes[x])}
 
 
 def _is_cut_like_x(dims: Dims) -> bool:
