@@ -8,18 +8,27 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from poet_codegen.board import PAGE_HEADER_BYTES
+from poet_codegen.board import PAGE_HEADER_BYTES, Board
+from poet_codegen.code_budget import weights_fit
 from poet_codegen.emit.frozen_pages import page_header
 from poet_codegen.emit.layout import FROZEN, ROM, ParamRow
 from poet_codegen.emit.pages import CHECKPOINT_HEADER_BYTES, Pages
-from poet_codegen.graph import Array
-from poet_codegen.lower import Home
+from poet_codegen.graph import Array, Graph, Kind
+from poet_codegen.lower import Home, Lowered
 
 FILE = "initial.ckpt"
 _MAGIC = 0x4B435450
 """Of firmware/src/checkpoint.c."""
 _SECOND_PLACE = 1
 """Of the parameters' pages: the slot follows right behind it, so that both are one file."""
+
+
+def on_storage(board: Board, graph: Graph, lowered: Lowered) -> frozenset[str]:
+    """Parameters whose initial values flash has no room for."""
+    params = [param for param in graph.params() if param.kind is not Kind.STATE]
+    if weights_fit(board, sum(param.size_bytes for param in params)):
+        return frozenset()
+    return frozenset(param.name for param in params if lowered.home.get(param.name) is Home.STORAGE)
 
 
 def address(pages: Pages) -> int:

@@ -7,17 +7,18 @@ from __future__ import annotations
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from poet_solver.schedule import Compute, PageIn, PageOut, Schedule
 
 from poet_codegen.board import Board
-from poet_codegen.code_budget import FIRMWARE_BYTES, weights_fit
+from poet_codegen.code_budget import FIRMWARE_BYTES
+from poet_codegen.emit.initial import on_storage
 from poet_codegen.emit.layout import Constant, PassLayout
 from poet_codegen.emit.wrap import WIDTH
 from poet_codegen.graph import Graph, Kind
-from poet_codegen.lower import Home, Lowered
+from poet_codegen.lower import Lowered
 
 _TILED_BYTES, _OTHER_BYTES = 250, 25
 """Of a step of its own, in tiles or not: means over ResNet-18 and BERT-base."""
@@ -44,20 +45,18 @@ class StepsCode:
         return self.unrolled_bytes > self.room_bytes
 
 
-def steps_code(board: Board, graph: Graph, passes: Iterable[tuple[Lowered, Schedule]]) -> StepsCode:
+def steps_code(board: Board, graph: Graph, passes: Sequence[tuple[Lowered, Schedule]]) -> StepsCode:
     """`graph` is training's, `passes` are training and inference."""
-    some = list(passes)
     steps = [
         isinstance(step, Compute) and (step.op, step.mode) in lowered.programs
-        for lowered, schedule in some
+        for lowered, schedule in passes
         for step in schedule.steps
         if isinstance(step, Compute | PageIn | PageOut)
     ]
     tiled = sum(steps)
-    fixed = [param for param in graph.params() if param.kind is not Kind.STATE]
-    fits = weights_fit(board, sum(param.size_bytes for param in fixed))
-    lowered = some[0][0]
-    in_flash = (p for p in fixed if p.name not in lowered.frozen and (fits or lowered.home.get(p.name) != Home.STORAGE))
+    train, _ = passes[0]
+    elsewhere = on_storage(board, graph, train) | train.frozen
+    in_flash = (p for p in graph.params() if p.kind is not Kind.STATE and p.name not in elsewhere)
     left = board.flash.size_bytes - FIRMWARE_BYTES - sum(param.size_bytes for param in in_flash)
     return StepsCode(
         tiled, tiled * _TILED_BYTES + (len(steps) - tiled) * _OTHER_BYTES, max(0, int(_STEPS_SHARE * left))

@@ -12,7 +12,6 @@ from poet_solver.problem import PageCost
 from poet_solver.schedule import Compute, Schedule
 
 from poet_codegen.board import PAGE_HEADER_BYTES, Board
-from poet_codegen.code_budget import weights_fit
 from poet_codegen.cost_model import CostModel
 from poet_codegen.emit import initial
 from poet_codegen.emit.frozen_pages import FROZEN_FILE, frozen_pages
@@ -34,7 +33,7 @@ from poet_codegen.emit.wrap import prototype, wrap_kernel
 from poet_codegen.errors import ModelError
 from poet_codegen.frozen import row_tables
 from poet_codegen.graph import Array, DType, Graph, Kind, Tensor, model_digest
-from poet_codegen.lower import Home, Lowered
+from poet_codegen.lower import Lowered
 from poet_codegen.numerics import Numerics
 from poet_codegen.ops.gather import index_range
 from poet_codegen.ops.registry import Kernel
@@ -158,18 +157,16 @@ def emit_project(build: BuildInput) -> dict[str, bytes]:
 def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
     train, infer = build.train, build.infer
     names = tensor_names(train.graph)
-    layout = build_layout(build.board, train.graph, [(train.lowered, train.schedule), (infer.lowered, infer.schedule)])
+    both = [(one.lowered, one.schedule) for one in (train, infer)]
+    layout = build_layout(build.board, train.graph, both)
     train_layout = PassLayout("AT", train.graph, train.lowered, train.schedule, names)
     infer_layout = PassLayout("INFER", infer.graph, infer.lowered, infer.schedule, names)
 
     def every_step(nests: Nests | None) -> tuple[tuple[EmittedStep, ...], tuple[EmittedStep, ...]]:
-        first = emit_steps(train.graph, train.lowered, train.schedule, train_layout, layout.pages[0], 0, nests)
-        return first, emit_steps(
-            *(infer.graph, infer.lowered, infer.schedule, infer_layout, layout.pages[1], len(first), nests)
-        )
+        first = emit_steps(train.graph, *both[0], train_layout, layout.pages[0], 0, nests)
+        return first, emit_steps(infer.graph, *both[1], infer_layout, layout.pages[1], len(first), nests)
 
     nests = None
-    both = [(train.lowered, train.schedule), (infer.lowered, infer.schedule)]
     if steps_code(build.board, train.graph, both).is_shared:
         alike = Nests()
         every_step(alike)
@@ -180,8 +177,7 @@ def _emission(build: BuildInput) -> tuple[Emission, dict[str, list[str]]]:
     model = model_digest(train.graph, build.weights, build.numerics)
     schedule = train.schedule.digest()
     fixed = [row for row in layout.params if not row.is_state]
-    fits = weights_fit(build.board, sum(row.size_bytes for row in fixed))
-    on_storage = frozenset(row.name for row in fixed if row.home == Home.STORAGE.value and not fits)
+    on_storage = initial.on_storage(build.board, train.graph, train.lowered)
     label, output = train.graph.one(Kind.LABEL), infer.graph.tensors[infer.graph.outputs[0]]
     emission = Emission(
         tool_version=build.tool_version,
