@@ -14,7 +14,7 @@ from poet_codegen.graph import Graph, Node, Tensor
 from poet_codegen.ops import registry
 from poet_codegen.ops.chain import first_of
 from poet_codegen.ops.optimizers import RULES
-from poet_codegen.ops.registry import Kernel, Op, Shape, Variant, Work, register
+from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
 from poet_codegen.ops.update import Update
 
 
@@ -66,10 +66,6 @@ class Backward(Op):
     def kernel(self, graph: Graph, node: Node) -> Kernel:
         """There is none; asking for one is a bug of the caller."""
         raise AssertionError(f"{self.name} runs as a program")
-
-    def variants(self, graph: Graph, node: Node) -> tuple[Variant, ...]:
-        """None: all ways to run it are programs."""
-        return ()
 
 
 def gradient_of(update: Node) -> str:

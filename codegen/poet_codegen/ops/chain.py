@@ -15,7 +15,7 @@ from dataclasses import replace
 from poet_codegen.graph import Graph, Node, Tensor
 from poet_codegen.ops import registry
 from poet_codegen.ops.pointwise import Pointwise
-from poet_codegen.ops.registry import Kernel, Op, Shape, Variant, Work, register
+from poet_codegen.ops.registry import Kernel, Op, Shape, Work, register
 from poet_codegen.ops.split import Blocks
 
 _LEADERS = ("Conv", "ConvInputGrad", "Dense", "DenseInputGrad")
@@ -39,10 +39,6 @@ class Chain(Op):
     def kernel(self, graph: Graph, node: Node) -> Kernel:
         """There is none; asking for one is a bug of the caller."""
         raise AssertionError(f"{node.label} runs as a program")
-
-    def variants(self, graph: Graph, node: Node) -> tuple[Variant, ...]:
-        """None: all ways to run it are programs."""
-        return ()
 
     def splits(self, graph: Graph, node: Node) -> tuple[Blocks, ...]:
         """As the first node is cut; what the others read beside the result, as the result is."""
