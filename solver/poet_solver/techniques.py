@@ -17,7 +17,8 @@ from poet_solver.errors import ProblemError
 from poet_solver.incumbent import Progress, Search
 from poet_solver.interrupt import Interrupt
 from poet_solver.net import build_net
-from poet_solver.pipeline import Technique, solve
+from poet_solver.phases import Technique
+from poet_solver.pipeline import solve
 from poet_solver.place import check_floor, infeasible, place
 from poet_solver.problem import Problem
 from poet_solver.schedule import Schedule

@@ -99,7 +99,7 @@ def test_a_search_begins_with_what_is_known() -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_ops_with_modes_are_solved_to_the_optimum(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the way of large problems."""
-    monkeypatch.setattr("poet_solver.pipeline._SMALL_SLOTS", 0)
+    monkeypatch.setattr("poet_solver.phases._SMALL_SLOTS", 0)
     problem = random_problem(random.Random(3), 7, features=True)
     schedule = solve(problem, time_limit_s=20, threads=threads, free_order=False)
     optimum = pytest.approx(exact_optimum(problem) or 0.0, rel=1e-5)

@@ -12,7 +12,8 @@ import onnx
 import typer
 from poet_solver.errors import InfeasibleError, PoetError
 from poet_solver.incumbent import Progress
-from poet_solver.pipeline import Technique, solve
+from poet_solver.phases import Technique
+from poet_solver.pipeline import solve
 from poet_solver.schedule import Compute, Schedule, Status
 from poet_solver.schedule_io import step_counts
 from rich.markup import escape
