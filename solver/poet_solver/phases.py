@@ -238,11 +238,12 @@ class Run:
         slots = sorted({(stage, 0, k) for stage, k in tuple(self.slots)})
         if not slots or not search.actions:
             return
-
-        def offer(actions: tuple[Action, ...]) -> None:
-            search.offer_actions(actions)
-
-        inner = Search(search.net, min(search.deadline, time.monotonic() + time_s), search.interrupt, on_better=offer)
+        inner = Search(
+            search.net,
+            min(search.deadline, time.monotonic() + time_s),
+            search.interrupt,
+            on_better=search.offer_actions,
+        )
         inner.offer_actions(search.actions)
         run = Run(inner, self.technique, self.seed, 1, False)
         run.explore(replace(PAGING_ONLY, extra=tuple(slots)), inner.left_s, lp_share=0.4)

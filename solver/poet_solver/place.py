@@ -66,7 +66,7 @@ def place(
         notes.append(f"addresses cost {loss:.4%}: schedules of less energy were found that no arena layout fits")
     schedule = Schedule(
         problem_digest=problem.digest(),
-        status=Status.OPTIMAL if energy - bound <= OPTIMAL_GAP * energy else Status.FEASIBLE,
+        status=_status(energy, bound),
         steps=steps,
         energy=found.energy,
         time=found.time,
@@ -99,12 +99,16 @@ def or_start(problem: Problem, found: Schedule | None, starts: Sequence[Schedule
     bound_j = min(found.lower_bound_j, start.energy_j)
     return replace(
         start,
-        status=Status.OPTIMAL if start.energy_j - bound_j <= OPTIMAL_GAP * start.energy_j else Status.FEASIBLE,
+        status=_status(start.energy_j, bound_j),
         lower_bound_j=bound_j,
         bound_family=found.bound_family,
         other_bounds=found.other_bounds,
         solve_s=found.solve_s,
     )
+
+
+def _status(energy_j: float, bound_j: float) -> Status:
+    return Status.OPTIMAL if energy_j - bound_j <= OPTIMAL_GAP * energy_j else Status.FEASIBLE
 
 
 def check_floor(problem: Problem, net: Net) -> None:
