@@ -32,7 +32,7 @@ from poet_codegen.platformio.host import build_host
 from poet_codegen.recipe import DEFAULT_RECIPE
 from poet_hil import process
 from poet_hil.device import DeviceClient
-from poet_hil.errors import LinkError, LinkTimeout
+from poet_hil.errors import LinkError
 from poet_hil.link import Link
 from poet_hil.manifest import Build, load_build
 from poet_hil.results import weights_digest
@@ -45,6 +45,8 @@ MODEL = ROOT / "examples" / "digits" / "digits.onnx"
 REPORT = ROOT / "docs" / "power-cuts.md"
 RAM_BYTES = 24 * 1024
 STEPS = 5
+BOOT_S = 180.0
+"""A busy machine may take long to boot."""
 KINDS = ("cut", "tear", "noise")
 HEAD = """# Power cuts
 
@@ -220,21 +222,10 @@ class Bench:
         try:
             with SerialTarget(started.url) as target:
                 device = DeviceClient(Link(target), self.build.manifest)
-                _wait_for(device)
+                device.hello(at_least_s=BOOT_S)
                 yield device, started
         finally:
             process.end_child(started.process, timeout_s=10.0)
-
-
-def _wait_for(device: DeviceClient) -> None:
-    """A busy machine may take long to boot."""
-    for _ in range(5):
-        try:
-            device.hello()
-            return
-        except LinkTimeout:
-            continue
-    device.hello()
 
 
 def _build(medium: Medium, folder: Path) -> Build:
