@@ -234,7 +234,7 @@ def points(case: Case, time_limit_s: float, out: Path) -> list[dict[str, Any]]:
             Recipe(train=case.train),
             "both",
             0,
-            min(ram_bytes, 4096 * KIB),
+            ram_bytes,
         )
         try:
             plan = make_plan(request, model, threads=1, time_limit_s=time_limit_s)
