@@ -16,8 +16,8 @@ from poet_codegen.ops.chain import first_of, operands_behind
 from poet_codegen.ops.split import CONTINUES, Blocks, Dims, part_of
 from poet_codegen.tiling import nest
 from poet_codegen.tiling.nest import Where
-from poet_codegen.tiling.parts import VARIABLES, Box, CallOf, Cut, Streams, box_of, cut_title, thinned, tile_bytes
-from poet_codegen.tiling.program import Call, Index, Move, Operand, Program, Statement
+from poet_codegen.tiling.parts import VARIABLES, CallOf, Cut, Streams, cut_title, thinned, tile_bytes, tiles_of
+from poet_codegen.tiling.program import Call, Program, Statement
 
 _MOST_SIZES = 24
 """Units of each axis that are tried."""
@@ -75,51 +75,17 @@ def pass_cuts(layer: Layer, streams: Streams, room_bytes: int) -> Iterator[Cut]:
 def pass_program(graph: Graph, layer: Layer, cut: Cut, streams: Streams, call_of: CallOf) -> Program | None:
     """The program, or None where tiles of a tensor are not runs."""
     first, update, blocks = layer.first, layer.update, layer.blocks
-    new = dict(zip(update.outputs, update.inputs, strict=False))
-    boxes: dict[str, Box] = {}
-    buffers: dict[str, int] = {}
-    loads, stores = [], []
-    top = 0
-    for name in dict.fromkeys((*update.inputs, *update.outputs, *operands_behind(first), layer.dx)):
-        if name not in blocks.dims or name in new.values():
-            continue
-        box = box_of(blocks.dims[name], cut.units)
-        if box is None:
-            return None
-        boxes[name] = box
-        streamed = name in streams.inputs or name in streams.outputs
-        if box.is_run and not streamed:
-            continue
-        buffers[name] = top
-        top += box.shape.size_bytes
-
-        def move(where: Where, name: str = name, box: Box = box, on: bool = streamed) -> Move:
-            tensor = streams.old_version.get(name, name)
-            return Move(tensor, box.at(where), box.shape, buffers[name], False, on)
-
-        def move_back(where: Where, name: str = name, box: Box = box, on: bool = streamed) -> Move:
-            return Move(name, box.at(where), box.shape, buffers[name], True, on)
-
-        along = "".join(VARIABLES[axis] for axis, _ in box.steps)
-        if name != layer.dx:
-            loads.append(nest.Operand(along, move))
-        if name == layer.dx or name in new:
-            stores.append(nest.Operand(along, move_back))
-    places = {**{name: name for name in boxes}, **{old: name for name, old in new.items()}}
+    names = (*update.inputs, *update.outputs, *operands_behind(first), layer.dx)
+    tiles = tiles_of(names, blocks, cut, dict(zip(update.inputs, update.outputs, strict=False)), streams)
+    if tiles is None:
+        return None
+    loads = [tiles.load(name) for name in tiles.buffers if name != layer.dx]
+    stores = [tiles.store(name) for name in tiles.buffers if name in (*update.outputs, layer.dx)]
     part = blocks.part(cut.units)
 
     def call(node: Node, attrs: Mapping[str, AttrValue], where: Where) -> Statement:
         kernel, work = call_of(*part_of(graph, node, replace(part, attrs={**part.attrs, **attrs})))
-        operands = []
-        for argument in kernel.arguments:
-            name = places.get(argument)
-            if name is None:
-                operands.append(Operand(argument, Index()))
-            elif name in buffers:
-                operands.append(Operand(None, Index(buffers[name])))
-            else:
-                operands.append(Operand(name, boxes[name].at(where)))
-        return Call(kernel, work, tuple(operands))
+        return Call(kernel, work, tuple(tiles.place(name, where) for name in kernel.arguments))
 
     def body(where: Where) -> list[Statement]:
         goes_on: dict[str, AttrValue] = {} if where[VARIABLES[_OUTPUT]].is_first else {CONTINUES: 1}
@@ -131,4 +97,5 @@ def pass_program(graph: Graph, layer: Layer, cut: Cut, streams: Streams, call_of
     axes = [
         nest.Axis(VARIABLES[n], blocks.axes[n].count // cut.units[n], peeled=blocks.axes[n].sums) for n in cut.order
     ]
-    return Program(f"one pass, {cut_title(blocks, cut)}", top, nest.nest(axes, loads, body, stores, after))
+    statements = nest.nest(axes, loads, body, stores, after)
+    return Program(f"one pass, {cut_title(blocks, cut)}", tiles.workspace_bytes, statements)

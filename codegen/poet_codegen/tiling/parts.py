@@ -39,6 +39,10 @@ class Streams:
     old_version: Mapping[str, str]
     """New version -> the old one, which is read from storage where the new one is written there."""
 
+    def has(self, name: str) -> bool:
+        """Whether a tensor, by that name, is on storage."""
+        return name in self.inputs or name in self.outputs
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -122,41 +126,74 @@ def box_of(dims: Dims, units: tuple[int, ...]) -> Box | None:
     return Box(shape, tuple(steps), run * runs == stride)
 
 
+@dataclass(frozen=True)
+class Tiles:
+    """Where parts find their tensors: in tiles in the workspace, or where the tensors are."""
+
+    boxes: Mapping[str, Box]
+    """Of what is cut; an updated tensor has the name of its new version."""
+    buffers: Mapping[str, int]
+    """Of what is streamed or not in one piece: where its tile is in the workspace."""
+    workspace_bytes: int
+    new_version: Mapping[str, str]
+    """Old version -> the new one, in the same place."""
+    streams: Streams
+
+    def load(self, name: str) -> nest.Operand:
+        """Its tile comes."""
+        return self._moved(name, self.streams.old_version.get(name, name), False)
+
+    def store(self, name: str) -> nest.Operand:
+        """Its tile goes."""
+        return self._moved(name, name, True)
+
+    def _moved(self, name: str, tensor: str, to_tensor: bool) -> nest.Operand:
+        box, buffer, streamed = self.boxes[name], self.buffers[name], self.streams.has(name)
+
+        def move(where: Where) -> Move:
+            return Move(tensor, box.at(where), box.shape, buffer, to_tensor, streamed)
+
+        return nest.Operand("".join(VARIABLES[axis] for axis, _ in box.steps), move)
+
+    def place(self, name: str, where: Where) -> Operand:
+        """What a kernel is given of a tensor."""
+        name = self.new_version.get(name, name)
+        if name in self.buffers:
+            return Operand(None, Index(self.buffers[name]))
+        return Operand(name, self.boxes[name].at(where) if name in self.boxes else Index())
+
+
+def tiles_of(
+    names: Iterable[str], blocks: Blocks, cut: Cut, new_version: Mapping[str, str], streams: Streams
+) -> Tiles | None:
+    """Of these tensors and their new versions; None where tiles of one are not runs."""
+    boxes: dict[str, Box] = {}
+    buffers: dict[str, int] = {}
+    top = 0
+    for name in dict.fromkeys(names):
+        if name not in blocks.dims or name in new_version:
+            continue
+        box = box_of(blocks.dims[name], cut.units)
+        if box is None:
+            return None
+        boxes[name] = box
+        if streams.has(name) or not box.is_run:
+            buffers[name] = top
+            top += box.shape.size_bytes
+    return Tiles(boxes, buffers, top, new_version, streams)
+
+
 def part_program(
     graph: Graph, node: Node, blocks: Blocks, cut: Cut, streams: Streams, call_of: CallOf
 ) -> Program | None:
-    """The node in parts, or None where tiles of a tensor are not runs; `call_of` gives the kernels."""
-    boxes = {name: box_of(dims, cut.units) for name, dims in blocks.dims.items()}
-    new = {node.outputs[to]: node.inputs[old] for old, to in registry.get(node.op).in_place_pairs(node)}
-    operands = [name for name in dict.fromkeys((*node.inputs, *node.outputs)) if name not in new.values()]
-    buffers: dict[str, int] = {}
-    loads, stores = [], []
-    top = 0
-    for name in operands:
-        box = boxes.get(name)
-        if name in boxes and box is None:
-            return None
-        is_streamed = name in streams.inputs or name in streams.outputs
-        if box is None or (box.is_run and not is_streamed):
-            continue
-        if box.is_whole:
-            return None  # It is no tile: a page-in or page-out does the same.
-        buffers[name] = top
-        top += box.shape.size_bytes
-        along = "".join(VARIABLES[axis] for axis, _ in box.steps)
-
-        def move(where: Where, name: str = name, box: Box = box, to_tensor: bool = False) -> Move:
-            tensor = name if to_tensor else streams.old_version.get(name, name)
-            streamed = name in streams.inputs or name in streams.outputs
-            return Move(tensor, box.at(where), box.shape, buffers[name], to_tensor, streamed)
-
-        def move_back(where: Where, name: str = name, box: Box = box) -> Move:
-            return move(where, name, box, True)
-
-        if name in node.inputs or name in new:
-            loads.append(nest.Operand(along, move))
-        if name in node.outputs:
-            stores.append(nest.Operand(along, move_back))
+    """The node in parts; None where tiles of a tensor are not runs, or are all of it. `call_of` gives the kernels."""
+    new = {node.inputs[old]: node.outputs[to] for old, to in registry.get(node.op).in_place_pairs(node)}
+    tiles = tiles_of((*node.inputs, *node.outputs), blocks, cut, new, streams)
+    # A tile that is all of its tensor is none: a page-in or page-out does the same.
+    if tiles is None or any(tiles.boxes[name].is_whole for name in tiles.buffers):
+        return None
+    loads = [tiles.load(name) for name in tiles.buffers if name in node.inputs or name in new.values()]
+    stores = [tiles.store(name) for name in tiles.buffers if name in node.outputs]
     part = blocks.part(cut.units)
     sums = next((n for n, axis in enumerate(blocks.axes) if axis.sums and cut.units[n] < axis.count), None)
 
@@ -171,13 +208,10 @@ def part_program(
         kernel, work = call_of(*part_of(graph, one, small))
         places: list[Operand | Number] = []
         for name in kernel.arguments:
-            box = boxes.get(name)
             if name == FIRST_UNIT:
                 places.append(Number(where[VARIABLES[0]].index(cut.units[0])))
-            elif name in buffers:
-                places.append(Operand(None, Index(buffers[name])))
             else:
-                places.append(Operand(name, box.at(where) if box else Index()))
+                places.append(tiles.place(name, where))
         return Call(kernel, work, tuple(places))
 
     def after_sums(where: Where) -> list[Statement]:
@@ -187,7 +221,7 @@ def part_program(
         nest.Axis(VARIABLES[n], blocks.axes[n].count // cut.units[n], peeled=blocks.axes[n].sums) for n in cut.order
     ]
     behind = after_sums if sums is not None and len(node.stands_for) > 1 else None
-    return Program(cut_title(blocks, cut), top, nest.nest(axes, loads, body, stores, behind))
+    return Program(cut_title(blocks, cut), tiles.workspace_bytes, nest.nest(axes, loads, body, stores, behind))
 
 
 def cut_title(blocks: Blocks, cut: Cut) -> str:
