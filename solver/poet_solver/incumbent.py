@@ -105,7 +105,7 @@ class Search:
 
     def offer(self, plan: Plan) -> bool:
         """Take the plan if it is legal and better."""
-        return self.offer_actions(complete(self.net, actions_of_plan(self.net, plan)))
+        return self.offer_actions(complete(self.net, actions_of_plan(plan)))
 
     def offer_actions(self, actions: tuple[Action, ...]) -> bool:
         """Take a complete action list if it is legal and better."""

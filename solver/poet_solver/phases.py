@@ -440,7 +440,7 @@ class Run:
 
         def on_point(point: NDArray[np.float64], _energy_j: float) -> None:
             nonlocal overran
-            actions = complete(search.net, actions_of_plan(search.net, plan_of_point(model, point)))
+            actions = complete(search.net, actions_of_plan(plan_of_point(model, point)))
             overran = overran or search.breaks_budget(actions)
             search.offer_actions(actions)
 

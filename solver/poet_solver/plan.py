@@ -48,7 +48,7 @@ def plan_of_point(model: Model, point: NDArray[np.float64]) -> Plan:
     return Plan(tuple(runs), frozenset(pages))
 
 
-def actions_of_plan(net: Net, plan: Plan) -> tuple[Action, ...]:
+def actions_of_plan(plan: Plan) -> tuple[Action, ...]:
     """The plan as a list of computes and page-ins, in time order, ready for `complete`."""
     before: dict[SlotKey, list[int]] = {}
     for key, v in plan.page_ins:

@@ -186,7 +186,7 @@ def test_a_port_that_was_taken_meanwhile_is_replaced(make_build: MakeBuild, tmp_
     launcher.stop(build)
 
 
-def test_what_ignores_the_request_to_end_is_killed(tmp_path: Path) -> None:
+def test_what_ignores_the_request_to_end_is_killed() -> None:
     script = "trap '' TERM; echo ready; while :; do sleep 0.1; done"
     stubborn = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE)
     assert stubborn.stdout is not None

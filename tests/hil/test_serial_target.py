@@ -125,7 +125,7 @@ def test_a_missing_port_is_described(url: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_port_without_permission_is_described(tmp_path: Path) -> None:
+def test_a_port_without_permission_is_described() -> None:
     error = PermissionError(13, "Permission denied", "/dev/ttyX")
     assert "dialout" in str(SerialTarget("/dev/ttyX")._cannot_open(error))
 

@@ -56,7 +56,7 @@ def case(seed: int) -> Case:
     points = all_points(model, MOST)
     feasible: dict[tuple[Action, ...], NDArray[np.float64]] = {}
     for point in points.astype(float):
-        actions = complete(net, actions_of_plan(net, plan_of_point(model, point)))
+        actions = complete(net, actions_of_plan(plan_of_point(model, point)))
         if actions not in feasible and peak_bytes(layout_of(net, actions).rectangles) <= net.ram_bytes:
             plan = plan_of_actions(net, actions)  # without the steps that nobody needs
             least = None if plan is None else point_of_plan(model, plan)

@@ -26,4 +26,4 @@ def keep_plan(net: Net) -> Plan:
 def keep_everything_peak(problem: Problem) -> int:
     """Peak bytes of that schedule (P0), whatever the budget is."""
     net = build_net(problem, ram_bytes=None)
-    return peak_bytes(layout_of(net, complete(net, actions_of_plan(net, keep_plan(net)))).rectangles)
+    return peak_bytes(layout_of(net, complete(net, actions_of_plan(keep_plan(net)))).rectangles)
