@@ -185,7 +185,7 @@ def whole_calls(graph: Graph, node: Node, call_of: CallOf) -> Program:
 
 
 def streams_of(node: Node, streams: Streams) -> Streams:
-    """Of the streams of an op those of one of its halves; weights that the half does not update are only read."""
+    """Of the streams of an op those of one of its parts; weights that the part does not update are only read."""
     names = {*node.inputs, *node.outputs}
     old = {new: old for new, old in streams.old_version.items() if new in names}
     read = {old for new, old in streams.old_version.items() if new not in names and old in names}

@@ -119,20 +119,24 @@ class Tiler:
         """Every tiled mode of a node that fits into the budget, with its program."""
         ways = self._ways(node)
         found: list[tuple[Mode, ProgramOf]] = []
-        for streams in _patterns(node, frozenset(name for way in ways for name in way.operands), self._place):
+        for streams in self._streams(node, ways):
             found += self._best(node, ways, streams)
         return found
 
     def least_energy_j(self, node: Node) -> float:
         """Of the best mode with all operands on storage that can be there; infinite where there is none."""
         ways = self._ways(node)
-        *_, streams = _patterns(node, frozenset(name for way in ways for name in way.operands), self._place)
-        return min((mode.energy_j for mode, _ in self._best(node, ways, streams)), default=math.inf)
+        most = [*self._streams(node, ways)][-1:]
+        return min((mode.energy_j for streams in most for mode, _ in self._best(node, ways, streams)), default=math.inf)
 
     def whole(self, node: Node) -> tuple[Mode, ProgramOf]:
         """The nodes that a node stands for by their kernels, with all operands in RAM."""
         program = whole_calls(self._graph, node, self._kernel_of)
         return mode_of(self._graph, node, program, _NONE, self._price(node, program), self._place), lambda: program
+
+    def _streams(self, node: Node, ways: Iterable[_Way]) -> Iterator[Streams]:
+        """All patterns, that with most operands last."""
+        return _patterns(node, frozenset(name for way in ways for name in way.operands), self._place)
 
     def _ways(self, node: Node) -> list[_Way]:
         graph, rule = self._graph, registry.get(node.op)
