@@ -123,10 +123,11 @@ def emit_steps(
                 if step.workspace_offset is not None:
                     workspace = layout.workspace(step.workspace_offset, mode.workspace_bytes)
                 names = Names(layout, lowered, pages, offsets, workspace)
-                places = Places(names)
-                text = tiled_block(program, graph, places, _INDENT) if nests is not None else ""
-                called = nests.call(program.title, text, places.row) if nests is not None else None
-                statement = called or tiled_block(program, graph, names, column)
+                statement = tiled_block(program, graph, names, column)
+                if nests is not None:
+                    places = Places(names)
+                    text = tiled_block(program, graph, places, _INDENT)
+                    statement = nests.call(program.title, text, places.row) or statement
             for old, _ in mode.in_place:
                 offsets.pop(old, None)
             keep = _keep(graph, lowered, step, pages) if is_update else ()
