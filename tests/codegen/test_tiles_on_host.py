@@ -13,7 +13,7 @@ import pytest
 from onnx import helper
 from poet_codegen import frozen, lower
 from poet_codegen.build import write_project
-from poet_codegen.emit import project
+from poet_codegen.emit import initial
 from poet_codegen.lower import Home
 from poet_codegen.plan import Plan, make_plan, make_request
 from poet_codegen.platformio.host import build_host
@@ -215,7 +215,7 @@ def test_initial_weights_may_come_with_storage(
     request = make_request(path, BOARD, 2500, None, Home.STORAGE, DEFAULT_RECIPE, "both", 0)
     plan = make_plan(request, path, threads=1, time_limit_s=3)
     in_flash = run(plan, tmp_path / "flash")
-    monkeypatch.setattr(project, "weights_fit", lambda board, size_bytes: False)
+    monkeypatch.setattr(initial, "weights_fit", lambda board, size_bytes: False)
     assert run(plan, tmp_path / "storage") == in_flash
     assert "poet_initial_w" not in (tmp_path / "storage" / "project" / "src" / "poet_weights.c").read_text()
 
