@@ -38,7 +38,7 @@ from poet_hil.targets.host import HostTarget
 from tests.firmware.builds import target_tool
 
 from .boards import with_dma
-from .test_on_host import Maker
+from .test_on_host import Maker, contents
 from .test_tiles_on_host import layers
 from .tile_cases import IN_TURN, programs
 
@@ -181,13 +181,10 @@ def test_qemu_gives_the_bits_of_the_host_and_meters_what_is_hidden(make_model: M
     build = load_build(tmp_path)
     sample = random_batches(build.manifest, 1, seed=7)[0]
 
-    def params_of(device: DeviceClient) -> dict[str, bytes]:
-        return {name: value.tobytes() for name, value in device.read_params().items()}
-
     with HostTarget(build, tmp_path) as target:
         device = DeviceClient(Link(target), build.manifest)
         device.write_sample(*sample)
-        on_host = device.train(0.05).loss_bits, params_of(device)
+        on_host = device.train(0.05).loss_bits, contents(device)
     with metered(build, "", 0.0) as (meter, device):
         device.write_sample(*sample)
         bits = [""]
@@ -198,7 +195,7 @@ def test_qemu_gives_the_bits_of_the_host_and_meters_what_is_hidden(make_model: M
             return outcome.ticks
 
         taken = meter.watch(device, train)
-        assert (bits[0], params_of(device)) == on_host
+        assert (bits[0], contents(device)) == on_host
     steps = build.manifest.steps
     hidden_s = sum(step.hidden_s for step in steps)
     planned_s, planned_j = sum(step.time_s for step in steps), sum(step.energy_j for step in steps)

@@ -71,6 +71,11 @@ def device_of(plan: Plan, folder: Path) -> Iterator[DeviceClient]:
         yield device
 
 
+def contents(device: DeviceClient) -> dict[str, bytes]:
+    """The bits of all parameters."""
+    return {name: value.tobytes() for name, value in device.read_params().items()}
+
+
 def run(plan: Plan, folder: Path) -> tuple[list[str], dict[str, bytes]]:
     """Bits of the losses and of the weights, with inferences in between that must change nothing."""
     rng = np.random.default_rng(3)
@@ -88,7 +93,7 @@ def run(plan: Plan, folder: Path) -> tuple[list[str], dict[str, bytes]]:
             device.write_sample(x, rng.integers(0, manifest.label.classes, manifest.label.count))
             losses.append(device.train(0.05).loss_bits)
         assert device.status().arena_high_water_bytes == manifest.arena_bytes
-        return losses, {name: value.tobytes() for name, value in device.read_params().items()}
+        return losses, contents(device)
 
 
 @pytest.mark.parametrize("model", [chain, shared])

@@ -23,7 +23,7 @@ from poet_hil.manifest import Build, load_build
 from poet_hil.targets.host import HostTarget
 
 from .test_dropout import classifier
-from .test_on_host import BOARD, PLENTY, Maker, chain, device_of
+from .test_on_host import BOARD, PLENTY, Maker, chain, contents, device_of
 
 NESTEROV = Recipe(momentum=0.9, nesterov=True, weight_decay=0.01)
 ADAM = Recipe(optimizer=Optimizer.ADAM, accumulate=2)
@@ -49,10 +49,6 @@ def train(device: DeviceClient, first: int, last: int) -> list[str]:
         device.write_sample(x, rng.integers(0, device.manifest.label.classes, device.manifest.label.count))
         losses.append(device.train(0.02 / (1 + step % 3)).loss_bits)
     return losses
-
-
-def contents(device: DeviceClient) -> dict[str, bytes]:
-    return {name: value.tobytes() for name, value in device.read_params().items()}
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from poet_solver.problem import Mode
 from poet_solver.schedule import Compute
 
 from .boards import with_dma
-from .test_on_host import BOARD, Maker, device_of, run
+from .test_on_host import BOARD, Maker, contents, device_of, run
 
 PLENTY = 120_000
 
@@ -187,10 +187,10 @@ def test_a_step_whose_loss_is_not_finite_leaves_tiled_updates_out(make_model: Ma
         label = np.zeros(1, np.int64)
         device.write_sample(x, label)
         device.train(0.05)
-        before = {name: value.tobytes() for name, value in device.read_params().items()}
+        before = contents(device)
 
         def is_unchanged() -> bool:
-            return {name: value.tobytes() for name, value in device.read_params().items()} == before
+            return contents(device) == before
 
         device.write_sample(np.full_like(x, np.nan), label)
         for commits in (False, True):
@@ -281,7 +281,7 @@ def test_frozen_weights_may_be_pages_that_are_never_written(
                 device.write_sample(sample, np.array([1]))
                 losses.append(device.train(0.05).loss_bits)
             text = (folder / "project" / "src" / "poet_schedule.c").read_text()
-            return losses, {name: value.tobytes() for name, value in device.read_params().items()}, text
+            return losses, contents(device), text
 
     *in_flash, text = train(tmp_path / "flash", 5000)
     assert "poet_page_rows" not in text
@@ -339,7 +339,7 @@ def test_an_embedding_larger_than_memory_trains(
                 losses.append(device.train(0.05).loss_bits)
             device.write_input(samples[0])
             answer = device.infer().tobytes()
-            return losses, {name: value.tobytes() for name, value in device.read_params().items()}, answer
+            return losses, contents(device), answer
 
     def plan(ram: int, home: Home, technique: str) -> Plan:
         request = make_request(path, BOARD, ram, None, home, recipe, technique, 0)
@@ -380,7 +380,7 @@ def test_power_cuts_in_the_middle_of_tiled_updates_lose_no_bit(
                     device.train(0.05)
                     if step % 2:
                         device.checkpoint()
-                return False, {name: value.tobytes() for name, value in device.read_params().items()}
+                return False, contents(device)
         except (LinkError, TargetDied):
             return True, {}
 
